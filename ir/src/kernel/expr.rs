@@ -1,0 +1,254 @@
+//! Expressions: what a kernel computes at one index.
+//!
+//! Expressions live in one arena, [`Exprs`], and are interned: equal expressions have equal ids, so a kernel is a DAG and a
+//! common subexpression is computed once. Operands come before users. Index arithmetic is ordinary `i64` arithmetic.
+
+use std::collections::HashMap;
+
+use super::Prim;
+use crate::dtype::{DType, Scalar};
+
+/// Defines an index into one of a kernel's arenas.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// The position in its arena.
+            pub fn at(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+id!(
+    /// An expression in [`Exprs`].
+    ExprId
+);
+id!(
+    /// A loop variable: a position in `axes`.
+    AxisId
+);
+id!(
+    /// A tensor in memory: a position in `buffers`.
+    BufferId
+);
+id!(
+    /// A scalar register of a nest: a position in `locals`.
+    LocalId
+);
+
+/// How two partial results of a fold become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the variants are their own documentation")]
+pub enum Combine {
+    Sum,
+    Product,
+    Max,
+    Min,
+    Any,
+    All,
+}
+
+impl Combine {
+    /// Every combiner, in order.
+    pub const ALL: [Combine; 6] =
+        [Combine::Sum, Combine::Product, Combine::Max, Combine::Min, Combine::Any, Combine::All];
+
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Combine::Sum => "sum",
+            Combine::Product => "prod",
+            Combine::Max => "max",
+            Combine::Min => "min",
+            Combine::Any => "any",
+            Combine::All => "all",
+        }
+    }
+
+    /// What a fold over nothing gives. For floats, max starts at -∞ and min at +∞.
+    pub fn identity(self, dtype: DType) -> Scalar {
+        match (self, dtype.int_range()) {
+            (Combine::Sum, _) => Scalar::zero(dtype),
+            (Combine::Product, _) => Scalar::one(dtype),
+            (Combine::Max, Some((low, _))) => Scalar::Int(low),
+            (Combine::Min, Some((_, high))) => Scalar::Int(high),
+            (Combine::Max, None) if dtype.is_float() => Scalar::Float(f64::NEG_INFINITY),
+            (Combine::Min, None) if dtype.is_float() => Scalar::Float(f64::INFINITY),
+            (Combine::Max | Combine::Any, _) => Scalar::Bool(false),
+            (Combine::Min | Combine::All, _) => Scalar::Bool(true),
+        }
+    }
+
+    /// Adds to `exprs` the combination of `state` with one more `value`.
+    ///
+    /// Max and min of floats propagate NaN, as NumPy's do: once the state is NaN it stays.
+    pub fn apply(self, exprs: &mut Exprs, state: ExprId, value: ExprId) -> ExprId {
+        let dtype = exprs.dtype(value);
+        let prim = match self {
+            Combine::Sum => Prim::Add,
+            Combine::Product => Prim::Mul,
+            Combine::Max => Prim::Max,
+            Combine::Min => Prim::Min,
+            Combine::Any => Prim::Or,
+            Combine::All => Prim::And,
+        };
+        // `Prim::Max` and `Prim::Min` give the second operand if either is NaN: a NaN value enters by itself, and a
+        // NaN state is kept by hand.
+        let combined = exprs.prim(prim, dtype, &[state, value]);
+        if dtype.is_float() && matches!(self, Combine::Max | Combine::Min) {
+            let is_number = exprs.prim(Prim::Eq, DType::Bool, &[state, state]);
+            exprs.prim(Prim::Select, dtype, &[is_number, combined, state])
+        } else {
+            combined
+        }
+    }
+}
+
+/// One expression. Operands are ids below its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expr {
+    /// A constant, as its bits in memory.
+    Const(DType, u64),
+    /// The value of a loop variable, an `i64`.
+    Axis(AxisId),
+    /// An element of a buffer at a *logical* index, one `i64` an axis.
+    ///
+    /// Unguarded, every index must provably lie within the buffer's shape. Guarded, an element outside reads as zero.
+    Load {
+        /// The buffer read.
+        buffer: BufferId,
+        /// The logical index.
+        index: Vec<ExprId>,
+        /// Whether reads outside the shape give zero.
+        guarded: bool,
+    },
+    /// A primitive, the type of its result, and its operands.
+    Prim(Prim, DType, Vec<ExprId>),
+    /// The combination of `value` over every value of the `over` axes, taken in row-major order of `over`. In kernels only.
+    Fold {
+        /// How partial results combine.
+        with: Combine,
+        /// The axes folded away, outermost first.
+        over: Vec<AxisId>,
+        /// The value folded, which may use the `over` axes.
+        value: ExprId,
+    },
+    /// The present value of a scalar register. In nests only.
+    Local(LocalId, DType),
+}
+
+/// An arena of interned expressions with their types.
+#[derive(Clone, Debug, Default)]
+pub struct Exprs {
+    exprs: Vec<Expr>,
+    dtypes: Vec<DType>,
+    ids: HashMap<Expr, ExprId>,
+}
+
+impl Exprs {
+    /// The expression of that id.
+    pub fn get(&self, id: ExprId) -> &Expr {
+        &self.exprs[id.at()]
+    }
+
+    /// The type of the expression's value.
+    pub fn dtype(&self, id: ExprId) -> DType {
+        self.dtypes[id.at()]
+    }
+
+    /// The number of expressions.
+    pub fn len(&self) -> usize {
+        self.exprs.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.exprs.is_empty()
+    }
+
+    /// Every id, operands before users.
+    pub fn ids(&self) -> impl Iterator<Item = ExprId> + use<> {
+        (0..self.exprs.len() as u32).map(ExprId)
+    }
+
+    /// Adds an expression of a type, or finds its equal. Simplification is [`super::index`]'s part.
+    pub fn intern(&mut self, expr: Expr, dtype: DType) -> ExprId {
+        if let Some(&id) = self.ids.get(&expr) {
+            return id;
+        }
+        let id = ExprId(self.exprs.len() as u32);
+        self.exprs.push(expr.clone());
+        self.dtypes.push(dtype);
+        self.ids.insert(expr, id);
+        id
+    }
+
+    /// A constant.
+    pub fn constant(&mut self, dtype: DType, value: Scalar) -> ExprId {
+        self.intern(Expr::Const(dtype, value.cast(dtype).to_bits(dtype)), dtype)
+    }
+
+    /// An `i64` constant, for indices.
+    pub fn int(&mut self, value: i64) -> ExprId {
+        self.constant(DType::I64, Scalar::Int(i128::from(value)))
+    }
+
+    /// The value of a loop variable.
+    pub fn axis(&mut self, axis: AxisId) -> ExprId {
+        self.intern(Expr::Axis(axis), DType::I64)
+    }
+
+    /// The present value of a scalar register.
+    pub fn local(&mut self, local: LocalId, dtype: DType) -> ExprId {
+        self.intern(Expr::Local(local, dtype), dtype)
+    }
+
+    /// An element of a buffer whose element type is `dtype`.
+    pub fn load(&mut self, buffer: BufferId, dtype: DType, index: Vec<ExprId>, guarded: bool) -> ExprId {
+        self.intern(Expr::Load { buffer, index, guarded }, dtype)
+    }
+
+    /// A fold of `value` over axes; over none it is the value itself.
+    pub fn fold(&mut self, with: Combine, over: Vec<AxisId>, value: ExprId) -> ExprId {
+        if over.is_empty() {
+            return value;
+        }
+        let dtype = self.dtype(value);
+        self.intern(Expr::Fold { with, over, value }, dtype)
+    }
+
+    /// A primitive with result type `dtype`; constant operands are folded, and integer identities simplified, by
+    /// [`super::index::simplify`].
+    ///
+    /// # Panics
+    /// If the number of operands is not the primitive's.
+    pub fn prim(&mut self, prim: Prim, dtype: DType, args: &[ExprId]) -> ExprId {
+        assert_eq!(args.len(), prim.arity(), "operands of `{}`", prim.name());
+        match super::index::simplify(self, prim, dtype, args) {
+            Some(simpler) => simpler,
+            None => self.intern(Expr::Prim(prim, dtype, args.to_vec()), dtype),
+        }
+    }
+
+    /// The constant that an expression is, if it is one.
+    pub fn as_const(&self, id: ExprId) -> Option<Scalar> {
+        match *self.get(id) {
+            Expr::Const(dtype, bits) => Some(Scalar::from_bits(bits, dtype)),
+            _ => None,
+        }
+    }
+
+    /// The direct operands of an expression, index operands of loads included.
+    pub fn operands(&self, id: ExprId) -> &[ExprId] {
+        match self.get(id) {
+            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => &[],
+            Expr::Load { index, .. } => index,
+            Expr::Prim(_, _, args) => args,
+            Expr::Fold { value, .. } => std::slice::from_ref(value),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Where the elements of a tensor lie in memory.
+//!
+//! A [`Layout`] is a list of *digits*, outermost first. Each digit takes part of one logical axis:
+//! digit `{axis, step, extent}` of logical index `i` is `(i[axis] / step) % extent`, and the address (in elements) is the
+//! mixed-radix number that the digits spell. A dense row-major tensor has one digit an axis with step 1.
+//! Blocked channels, nChw16c, are `0/1:N 1/16:C÷16 2/1:H 3/1:W 1/1:16`. An extent may exceed what the axis needs:
+//! then the rest is padding, and stores keep it zero.
+
+use std::fmt;
+
+/// One digit of an address: `(index[axis] / step) % extent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Digit {
+    /// The logical axis this digit is taken from.
+    pub axis: usize,
+    /// How many logical elements one unit of the digit stands for.
+    pub step: usize,
+    /// The number of values the digit takes.
+    pub extent: usize,
+}
+
+/// The physical arrangement of a tensor; see the module's documentation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Layout {
+    /// Row-major without padding.
+    #[default]
+    Dense,
+    /// The digits of the address, outermost first.
+    Digits(Vec<Digit>),
+}
+
+impl Layout {
+    /// The digits for a tensor of `shape`, spelled out for the dense layout too.
+    pub fn digits(&self, shape: &[usize]) -> Vec<Digit> {
+        match self {
+            Layout::Dense => {
+                shape.iter().enumerate().map(|(axis, &extent)| Digit { axis, step: 1, extent }).collect()
+            }
+            Layout::Digits(digits) => digits.clone(),
+        }
+    }
+
+    /// Elements in memory, padding included.
+    pub fn len(&self, shape: &[usize]) -> usize {
+        match self {
+            Layout::Dense => shape.iter().product(),
+            Layout::Digits(digits) => digits.iter().map(|digit| digit.extent).product(),
+        }
+    }
+
+    /// The address of one element, in elements.
+    pub fn offset(&self, shape: &[usize], index: &[usize]) -> usize {
+        self.digits(shape)
+            .iter()
+            .fold(0, |offset, digit| offset * digit.extent + index[digit.axis] / digit.step % digit.extent)
+    }
+}
+
+impl fmt::Display for Layout {
+    /// Nothing for the dense layout; otherwise ` {axis/step:extent …}`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Layout::Digits(digits) = self else { return Ok(()) };
+        f.write_str("{")?;
+        for (place, digit) in digits.iter().enumerate() {
+            let gap = if place == 0 { "" } else { " " };
+            write!(f, "{gap}{}/{}:{}", digit.axis, digit.step, digit.extent)?;
+        }
+        f.write_str("}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_is_row_major() {
+        assert_eq!(Layout::Dense.offset(&[2, 3, 4], &[1, 2, 3]), 23);
+        assert_eq!(Layout::Dense.len(&[2, 3, 4]), 24);
+    }
+
+    #[test]
+    fn blocked_channels_pad_to_the_block() {
+        let digit = |axis, step, extent| Digit { axis, step, extent };
+        let layout = Layout::Digits(vec![digit(1, 16, 2), digit(2, 1, 5), digit(1, 1, 16)]);
+        let shape = [1, 20, 5];
+        assert_eq!(layout.len(&shape), 160);
+        assert_eq!(layout.offset(&shape, &[0, 17, 3]), 80 + 3 * 16 + 1);
+        assert_eq!(layout.to_string(), "{1/16:2 2/1:5 1/1:16}");
+    }
+}

@@ -1,0 +1,1 @@
+//! Functions over the builder: what can be written with the ops of the other files, and so is no op.

@@ -1,0 +1,6 @@
+//! The compare rows of the elementwise table.
+
+use super::MapDef;
+
+/// The rows.
+pub static TABLE: &[&MapDef] = &[];

@@ -1,0 +1,236 @@
+//! Types of values, and tensors on the host.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
+
+use crate::dtype::{DType, Scalar};
+use crate::layout::Layout;
+
+/// The type of one value: element type, static shape, physical layout.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Type {
+    /// The element type.
+    pub dtype: DType,
+    /// Extents, outermost first; empty for a scalar; an extent may be zero.
+    pub shape: Vec<usize>,
+    /// Where the elements lie; dense until the layout pass.
+    pub layout: Layout,
+}
+
+impl Type {
+    /// A dense tensor type.
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Type {
+        Type { dtype, shape: shape.into(), layout: Layout::Dense }
+    }
+
+    /// The number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The number of logical elements.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes in memory, padding included.
+    pub fn len_bytes(&self) -> usize {
+        self.layout.len(&self.shape) * self.dtype.size_bytes()
+    }
+}
+
+impl fmt::Display for Type {
+    /// `f32[8,64]`, followed by the layout in braces unless dense.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", self.dtype, Shape(&self.shape), self.layout)
+    }
+}
+
+/// A shape as the text form prints it: `[8,64]`.
+pub struct Shape<'a>(pub &'a [usize]);
+
+impl fmt::Display for Shape<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extents: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        write!(f, "[{}]", extents.join(","))
+    }
+}
+
+/// The row-major index of the `position`-th element of `shape`.
+pub fn unravel(shape: &[usize], position: usize) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    let mut rest = position;
+    for axis in (0..shape.len()).rev() {
+        index[axis] = rest % shape[axis];
+        rest /= shape[axis];
+    }
+    index
+}
+
+/// Dense elements on the host, with their type. The bytes are little-endian, row-major.
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+    hash: OnceLock<u64>,
+}
+
+impl Tensor {
+    /// A tensor from its bytes.
+    ///
+    /// # Panics
+    /// If the number of bytes is not what the type needs; readers of files check before they call.
+    pub fn from_bytes(dtype: DType, shape: impl Into<Vec<usize>>, bytes: Vec<u8>) -> Tensor {
+        let shape = shape.into();
+        let expected = shape.iter().product::<usize>() * dtype.size_bytes();
+        assert_eq!(bytes.len(), expected, "bytes of a {dtype}{} tensor", Shape(&shape));
+        Tensor { dtype, shape, bytes, hash: OnceLock::new() }
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(dtype: DType, shape: impl Into<Vec<usize>>) -> Tensor {
+        let shape = shape.into();
+        let len_bytes = shape.iter().product::<usize>() * dtype.size_bytes();
+        Tensor { dtype, shape, bytes: vec![0; len_bytes], hash: OnceLock::new() }
+    }
+
+    /// A rank-0 tensor.
+    pub fn scalar(dtype: DType, value: Scalar) -> Tensor {
+        Tensor::from_scalars(dtype, [], [value])
+    }
+
+    /// A tensor from its elements in row-major order, each cast to `dtype`.
+    ///
+    /// # Panics
+    /// If the number of elements is not the shape's.
+    pub fn from_scalars(
+        dtype: DType,
+        shape: impl Into<Vec<usize>>,
+        elements: impl IntoIterator<Item = Scalar>,
+    ) -> Tensor {
+        let size = dtype.size_bytes();
+        let bytes = elements
+            .into_iter()
+            .flat_map(|element| element.cast(dtype).to_bits(dtype).to_le_bytes().into_iter().take(size))
+            .collect();
+        Tensor::from_bytes(dtype, shape, bytes)
+    }
+
+    /// An f32 tensor from its elements in row-major order.
+    ///
+    /// # Panics
+    /// If the number of elements is not the shape's.
+    pub fn from_f32(shape: impl Into<Vec<usize>>, elements: &[f32]) -> Tensor {
+        Tensor::from_bytes(DType::F32, shape, elements.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// An i64 tensor from its elements in row-major order.
+    ///
+    /// # Panics
+    /// If the number of elements is not the shape's.
+    pub fn from_i64(shape: impl Into<Vec<usize>>, elements: &[i64]) -> Tensor {
+        Tensor::from_bytes(DType::I64, shape, elements.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The extents.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The dense type.
+    pub fn ty(&self) -> Type {
+        Type::new(self.dtype, self.shape.clone())
+    }
+
+    /// The number of elements.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The elements' bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The elements' bytes, to be overwritten.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.hash = OnceLock::new();
+        &mut self.bytes
+    }
+
+    /// The element at a row-major position.
+    pub fn get(&self, position: usize) -> Scalar {
+        let size = self.dtype.size_bytes();
+        let mut bits = [0; 8];
+        bits[..size].copy_from_slice(&self.bytes[position * size..][..size]);
+        Scalar::from_bits(u64::from_le_bytes(bits), self.dtype)
+    }
+
+    /// Replaces the element at a row-major position.
+    pub fn set(&mut self, position: usize, value: Scalar) {
+        let size = self.dtype.size_bytes();
+        let bits = value.cast(self.dtype).to_bits(self.dtype).to_le_bytes();
+        self.bytes_mut()[position * size..][..size].copy_from_slice(&bits[..size]);
+    }
+
+    /// Every element in row-major order.
+    pub fn scalars(&self) -> impl Iterator<Item = Scalar> + '_ {
+        (0..self.count()).map(|position| self.get(position))
+    }
+
+    /// Every element as f32, in row-major order.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.scalars().map(|x| x.as_f64() as f32).collect()
+    }
+
+    /// Every element as i64, in row-major order.
+    pub fn to_i64(&self) -> Vec<i64> {
+        self.scalars().map(|x| x.as_i128() as i64).collect()
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Panics
+    /// If the shapes have different numbers of elements.
+    pub fn reshaped(self, shape: impl Into<Vec<usize>>) -> Tensor {
+        Tensor::from_bytes(self.dtype, shape, self.bytes)
+    }
+
+    /// A hash of type and contents, computed once.
+    pub fn content_hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            (self.dtype, &self.shape, &self.bytes).hash(&mut hasher);
+            hasher.finish()
+        })
+    }
+}
+
+/// Equality is of bits, so that a NaN equals itself and -0 differs from 0.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Tensor) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && self.bytes == other.bytes
+    }
+}
+
+impl Eq for Tensor {}
+
+impl Hash for Tensor {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.content_hash().hash(state);
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.ty())?;
+        f.debug_list().entries(self.scalars().take(16).map(Scalar::as_f64)).finish()
+    }
+}
