@@ -35,6 +35,14 @@ pub fn grad<'g>(loss: Val<'g>, wrt: &[Val<'g>]) -> Vec<Val<'g>> {
 
 /// As [`grad`], from any number of values with the gradient that arrives at each.
 pub fn grad_from<'g>(seeds: &[(Val<'g>, Val<'g>)], wrt: &[Val<'g>]) -> Vec<Val<'g>> {
-    let _ = (seeds, wrt, Problem::new("", crate::error::Loc::None), NodeId(0), Op::Part(0), Graph::new(), Problems(vec![]));
+    let _ = (
+        seeds,
+        wrt,
+        Problem::new("", crate::error::Loc::None),
+        NodeId(0),
+        Op::Part(0),
+        Graph::new(),
+        Problems(vec![]),
+    );
     todo!()
 }

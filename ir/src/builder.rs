@@ -53,7 +53,13 @@ impl Builder {
             _ => None,
         });
         let next_stream = streams.max().unwrap_or(0);
-        Builder { state: RefCell::new(State { graph, next_stream, ..State::default() }) }
+        Builder {
+            state: RefCell::new(State {
+                graph,
+                next_stream,
+                ..State::default()
+            }),
+        }
     }
 
     /// Gives nodes made from now on this place instead of the caller's line; `None` ends that.
@@ -112,9 +118,18 @@ impl Builder {
             if known.ty() == ty {
                 return known;
             }
-            return self.problem(format!("input: `{name}` is declared as {} and again as {ty}", known.ty()));
+            return self.problem(format!(
+                "input: `{name}` is declared as {} and again as {ty}",
+                known.ty()
+            ));
         }
-        self.push(Op::Input(Input { name: name.to_owned(), ty }), &[])
+        self.push(
+            Op::Input(Input {
+                name: name.to_owned(),
+                ty,
+            }),
+            &[],
+        )
     }
 
     /// A constant tensor.
@@ -138,7 +153,14 @@ impl Builder {
     /// `0, 1, 2, …` along one axis.
     #[track_caller]
     pub fn iota(&self, dtype: DType, shape: impl Into<Vec<usize>>, axis: usize) -> Val<'_> {
-        self.push(Op::Iota(Iota { dtype, shape: shape.into(), axis }), &[])
+        self.push(
+            Op::Iota(Iota {
+                dtype,
+                shape: shape.into(),
+                axis,
+            }),
+            &[],
+        )
     }
 
     /// Random `u32` bits, different for each call; see [`Random`].
@@ -149,7 +171,13 @@ impl Builder {
             state.next_stream += 1;
             state.next_stream - 1
         };
-        self.push(Op::Random(Random { shape: shape.into(), stream }), &[key, step])
+        self.push(
+            Op::Random(Random {
+                shape: shape.into(),
+                stream,
+            }),
+            &[key, step],
+        )
     }
 
     /// The graph with these outputs.
@@ -243,7 +271,11 @@ impl<'g> Val<'g> {
         let shapes: Vec<Vec<usize>> = args.iter().map(|arg| arg.shape()).collect();
         let Some(shape) = broadcast_shapes(&shapes) else {
             let found: Vec<String> = args.iter().map(|arg| arg.ty().to_string()).collect();
-            return to.problem(format!("{}: shapes do not broadcast to one: {}", def.name, found.join(" and ")));
+            return to.problem(format!(
+                "{}: shapes do not broadcast to one: {}",
+                def.name,
+                found.join(" and ")
+            ));
         };
         let args: Vec<Val<'g>> = args.iter().map(|arg| arg.broadcast(shape.clone())).collect();
         to.push(Op::Map(Map(def)), &args)

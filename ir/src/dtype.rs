@@ -228,7 +228,11 @@ mod tests {
         for dtype in DType::ALL {
             for value in [0.0, 1.0, 2.0, 100.0, -3.0, 0.5] {
                 let scalar = Scalar::from_f64(value, dtype);
-                assert_eq!(Scalar::from_bits(scalar.to_bits(dtype), dtype), scalar, "{value} as {dtype}");
+                assert_eq!(
+                    Scalar::from_bits(scalar.to_bits(dtype), dtype),
+                    scalar,
+                    "{value} as {dtype}"
+                );
             }
         }
     }

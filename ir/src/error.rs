@@ -35,7 +35,10 @@ impl Loc {
     #[track_caller]
     pub fn caller() -> Loc {
         let place = Location::caller();
-        Loc::Rust { file: place.file(), line: place.line() }
+        Loc::Rust {
+            file: place.file(),
+            line: place.line(),
+        }
     }
 }
 
@@ -74,7 +77,12 @@ pub struct Problem {
 impl Problem {
     /// A problem at a place, without notes.
     pub fn new(message: impl Into<String>, loc: Loc) -> Problem {
-        Problem { message: message.into(), loc, source_line: None, notes: Vec::new() }
+        Problem {
+            message: message.into(),
+            loc,
+            source_line: None,
+            notes: Vec::new(),
+        }
     }
 }
 

@@ -87,7 +87,10 @@ impl Graph {
         }
         let types = self.infer(&op, &args).map_err(|message| {
             let mut problem = Problem::new(format!("{}: {message}", op.name()), loc.clone());
-            problem.notes = args.iter().map(|&arg| format!("{arg}: {}", self.types_text(arg))).collect();
+            problem.notes = args
+                .iter()
+                .map(|&arg| format!("{arg}: {}", self.types_text(arg)))
+                .collect();
             problem
         })?;
         let id = NodeId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
@@ -101,16 +104,23 @@ impl Graph {
 
     fn infer(&self, op: &Op, args: &[NodeId]) -> Result<Vec<Type>, String> {
         if let Op::Part(part) = op {
-            let [arg] = args else { return Err(format!("takes one operand, found {}", args.len())) };
+            let [arg] = args else {
+                return Err(format!("takes one operand, found {}", args.len()));
+            };
             let types = &self.nodes[arg.at()].types;
-            let ty = types.get(*part).ok_or_else(|| format!("there are {} results, none has number {part}", types.len()))?;
+            let ty = types
+                .get(*part)
+                .ok_or_else(|| format!("there are {} results, none has number {part}", types.len()))?;
             return Ok(vec![ty.clone()]);
         }
         let types: Vec<&Type> = args
             .iter()
             .map(|arg| match self.nodes[arg.at()].types.as_slice() {
                 [ty] => Ok(ty),
-                many => Err(format!("operand {arg} has {} results; take one of them with `part`", many.len())),
+                many => Err(format!(
+                    "operand {arg} has {} results; take one of them with `part`",
+                    many.len()
+                )),
             })
             .collect::<Result<_, _>>()?;
         op.rules().infer(&types)
@@ -158,7 +168,10 @@ impl Graph {
 
     /// The input of that name.
     pub fn input(&self, name: &str) -> Option<NodeId> {
-        self.inputs.iter().copied().find(|&id| matches!(&self.node(id).op, Op::Input(input) if input.name == name))
+        self.inputs
+            .iter()
+            .copied()
+            .find(|&id| matches!(&self.node(id).op, Op::Input(input) if input.name == name))
     }
 
     /// For each node, the nodes that use it, in order, once each.
@@ -197,7 +210,10 @@ impl Graph {
     /// If `make` pushes an invalid node: then a pass is wrong.
     pub fn rebuild(&self, mut make: impl FnMut(&mut Rebuild, &Node, &[NodeId]) -> NodeId) -> Graph {
         let live = self.live();
-        let mut to = Rebuild { graph: Graph::new(), loc: Loc::None };
+        let mut to = Rebuild {
+            graph: Graph::new(),
+            loc: Loc::None,
+        };
         let mut new_ids = vec![NodeId(u32::MAX); self.len()];
         for (id, node) in self.nodes() {
             if !live[id.at()] && !matches!(node.op, Op::Input(_)) {
@@ -207,7 +223,11 @@ impl Graph {
             to.loc = node.loc.clone();
             new_ids[id.at()] = make(&mut to, node, &args);
         }
-        to.graph.outputs = self.outputs.iter().map(|(name, id)| (name.clone(), new_ids[id.at()])).collect();
+        to.graph.outputs = self
+            .outputs
+            .iter()
+            .map(|(name, id)| (name.clone(), new_ids[id.at()]))
+            .collect();
         to.graph
     }
 }
@@ -217,7 +237,11 @@ impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
         self.outputs == other.outputs
             && self.nodes.len() == other.nodes.len()
-            && self.nodes.iter().zip(&other.nodes).all(|(a, b)| a.op == b.op && a.args == b.args && a.types == b.types)
+            && self
+                .nodes
+                .iter()
+                .zip(&other.nodes)
+                .all(|(a, b)| a.op == b.op && a.args == b.args && a.types == b.types)
     }
 }
 

@@ -33,9 +33,11 @@ impl Layout {
     /// The digits for a tensor of `shape`, spelled out for the dense layout too.
     pub fn digits(&self, shape: &[usize]) -> Vec<Digit> {
         match self {
-            Layout::Dense => {
-                shape.iter().enumerate().map(|(axis, &extent)| Digit { axis, step: 1, extent }).collect()
-            }
+            Layout::Dense => shape
+                .iter()
+                .enumerate()
+                .map(|(axis, &extent)| Digit { axis, step: 1, extent })
+                .collect(),
             Layout::Digits(digits) => digits.clone(),
         }
     }
@@ -50,9 +52,9 @@ impl Layout {
 
     /// The address of one element, in elements.
     pub fn offset(&self, shape: &[usize], index: &[usize]) -> usize {
-        self.digits(shape)
-            .iter()
-            .fold(0, |offset, digit| offset * digit.extent + index[digit.axis] / digit.step % digit.extent)
+        self.digits(shape).iter().fold(0, |offset, digit| {
+            offset * digit.extent + index[digit.axis] / digit.step % digit.extent
+        })
     }
 }
 

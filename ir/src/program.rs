@@ -58,7 +58,10 @@ impl Program {
     pub fn pure(name: &str, graph: Graph) -> Program {
         Program {
             states: Vec::new(),
-            entries: vec![Entry { name: name.to_owned(), graph }],
+            entries: vec![Entry {
+                name: name.to_owned(),
+                graph,
+            }],
         }
     }
 

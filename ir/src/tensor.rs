@@ -21,7 +21,11 @@ pub struct Type {
 impl Type {
     /// A dense tensor type.
     pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Type {
-        Type { dtype, shape: shape.into(), layout: Layout::Dense }
+        Type {
+            dtype,
+            shape: shape.into(),
+            layout: Layout::Dense,
+        }
     }
 
     /// The number of axes.
@@ -86,14 +90,24 @@ impl Tensor {
         let shape = shape.into();
         let expected = shape.iter().product::<usize>() * dtype.size_bytes();
         assert_eq!(bytes.len(), expected, "bytes of a {dtype}{} tensor", Shape(&shape));
-        Tensor { dtype, shape, bytes, hash: OnceLock::new() }
+        Tensor {
+            dtype,
+            shape,
+            bytes,
+            hash: OnceLock::new(),
+        }
     }
 
     /// A tensor of zeros.
     pub fn zeros(dtype: DType, shape: impl Into<Vec<usize>>) -> Tensor {
         let shape = shape.into();
         let len_bytes = shape.iter().product::<usize>() * dtype.size_bytes();
-        Tensor { dtype, shape, bytes: vec![0; len_bytes], hash: OnceLock::new() }
+        Tensor {
+            dtype,
+            shape,
+            bytes: vec![0; len_bytes],
+            hash: OnceLock::new(),
+        }
     }
 
     /// A rank-0 tensor.
@@ -123,7 +137,11 @@ impl Tensor {
     /// # Panics
     /// If the number of elements is not the shape's.
     pub fn from_f32(shape: impl Into<Vec<usize>>, elements: &[f32]) -> Tensor {
-        Tensor::from_bytes(DType::F32, shape, elements.iter().flat_map(|x| x.to_le_bytes()).collect())
+        Tensor::from_bytes(
+            DType::F32,
+            shape,
+            elements.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        )
     }
 
     /// An i64 tensor from its elements in row-major order.
@@ -131,7 +149,11 @@ impl Tensor {
     /// # Panics
     /// If the number of elements is not the shape's.
     pub fn from_i64(shape: impl Into<Vec<usize>>, elements: &[i64]) -> Tensor {
-        Tensor::from_bytes(DType::I64, shape, elements.iter().flat_map(|x| x.to_le_bytes()).collect())
+        Tensor::from_bytes(
+            DType::I64,
+            shape,
+            elements.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        )
     }
 
     /// The element type.
@@ -231,6 +253,8 @@ impl Hash for Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.ty())?;
-        f.debug_list().entries(self.scalars().take(16).map(Scalar::as_f64)).finish()
+        f.debug_list()
+            .entries(self.scalars().take(16).map(Scalar::as_f64))
+            .finish()
     }
 }

@@ -33,6 +33,10 @@ impl Cpu {
             Level::Avx2 => (8, 16),
             Level::Avx512 => (16, 32),
         };
-        Target { kind: TargetKind::Cpu, vector_lanes, vector_registers }
+        Target {
+            kind: TargetKind::Cpu,
+            vector_lanes,
+            vector_registers,
+        }
     }
 }

@@ -114,13 +114,19 @@ impl<'k> X<'k> {
 
     fn constant(self, value: Scalar) -> X<'k> {
         let dtype = self.dtype();
-        X { id: self.exprs.borrow_mut().constant(dtype, value), ..self }
+        X {
+            id: self.exprs.borrow_mut().constant(dtype, value),
+            ..self
+        }
     }
 
     /// A primitive with this and further operands, its result of type `dtype`.
     pub fn prim(self, prim: Prim, dtype: DType, rest: &[X<'k>]) -> X<'k> {
         let args: Vec<ExprId> = std::iter::once(self.id).chain(rest.iter().map(|x| x.id)).collect();
-        X { id: self.exprs.borrow_mut().prim(prim, dtype, &args), ..self }
+        X {
+            id: self.exprs.borrow_mut().prim(prim, dtype, &args),
+            ..self
+        }
     }
 
     fn same(self, prim: Prim, rest: &[X<'k>]) -> X<'k> {
@@ -237,12 +243,20 @@ impl<'k> X<'k> {
 
     /// Converts to a type.
     pub fn cast(self, dtype: DType) -> X<'k> {
-        if self.dtype() == dtype { self } else { self.prim(Prim::Cast, dtype, &[]) }
+        if self.dtype() == dtype {
+            self
+        } else {
+            self.prim(Prim::Cast, dtype, &[])
+        }
     }
 
     /// The same bits as another type of the same size.
     pub fn bitcast(self, dtype: DType) -> X<'k> {
-        if self.dtype() == dtype { self } else { self.prim(Prim::Bitcast, dtype, &[]) }
+        if self.dtype() == dtype {
+            self
+        } else {
+            self.prim(Prim::Bitcast, dtype, &[])
+        }
     }
 }
 

@@ -54,8 +54,14 @@ pub enum Combine {
 
 impl Combine {
     /// Every combiner, in order.
-    pub const ALL: [Combine; 6] =
-        [Combine::Sum, Combine::Product, Combine::Max, Combine::Min, Combine::Any, Combine::All];
+    pub const ALL: [Combine; 6] = [
+        Combine::Sum,
+        Combine::Product,
+        Combine::Max,
+        Combine::Min,
+        Combine::Any,
+        Combine::All,
+    ];
 
     /// The name in the text form.
     pub fn name(self) -> &'static str {

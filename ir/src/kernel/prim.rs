@@ -130,7 +130,11 @@ impl Prim {
         let int = |value: i128| Scalar::Int(value).round(dtype);
         match (self, args) {
             (Prim::Select, &[condition, yes, no]) => {
-                if condition.is_nonzero() { yes } else { no }
+                if condition.is_nonzero() {
+                    yes
+                } else {
+                    no
+                }
             }
             (Prim::Cast, &[a]) => a.cast(dtype),
             (Prim::Bitcast, &[a]) => Scalar::from_bits(a.to_bits(from), dtype),
@@ -179,7 +183,11 @@ impl Prim {
                 Prim::And => int(a & b),
                 Prim::Or => int(a | b),
                 Prim::Xor => int(a ^ b),
-                Prim::Shl => int(if (0..8 * dtype.size_bytes() as i128).contains(&b) { a << b } else { 0 }),
+                Prim::Shl => int(if (0..8 * dtype.size_bytes() as i128).contains(&b) {
+                    a << b
+                } else {
+                    0
+                }),
                 Prim::Shr => {
                     let width = 8 * dtype.size_bytes() as i128;
                     match ((0..width).contains(&b), dtype.is_signed()) {

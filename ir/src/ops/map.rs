@@ -102,7 +102,13 @@ pub struct Map(pub &'static MapDef);
 impl Map {
     /// The row of that name.
     pub fn named(name: &str) -> Option<Map> {
-        TABLE.iter().copied().flatten().copied().find(|def| def.name == name).map(Map)
+        TABLE
+            .iter()
+            .copied()
+            .flatten()
+            .copied()
+            .find(|def| def.name == name)
+            .map(Map)
     }
 }
 
