@@ -16,7 +16,10 @@ use std::hash::{Hash, Hasher};
 use crate::autodiff::Vjp;
 use crate::builder::Val;
 use crate::dtype::{DType, Scalar};
-use crate::kernel::build::X;
+use crate::kernel::ExprId;
+use crate::kernel::build::{KernelCx, X};
+use crate::ops::{Attr, Rules};
+use crate::tensor::{Tensor, Type};
 
 /// Every elementwise function, grouped by file.
 pub static TABLE: &[&[&MapDef]] = &[
@@ -39,7 +42,8 @@ pub struct MapDef {
     pub arity: usize,
     /// The element types it takes and gives.
     pub types: Types,
-    /// The exact function, from the definition: operands as the node's types hold them, the result before rounding.
+    /// The exact function, from the definition: operands as the node's types hold them, the type of the first, and the
+    /// result before rounding to the node's type.
     pub eval: fn(&[Scalar], DType) -> Scalar,
     /// The function over primitives, for the machine; the operands' type tells the precision wanted.
     pub body: for<'k> fn(&[X<'k>]) -> X<'k>,
@@ -132,28 +136,114 @@ impl std::fmt::Debug for Map {
     }
 }
 
-impl crate::ops::Rules for Map {
+impl Types {
+    /// The type of the result for operands of these types, or what does not fit.
+    fn result(self, args: &[DType]) -> Result<DType, String> {
+        let first = args[0];
+        let uniform = match self {
+            Types::Select => &args[1..],
+            _ => args,
+        };
+        if let Some(other) = uniform.iter().find(|&&dtype| dtype != uniform[0]) {
+            return Err(format!(
+                "operands have types {} and {other}; convert one with `to_{other}` or `to_{}`",
+                uniform[0], uniform[0]
+            ));
+        }
+        let (fits, takes, result) = match self {
+            Types::Number => (first != DType::Bool, "a number", first),
+            Types::Float => (first.is_float(), "a float", first),
+            Types::Signed => (first.is_signed(), "a float or signed integer", first),
+            Types::Int => (first.is_int(), "an integer", first),
+            Types::Bits => (!first.is_float(), "an integer or bool", first),
+            Types::Logic => (first == DType::Bool, "bool", first),
+            Types::Compare => (true, "anything", DType::Bool),
+            Types::Test => (first.is_float(), "a float", DType::Bool),
+            Types::Select => (first == DType::Bool, "bool first", uniform[0]),
+            Types::To(to) => (true, "anything", to),
+            Types::BitsTo(to) => {
+                let (from, to_size) = (first.size_bytes(), to.size_bytes());
+                // A `bool` in memory is 0 or 1 and nothing else, so arbitrary bits must not become one.
+                let fits = from == to_size && (to != DType::Bool || first == DType::Bool);
+                if !fits {
+                    return Err(format!(
+                        "the bits of {first} are {from} bytes, those of {to} are {to_size}"
+                    ));
+                }
+                (true, "the same size", to)
+            }
+        };
+        match fits {
+            true => Ok(result),
+            false => Err(format!("takes {takes}, found {first}")),
+        }
+    }
+}
+
+impl MapDef {
+    /// The body for operands in a kernel: `f16` and `bf16` are computed in `f32`, and the result converted to `dtype`.
+    pub fn apply<'k>(&self, args: &[X<'k>], dtype: DType) -> X<'k> {
+        // Conversions and choices move halves as they are.
+        if matches!(self.types, Types::To(_) | Types::BitsTo(_) | Types::Select) {
+            return (self.body)(args);
+        }
+        let widen = |x: &X<'k>| match x.dtype() {
+            DType::F16 | DType::BF16 => x.cast(DType::F32),
+            _ => *x,
+        };
+        let args: Vec<X<'k>> = args.iter().map(widen).collect();
+        (self.body)(&args).cast(dtype)
+    }
+}
+
+impl Rules for Map {
     fn name(&self) -> &'static str {
-        todo!()
+        self.0.name
     }
 
-    fn attrs(&self) -> Vec<(&'static str, crate::ops::Attr)> {
-        todo!()
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        Vec::new()
     }
 
-    fn infer(&self, _args: &[&crate::tensor::Type]) -> Result<Vec<crate::tensor::Type>, String> {
-        todo!()
+    fn infer(&self, args: &[&Type]) -> Result<Vec<Type>, String> {
+        if args.len() != self.0.arity {
+            return Err(format!("takes {} operands, found {}", self.0.arity, args.len()));
+        }
+        let first = args[0];
+        for other in &args[1..] {
+            if (&other.shape, &other.layout) != (&first.shape, &first.layout) {
+                return Err(format!(
+                    "operands must have one shape and layout, found {first} and {other}; broadcast them first"
+                ));
+            }
+        }
+        let dtypes: Vec<DType> = args.iter().map(|ty| ty.dtype).collect();
+        let dtype = self.0.types.result(&dtypes)?;
+        Ok(vec![Type { dtype, ..first.clone() }])
     }
 
-    fn eval(&self, _args: &[&crate::tensor::Tensor]) -> Vec<crate::tensor::Tensor> {
-        todo!()
+    fn eval(&self, args: &[&Tensor]) -> Vec<Tensor> {
+        let dtypes: Vec<DType> = args.iter().map(|arg| arg.dtype()).collect();
+        let dtype = self
+            .0
+            .types
+            .result(&dtypes)
+            .expect("operands that fit, as the graph was inferred");
+        let elements = (0..args[0].count()).map(|position| {
+            let operands: Vec<Scalar> = args.iter().map(|arg| arg.get(position)).collect();
+            (self.0.eval)(&operands, dtypes[0]).round(dtype)
+        });
+        vec![Tensor::from_scalars(dtype, args[0].shape(), elements)]
     }
 
-    fn grad<'g>(&self, _vjp: &crate::autodiff::Vjp<'_, 'g>) -> Vec<Option<crate::builder::Val<'g>>> {
-        todo!()
+    fn grad<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
+        (self.0.grad)(vjp)
     }
 
-    fn kernel(&self, _cx: &mut crate::kernel::build::KernelCx<'_>) -> Option<crate::kernel::ExprId> {
-        todo!()
+    fn kernel(&self, cx: &mut KernelCx<'_>) -> Option<ExprId> {
+        let index = cx.index().to_vec();
+        let args: Vec<ExprId> = (0..cx.arg_count()).map(|arg| cx.arg(arg, index.clone())).collect();
+        let args: Vec<X<'_>> = args.into_iter().map(|arg| cx.x(arg)).collect();
+        Some(self.0.apply(&args, cx.out_type().dtype).id())
     }
 }
