@@ -16,6 +16,8 @@ pub mod sort;
 pub mod source;
 pub mod view;
 
+use std::cell::Cell;
+use std::fmt;
 use std::sync::Arc;
 
 pub use compound::{Branch, Loop, Scan};
@@ -33,6 +35,7 @@ pub use view::View;
 use crate::autodiff::Vjp;
 use crate::builder::Val;
 use crate::dtype::DType;
+use crate::graph::Graph;
 use crate::kernel::ExprId;
 use crate::kernel::build::KernelCx;
 use crate::tensor::{Tensor, Type};
@@ -136,6 +139,31 @@ pub trait Rules {
     fn kernel(&self, cx: &mut KernelCx<'_>) -> Option<ExprId>;
 }
 
+/// The op of that name with these attributes: the inverse of [`Rules::name`] and [`Rules::attrs`].
+///
+/// # Errors
+/// No class has an op of that name, an attribute is missing, of another kind, unknown, or given twice; what is wrong, as a
+/// sentence without the op's name.
+pub fn parse(name: &str, attrs: &Attrs) -> Result<Op, String> {
+    let classes: [fn(&str, &Attrs) -> Option<Result<Op, String>>; 11] = [
+        map::parse,
+        view::parse,
+        fold::parse,
+        einsum::parse,
+        conv::parse,
+        pool::parse,
+        gather::parse,
+        source::parse,
+        random::parse,
+        sort::parse,
+        compound::parse,
+    ];
+    let found = classes.iter().find_map(|class| class(name, attrs));
+    let op = found.ok_or_else(|| "there is no op of this name".to_owned())??;
+    attrs.check_all_asked()?;
+    Ok(op)
+}
+
 /// An attribute's value in the text form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attr {
@@ -148,7 +176,7 @@ pub enum Attr {
     /// A string in quotes.
     Text(String),
     /// A word without quotes, such as `max`.
-    Word(&'static str),
+    Word(String),
     /// An element type.
     DType(DType),
     /// A type.
@@ -156,5 +184,262 @@ pub enum Attr {
     /// A constant's elements.
     Tensor(Arc<Tensor>),
     /// A body.
-    Graph(Arc<crate::graph::Graph>),
+    Graph(Arc<Graph>),
+}
+
+impl Attr {
+    /// A whole number that is not negative.
+    pub fn size(value: usize) -> Attr {
+        Attr::Int(value as i64)
+    }
+
+    /// A list of whole numbers that are not negative.
+    pub fn sizes(values: &[usize]) -> Attr {
+        Attr::Ints(values.iter().map(|&value| value as i64).collect())
+    }
+}
+
+/// As error messages show it: short values as the text form writes them, tensors and bodies by what they are.
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attr::Int(value) => write!(f, "{value}"),
+            Attr::Ints(values) => {
+                let values: Vec<String> = values.iter().map(i64::to_string).collect();
+                write!(f, "[{}]", values.join(","))
+            }
+            Attr::Bool(value) => write!(f, "{value}"),
+            Attr::Text(value) => write!(f, "{value:?}"),
+            Attr::Word(value) => f.write_str(value),
+            Attr::DType(value) => write!(f, "{value}"),
+            Attr::Type(value) => write!(f, "{value}"),
+            Attr::Tensor(value) => write!(f, "a constant {}", value.ty()),
+            Attr::Graph(_) => f.write_str("a body"),
+        }
+    }
+}
+
+/// The attributes that the text form gives to one op, in order, with getters that say what is wrong.
+///
+/// The empty name is that of the one attribute an op may have without a name, e.g. the shape in `broadcast [8,16] %1`.
+/// Every getter marks its attribute as asked for; what no getter asked for is unknown, and [`parse`] refuses it.
+#[derive(Clone, Debug, Default)]
+pub struct Attrs {
+    given: Vec<Given>,
+}
+
+#[derive(Clone, Debug)]
+struct Given {
+    name: String,
+    value: Attr,
+    asked: Cell<bool>,
+}
+
+impl<N: Into<String>> FromIterator<(N, Attr)> for Attrs {
+    fn from_iter<I: IntoIterator<Item = (N, Attr)>>(attrs: I) -> Attrs {
+        let given = attrs.into_iter().map(|(name, value)| Given {
+            name: name.into(),
+            value,
+            asked: Cell::new(false),
+        });
+        Attrs { given: given.collect() }
+    }
+}
+
+impl Attrs {
+    /// The value of that name, if given.
+    pub fn get(&self, name: &str) -> Option<&Attr> {
+        let given = self.given.iter().find(|given| given.name == name)?;
+        given.asked.set(true);
+        Some(&given.value)
+    }
+
+    /// A whole number.
+    ///
+    /// # Errors
+    /// As every getter: it is missing, or something else.
+    pub fn int(&self, name: &str) -> Result<i64, String> {
+        self.take(name, "a whole number", |value| match value {
+            Attr::Int(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// A whole number that is not negative.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn size(&self, name: &str) -> Result<usize, String> {
+        self.take(name, "a whole number from 0", |value| match value {
+            Attr::Int(value) => usize::try_from(*value).ok(),
+            _ => None,
+        })
+    }
+
+    /// A list of whole numbers.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn ints(&self, name: &str) -> Result<Vec<i64>, String> {
+        self.take(name, "a list of whole numbers", |value| match value {
+            Attr::Ints(values) => Some(values.clone()),
+            _ => None,
+        })
+    }
+
+    /// A list of whole numbers that are not negative.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn sizes(&self, name: &str) -> Result<Vec<usize>, String> {
+        self.take(name, "a list of whole numbers from 0", |value| match value {
+            Attr::Ints(values) => values.iter().map(|&value| usize::try_from(value).ok()).collect(),
+            _ => None,
+        })
+    }
+
+    /// A choice that is `false` when not given.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        if self.get(name).is_none() {
+            return Ok(false);
+        }
+        self.take(name, "`true` or `false`", |value| match value {
+            Attr::Bool(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn text(&self, name: &str) -> Result<String, String> {
+        self.take(name, "a string in quotes", |value| match value {
+            Attr::Text(value) => Some(value.clone()),
+            _ => None,
+        })
+    }
+
+    /// A word.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn word(&self, name: &str) -> Result<String, String> {
+        self.take(name, "a word", |value| match value {
+            Attr::Word(value) => Some(value.clone()),
+            _ => None,
+        })
+    }
+
+    /// An element type.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn dtype(&self, name: &str) -> Result<DType, String> {
+        self.take(name, "an element type such as f32", |value| match value {
+            Attr::DType(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// A type.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn ty(&self, name: &str) -> Result<Type, String> {
+        self.take(name, "a type such as f32[8,64]", |value| match value {
+            Attr::Type(value) => Some(value.clone()),
+            _ => None,
+        })
+    }
+
+    /// A constant.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn tensor(&self, name: &str) -> Result<Arc<Tensor>, String> {
+        self.take(name, "a constant", |value| match value {
+            Attr::Tensor(value) => Some(value.clone()),
+            _ => None,
+        })
+    }
+
+    /// A body.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn graph(&self, name: &str) -> Result<Arc<Graph>, String> {
+        self.take(name, "a body", |value| match value {
+            Attr::Graph(value) => Some(value.clone()),
+            _ => None,
+        })
+    }
+
+    fn take<T>(&self, name: &str, wanted: &str, pick: impl Fn(&Attr) -> Option<T>) -> Result<T, String> {
+        let shown = show_name(name);
+        let value = self
+            .get(name)
+            .ok_or_else(|| format!("{shown} is missing: it is {wanted}"))?;
+        pick(value).ok_or_else(|| format!("{shown} must be {wanted}, found {value}"))
+    }
+
+    fn check_all_asked(&self) -> Result<(), String> {
+        let Some(place) = self.given.iter().position(|given| !given.asked.get()) else {
+            return Ok(());
+        };
+        let name = &self.given[place].name;
+        let before = self.given[..place].iter().any(|given| given.name == *name);
+        let wrong = if before {
+            "is given twice"
+        } else {
+            "is not one that this op has"
+        };
+        Err(format!("{} {wrong}", show_name(name)))
+    }
+}
+
+fn show_name(name: &str) -> String {
+    match name {
+        "" => "the attribute without a name".to_owned(),
+        _ => format!("attribute `{name}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn getters_say_what_is_wrong() {
+        let attrs: Attrs = [("axis", Attr::Ints(vec![1, 2])), ("step", Attr::Int(-1))]
+            .into_iter()
+            .collect();
+        let expected = "attribute `axis` must be a whole number, found [1,2]";
+        assert_eq!(attrs.int("axis"), Err(expected.to_owned()));
+        assert_eq!(attrs.sizes("axis"), Ok(vec![1, 2]));
+        let expected = "attribute `step` must be a whole number from 0, found -1";
+        assert_eq!(attrs.size("step"), Err(expected.to_owned()));
+        let expected = "attribute `with` is missing: it is a word";
+        assert_eq!(attrs.word("with"), Err(expected.to_owned()));
+        let expected = "the attribute without a name is missing: it is a list of whole numbers from 0";
+        assert_eq!(attrs.sizes(""), Err(expected.to_owned()));
+        assert_eq!(attrs.flag("exclusive"), Ok(false));
+    }
+
+    #[test]
+    fn attributes_that_nobody_asked_for_are_refused() {
+        let axes = || ("axes", Attr::Ints(vec![0]));
+        let parsed = |attrs: Vec<(&str, Attr)>| parse("sum", &attrs.into_iter().collect()).map(|_| ());
+        assert_eq!(parsed(vec![axes()]), Ok(()));
+        let expected = "attribute `axes` is given twice";
+        assert_eq!(parsed(vec![axes(), axes()]), Err(expected.to_owned()));
+        let expected = "attribute `keep` is not one that this op has";
+        assert_eq!(
+            parsed(vec![axes(), ("keep", Attr::Bool(true))]),
+            Err(expected.to_owned())
+        );
+    }
 }

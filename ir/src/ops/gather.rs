@@ -4,6 +4,7 @@
 //! reshape that merges the axes and arithmetic on the indices.
 
 use crate::kernel::Combine;
+use crate::ops::{Attrs, Op};
 
 /// Operands `x`, `indices` (an integer type). The result has shape
 /// `x.shape[..axis] ++ indices.shape ++ x.shape[axis + 1..]`; an index outside the axis reads as the nearest inside.
@@ -21,6 +22,37 @@ pub struct Scatter {
     pub axis: usize,
     /// How an update enters; `None` replaces.
     pub with: Option<Combine>,
+}
+
+/// The op of that name, if it is of this class.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let gather = || {
+        Ok(Op::Gather(Gather {
+            axis: attrs.size("axis")?,
+        }))
+    };
+    let scatter = |with: Option<Combine>| {
+        let axis = attrs.size("axis")?;
+        Ok(Op::Scatter(Scatter { axis, with }))
+    };
+    if name == "gather" {
+        return Some(gather());
+    }
+    let combines = std::iter::once(None).chain(Combine::ALL.into_iter().map(Some));
+    let with = combines.into_iter().find(|&with| scatter_name(with) == name)?;
+    Some(scatter(with))
+}
+
+fn scatter_name(with: Option<Combine>) -> &'static str {
+    match with {
+        None => "scatter",
+        Some(Combine::Sum) => "scatter_sum",
+        Some(Combine::Product) => "scatter_prod",
+        Some(Combine::Max) => "scatter_max",
+        Some(Combine::Min) => "scatter_min",
+        Some(Combine::Any) => "scatter_any",
+        Some(Combine::All) => "scatter_all",
+    }
 }
 
 impl crate::ops::Rules for Gather {

@@ -136,6 +136,11 @@ impl std::fmt::Debug for Map {
     }
 }
 
+/// The op of that name, if it is a row of the table.
+pub fn parse(name: &str, _attrs: &crate::ops::Attrs) -> Option<Result<crate::ops::Op, String>> {
+    Map::named(name).map(|map| Ok(crate::ops::Op::Map(map)))
+}
+
 impl Types {
     /// The type of the result for operands of these types, or what does not fit.
     fn result(self, args: &[DType]) -> Result<DType, String> {

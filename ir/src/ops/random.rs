@@ -18,6 +18,20 @@ pub struct Random {
     pub stream: u32,
 }
 
+use crate::ops::{Attrs, Op};
+
+/// The op of that name, if it is of this class.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let random = || {
+        let shape = attrs.sizes("")?;
+        let stream = attrs.int("stream")?;
+        let stream = u32::try_from(stream)
+            .map_err(|_| format!("attribute `stream` must be from 0 to {}, found {stream}", u32::MAX))?;
+        Ok(Op::Random(Random { shape, stream }))
+    };
+    (name == "random").then(random)
+}
+
 impl crate::ops::Rules for Random {
     fn name(&self) -> &'static str {
         todo!()

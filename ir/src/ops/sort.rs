@@ -1,5 +1,7 @@
 //! Sorting, as the order that sorts.
 
+use crate::ops::{Attrs, Op};
+
 /// `i64` positions such that gathering along `axis` by them gives the axis in order; stable; NaN last.
 ///
 /// Sorting values, top-k and the median are composites: sort, slice, gather.
@@ -9,6 +11,16 @@ pub struct Sort {
     pub axis: usize,
     /// Largest first.
     pub descending: bool,
+}
+
+/// The op of that name, if it is of this class.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let sort = || {
+        let axis = attrs.size("axis")?;
+        let descending = attrs.flag("descending")?;
+        Ok(Op::Sort(Sort { axis, descending }))
+    };
+    (name == "sort").then(sort)
 }
 
 impl crate::ops::Rules for Sort {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::dtype::DType;
+use crate::ops::{Attrs, Op};
 use crate::tensor::{Tensor, Type};
 
 /// A value given at run time.
@@ -23,6 +24,27 @@ pub struct Iota {
     pub shape: Vec<usize>,
     /// The axis counted.
     pub axis: usize,
+}
+
+/// The op of that name, if it is of this class.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let input = || {
+        let name = attrs.text("")?;
+        let ty = attrs.ty("type")?;
+        Ok(Op::Input(Input { name, ty }))
+    };
+    let iota = || {
+        let Type { dtype, shape, .. } = attrs.ty("")?;
+        let axis = attrs.size("axis")?;
+        Ok(Op::Iota(Iota { dtype, shape, axis }))
+    };
+    match name {
+        "input" => Some(input()),
+        "const" => Some(attrs.tensor("").map(Op::Const)),
+        "iota" => Some(iota()),
+        "part" => Some(attrs.size("").map(Op::Part)),
+        _ => None,
+    }
 }
 
 impl crate::ops::Rules for Input {

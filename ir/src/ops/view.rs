@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::ops::{Attrs, Op};
 use crate::tensor::Tensor;
 
 /// A rearrangement of elements.
@@ -49,6 +50,45 @@ pub enum View {
         /// The distance between elements of a window along each.
         dilation: Vec<usize>,
     },
+}
+
+/// The op of that name, if it is of this class.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let slice = || {
+        Ok(View::Slice {
+            start: attrs.sizes("start")?,
+            step: attrs.sizes("step")?,
+            count: attrs.sizes("count")?,
+        })
+    };
+    let pad = || {
+        Ok(View::Pad {
+            low: attrs.sizes("low")?,
+            high: attrs.sizes("high")?,
+            inner: attrs.sizes("inner")?,
+            fill: attrs.tensor("fill")?,
+        })
+    };
+    let windows = || {
+        Ok(View::Windows {
+            axes: attrs.sizes("axes")?,
+            size: attrs.sizes("size")?,
+            stride: attrs.sizes("stride")?,
+            dilation: attrs.sizes("dilation")?,
+        })
+    };
+    let view = match name {
+        "reshape" => attrs.sizes("").map(View::Reshape),
+        "permute" => attrs.sizes("").map(View::Permute),
+        "broadcast" => attrs.sizes("").map(View::Broadcast),
+        "slice" => slice(),
+        "pad" => pad(),
+        "flip" => attrs.sizes("").map(View::Flip),
+        "concat" => attrs.size("axis").map(View::Concat),
+        "windows" => windows(),
+        _ => return None,
+    };
+    Some(view.map(Op::View))
 }
 
 impl crate::ops::Rules for View {
