@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::dtype::{DType, Scalar};
 use crate::error::{Loc, Problem, Problems};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, Node, NodeId};
 use crate::ops::map::{self, MapDef};
 use crate::ops::{Input, Iota, Map, Op, Random, View};
 use crate::tensor::{Shape, Tensor, Type};
@@ -62,9 +62,14 @@ impl Builder {
         }
     }
 
-    /// Gives nodes made from now on this place instead of the caller's line; `None` ends that.
-    pub fn set_place(&self, place: Option<Loc>) {
-        self.state.borrow_mut().place = place;
+    /// Gives nodes made from now on this place instead of the caller's line; `None` ends that. Returns what held before.
+    pub fn set_place(&self, place: Option<Loc>) -> Option<Loc> {
+        std::mem::replace(&mut self.state.borrow_mut().place, place)
+    }
+
+    /// A copy of a node.
+    pub fn node(&self, id: NodeId) -> Node {
+        self.state.borrow().graph.node(id).clone()
     }
 
     /// The value of a node.
