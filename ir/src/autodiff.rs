@@ -48,12 +48,13 @@ pub fn grad_from<'g>(seeds: &[(Val<'g>, Val<'g>)], wrt: &[Val<'g>]) -> Vec<Val<'
         return vec![poison; wrt.len()];
     }
     let wrong: Vec<String> = [
-        seeds.iter().find(|(val, seed)| val.ty() != seed.ty()).map(|(val, seed)| {
-            format!("grad: the gradient that arrives at {val} must have its type, found {seed}")
-        }),
-        wrt.iter().find(|val| !val.dtype().is_float()).map(|val| {
-            format!("grad: only a float has a gradient, found {val}; convert it and use the result")
-        }),
+        seeds
+            .iter()
+            .find(|(val, seed)| val.ty() != seed.ty())
+            .map(|(val, seed)| format!("grad: the gradient that arrives at {val} must have its type, found {seed}")),
+        wrt.iter()
+            .find(|val| !val.dtype().is_float())
+            .map(|val| format!("grad: only a float has a gradient, found {val}; convert it and use the result")),
     ]
     .into_iter()
     .flatten()
@@ -66,7 +67,9 @@ pub fn grad_from<'g>(seeds: &[(Val<'g>, Val<'g>)], wrt: &[Val<'g>]) -> Vec<Val<'
     // A rule pushes nodes behind those walked, so the walk's end is fixed here.
     let end = seeds.iter().map(|(val, _)| val.id().at() + 1).max().unwrap_or(0);
     let wanted = depends_on(to, wrt, end);
-    let mut arrived = Arrived { seeds: vec![Vec::new(); end] };
+    let mut arrived = Arrived {
+        seeds: vec![Vec::new(); end],
+    };
     for &(val, seed) in seeds {
         arrived.add(val.id(), 0, 1, seed);
     }
@@ -76,7 +79,10 @@ pub fn grad_from<'g>(seeds: &[(Val<'g>, Val<'g>)], wrt: &[Val<'g>]) -> Vec<Val<'
         }
     }
     let gradient = |val: &Val<'g>| {
-        let arrived = arrived.seeds.get(val.id().at()).and_then(|seeds| seeds.first().copied()?);
+        let arrived = arrived
+            .seeds
+            .get(val.id().at())
+            .and_then(|seeds| seeds.first().copied()?);
         arrived.unwrap_or_else(|| to.full(val.dtype(), val.shape(), 0.0))
     };
     wrt.iter().map(gradient).collect()
@@ -139,11 +145,23 @@ fn walk<'g>(to: &'g Builder, id: NodeId, wanted: &[bool], arrived: &mut Arrived<
             wanted: node.args.iter().map(|arg| wanted[arg.at()]).collect(),
         };
         let shares = node.op.rules().grad(&vjp);
-        assert_eq!(shares.len(), node.args.len(), "gradients that `{}` gives its operands", node.op.name());
+        assert_eq!(
+            shares.len(),
+            node.args.len(),
+            "gradients that `{}` gives its operands",
+            node.op.name()
+        );
         for ((&arg, share), val) in node.args.iter().zip(shares).zip(&vjp.args) {
-            let Some(share) = share.filter(|_| wanted[arg.at()]) else { continue };
+            let Some(share) = share.filter(|_| wanted[arg.at()]) else {
+                continue;
+            };
             if !share.is_poison() {
-                assert_eq!(share.ty(), val.ty(), "type of the gradient that `{}` gives {arg}", node.op.name());
+                assert_eq!(
+                    share.ty(),
+                    val.ty(),
+                    "type of the gradient that `{}` gives {arg}",
+                    node.op.name()
+                );
             }
             arrived.add(arg, 0, 1, share);
         }
