@@ -21,7 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use compound::{Branch, Loop, Scan};
-pub use conv::Conv;
+pub use conv::{Conv, ConvTranspose};
 pub use einsum::Einsum;
 pub use fold::{Fold, Prefix};
 pub use gather::{Gather, Scatter};
