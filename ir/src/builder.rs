@@ -48,11 +48,7 @@ impl Builder {
 
     /// Goes on building from a graph; its nodes keep their ids.
     pub fn from_graph(graph: Graph) -> Builder {
-        let streams = graph.nodes().filter_map(|(_, node)| match &node.op {
-            Op::Random(random) => Some(random.stream + 1),
-            _ => None,
-        });
-        let next_stream = streams.max().unwrap_or(0);
+        let next_stream = graph.nodes().map(|(_, node)| streams_of(&node.op)).max().unwrap_or(0);
         Builder {
             state: RefCell::new(State {
                 graph,
@@ -60,6 +56,48 @@ impl Builder {
                 ..State::default()
             }),
         }
+    }
+
+    /// An empty graph for a body of an op in `outer`: its random draws differ from those of `outer`, provided that
+    /// [`Builder::take_streams`] follows, and its nodes have the place that those of `outer` have.
+    pub(crate) fn for_body(outer: &Builder) -> Builder {
+        let outer = outer.state.borrow();
+        Builder {
+            state: RefCell::new(State {
+                place: outer.place.clone(),
+                next_stream: outer.next_stream,
+                ..State::default()
+            }),
+        }
+    }
+
+    /// Keeps later random draws different from those that a body has made.
+    pub(crate) fn take_streams(&self, body: &Builder) {
+        let mut state = self.state.borrow_mut();
+        state.next_stream = state.next_stream.max(body.state.borrow().next_stream);
+    }
+
+    /// Adds the nodes of another graph, its inputs replaced by these values in order, and gives its outputs in order.
+    ///
+    /// # Panics
+    /// If the inputs are not as many as the graph's, or not of their types.
+    pub fn inline<'g>(&'g self, graph: &Graph, inputs: &[Val<'g>]) -> Vec<Val<'g>> {
+        assert_eq!(inputs.len(), graph.inputs().len(), "inputs of the graph inlined");
+        let live = graph.live();
+        let mut vals = vec![self.val(POISON); graph.len()];
+        for (&id, &val) in graph.inputs().iter().zip(inputs) {
+            assert_eq!(*graph.ty(id), val.ty(), "type of input {id} of the graph inlined");
+            vals[id.at()] = val;
+        }
+        for (id, node) in graph.nodes().filter(|(id, _)| live[id.at()]) {
+            if !matches!(node.op, Op::Input(_)) {
+                let args: Vec<Val<'g>> = node.args.iter().map(|arg| vals[arg.at()]).collect();
+                let place = self.set_place(Some(node.loc.clone()));
+                vals[id.at()] = self.push(node.op.clone(), &args);
+                self.set_place(place);
+            }
+        }
+        graph.outputs.iter().map(|(_, id)| vals[id.at()]).collect()
     }
 
     /// Gives nodes made from now on this place instead of the caller's line; `None` ends that. Returns what held before.
@@ -112,6 +150,12 @@ impl Builder {
         let loc = state.place.clone().unwrap_or(caller);
         state.problems.push(Problem::new(message, loc));
         drop(state);
+        self.val(POISON)
+    }
+
+    /// Remembers the problems of another builder, and gives a value that is ignored by what follows.
+    pub fn report(&self, problems: Problems) -> Val<'_> {
+        self.state.borrow_mut().problems.extend(problems.0);
         self.val(POISON)
     }
 
@@ -205,6 +249,18 @@ impl Builder {
     /// What is wrong so far.
     pub fn problems(&self) -> Vec<Problem> {
         self.state.borrow().problems.clone()
+    }
+}
+
+/// One more than the greatest random stream in an op and its bodies; 0 if there is none.
+fn streams_of(op: &Op) -> u32 {
+    let inside = |body: &Graph| body.nodes().map(|(_, node)| streams_of(&node.op)).max().unwrap_or(0);
+    match op {
+        Op::Random(random) => random.stream + 1,
+        Op::Scan(scan) => inside(&scan.body),
+        Op::If(branch) => inside(&branch.then).max(inside(&branch.otherwise)),
+        Op::While(repeat) => inside(&repeat.condition).max(inside(&repeat.body)),
+        _ => 0,
     }
 }
 

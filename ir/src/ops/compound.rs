@@ -5,7 +5,16 @@
 
 use std::sync::Arc;
 
+use crate::autodiff::{Vjp, grad_from};
+use crate::builder::{Builder, Val};
+use crate::dtype::{DType, Scalar};
+use crate::error::Problems;
 use crate::graph::Graph;
+use crate::kernel::ExprId;
+use crate::kernel::build::KernelCx;
+use crate::ops::{Attr, Attrs, Op, Rules};
+use crate::oracle;
+use crate::tensor::{Shape, Tensor, Type};
 
 /// A loop of fixed length with carried values.
 ///
@@ -52,85 +61,693 @@ pub struct Loop {
     pub carried: usize,
 }
 
-/// The op of that name, if it is of this class.
-pub fn parse(_name: &str, _attrs: &crate::ops::Attrs) -> Option<Result<crate::ops::Op, String>> {
-    None
+/// Reads `scan`, `if`, `while`.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let op = match name {
+        "scan" => parse_scan(attrs).map(Op::Scan),
+        "if" => parse_branch(attrs).map(Op::If),
+        "while" => parse_loop(attrs).map(Op::While),
+        _ => return None,
+    };
+    Some(op)
 }
 
-impl crate::ops::Rules for Scan {
-    fn name(&self) -> &'static str {
-        todo!()
+fn parse_scan(attrs: &Attrs) -> Result<Scan, String> {
+    Ok(Scan {
+        length: attrs.size("length")?,
+        carried: attrs.size("carried")?,
+        sliced: attrs.size("sliced")?,
+        counted: attrs.flag("counted")?,
+        reverse: attrs.flag("reverse")?,
+        body: attrs.graph("body")?,
+    })
+}
+
+fn parse_branch(attrs: &Attrs) -> Result<Branch, String> {
+    Ok(Branch {
+        then: attrs.graph("then")?,
+        otherwise: attrs.graph("otherwise")?,
+    })
+}
+
+fn parse_loop(attrs: &Attrs) -> Result<Loop, String> {
+    Ok(Loop {
+        carried: attrs.size("carried")?,
+        condition: attrs.graph("condition")?,
+        body: attrs.graph("body")?,
+    })
+}
+
+impl Scan {
+    /// The entries, in the order they are taken.
+    fn entries(&self) -> Box<dyn Iterator<Item = usize>> {
+        match self.reverse {
+            false => Box::new(0..self.length),
+            true => Box::new((0..self.length).rev()),
+        }
     }
 
-    fn attrs(&self) -> Vec<(&'static str, crate::ops::Attr)> {
-        todo!()
-    }
-
-    fn infer(&self, _args: &[&crate::tensor::Type]) -> Result<Vec<crate::tensor::Type>, String> {
-        todo!()
-    }
-
-    fn eval(&self, _args: &[&crate::tensor::Tensor]) -> Vec<crate::tensor::Tensor> {
-        todo!()
-    }
-
-    fn grad<'g>(&self, _vjp: &crate::autodiff::Vjp<'_, 'g>) -> Vec<Option<crate::builder::Val<'g>>> {
-        todo!()
-    }
-
-    fn kernel(&self, _cx: &mut crate::kernel::build::KernelCx<'_>) -> Option<crate::kernel::ExprId> {
-        todo!()
+    /// The type of one entry of a sliced operand.
+    fn entry_type(&self, place: usize, ty: &Type) -> Result<Type, String> {
+        match ty.shape.split_first() {
+            Some((&first, rest)) if first == self.length => Ok(Type::new(ty.dtype, rest)),
+            _ => Err(format!(
+                "sliced operand {place} must have {} entries, found {ty}",
+                self.length
+            )),
+        }
     }
 }
 
-impl crate::ops::Rules for Branch {
+impl Rules for Scan {
     fn name(&self) -> &'static str {
-        todo!()
+        "scan"
     }
 
-    fn attrs(&self) -> Vec<(&'static str, crate::ops::Attr)> {
-        todo!()
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        let mut attrs = vec![
+            ("length", Attr::size(self.length)),
+            ("carried", Attr::size(self.carried)),
+            ("sliced", Attr::size(self.sliced)),
+        ];
+        attrs.extend(self.counted.then_some(("counted", Attr::Bool(true))));
+        attrs.extend(self.reverse.then_some(("reverse", Attr::Bool(true))));
+        attrs.push(("body", Attr::Graph(self.body.clone())));
+        attrs
     }
 
-    fn infer(&self, _args: &[&crate::tensor::Type]) -> Result<Vec<crate::tensor::Type>, String> {
-        todo!()
+    fn infer(&self, args: &[&Type]) -> Result<Vec<Type>, String> {
+        let named = self.carried + self.sliced;
+        if args.len() < named {
+            return Err(format!(
+                "takes {named} operands at least, carried and sliced, found {}",
+                args.len()
+            ));
+        }
+        let mut given: Vec<Type> = args.iter().map(|&ty| ty.clone()).collect();
+        for place in self.carried..named {
+            given[place] = self.entry_type(place, args[place])?;
+        }
+        if self.counted {
+            given.push(Type::new(DType::I64, []));
+        }
+        check_inputs("body", &self.body, &given)?;
+        let outputs = output_types(&self.body);
+        if outputs.len() < self.carried {
+            let found = outputs.len();
+            return Err(format!(
+                "the body must give {} next carried values, it gives {found}",
+                self.carried
+            ));
+        }
+        if outputs.is_empty() {
+            return Err("carries nothing and stacks nothing, so there is no result".to_owned());
+        }
+        let stack = |ty: &Type| Type::new(ty.dtype, [&[self.length], ty.shape.as_slice()].concat());
+        let (next, stacked) = outputs.split_at(self.carried);
+        check_carried("body", next, &given[..self.carried])?;
+        Ok(next.iter().cloned().chain(stacked.iter().map(stack)).collect())
     }
 
-    fn eval(&self, _args: &[&crate::tensor::Tensor]) -> Vec<crate::tensor::Tensor> {
-        todo!()
+    fn eval(&self, args: &[&Tensor]) -> Vec<Tensor> {
+        let (carried, rest) = args.split_at(self.carried);
+        let (sliced, constants) = rest.split_at(self.sliced);
+        let share =
+            |tensors: &[&Tensor]| -> Vec<Arc<Tensor>> { tensors.iter().map(|&x| Arc::new(x.clone())).collect() };
+        let (mut carried, constants) = (share(carried), share(constants));
+        let stacked_types = &output_types(&self.body)[self.carried..];
+        let stack = |ty: &Type| Tensor::zeros(ty.dtype, [&[self.length], ty.shape.as_slice()].concat());
+        let mut stacked: Vec<Tensor> = stacked_types.iter().map(stack).collect();
+        for entry in self.entries() {
+            let mut inputs = carried;
+            inputs.extend(sliced.iter().map(|tensor| Arc::new(take_entry(tensor, entry))));
+            inputs.extend(constants.iter().cloned());
+            if self.counted {
+                inputs.push(Arc::new(Tensor::scalar(DType::I64, Scalar::Int(entry as i128))));
+            }
+            let mut outputs = oracle::run_body(&self.body, &inputs);
+            for (stack, output) in stacked.iter_mut().zip(outputs.drain(self.carried..)) {
+                put_entry(stack, entry, &output);
+            }
+            carried = outputs;
+        }
+        carried.into_iter().map(Arc::unwrap_or_clone).chain(stacked).collect()
     }
 
-    fn grad<'g>(&self, _vjp: &crate::autodiff::Vjp<'_, 'g>) -> Vec<Option<crate::builder::Val<'g>>> {
-        todo!()
+    /// A forward scan that stacks what is carried into each step, then a scan the other way whose body is the gradient of this
+    /// body. It carries the gradients of the carried values, and sums those of the constants.
+    fn grad<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
+        let mut operands = ScanOperands::new(self, &vjp.args);
+        let body_outputs = output_types(&self.body);
+        let is_seeded = |result: &usize| body_outputs[*result].dtype.is_float();
+        let seeded_carried: Vec<usize> = (0..self.carried).filter(is_seeded).collect();
+        let seeded_stacked: Vec<usize> = (self.carried..body_outputs.len())
+            .filter(|&result| vjp.seeds[result].is_some())
+            .collect();
+        let wanted_sliced: Vec<usize> = operands.sliced_places().filter(|&place| vjp.wanted[place]).collect();
+        let wanted_constants: Vec<usize> = operands.constant_places().filter(|&place| vjp.wanted[place]).collect();
+
+        let back = Builder::for_body(vjp.to);
+        // In the order that a scan wants: carried, sliced, constants, count.
+        let inputs = body_input_types(&self.body);
+        let declare =
+            |name: &str, place: usize, ty: &Type| back.input(&format!("{name}{place}"), ty.dtype, ty.shape.clone());
+        let declare_all = |name: &str, places: &[usize], types: &[Type]| -> Vec<Val<'_>> {
+            places
+                .iter()
+                .map(|&place| declare(name, place, &types[place]))
+                .collect()
+        };
+        let carried_seeds = declare_all("carried_seed", &seeded_carried, &body_outputs);
+        let sums = declare_all("sum", &wanted_constants, &inputs);
+        let before: Vec<usize> = (0..self.carried + self.sliced).collect();
+        let mut body_args = declare_all("x", &before, &inputs);
+        let stacked_seeds = declare_all("stacked_seed", &seeded_stacked, &body_outputs);
+        let after: Vec<usize> = (self.carried + self.sliced..inputs.len()).collect();
+        body_args.extend(declare_all("x", &after, &inputs));
+
+        let outputs = back.inline(&self.body, &body_args);
+        let results = seeded_carried.iter().chain(&seeded_stacked);
+        let seeds: Vec<(Val<'_>, Val<'_>)> = results
+            .zip(carried_seeds.iter().chain(&stacked_seeds))
+            .map(|(&result, &seed)| (outputs[result], seed))
+            .collect();
+        let wrt: Vec<Val<'_>> = [&seeded_carried, &wanted_sliced, &wanted_constants]
+            .into_iter()
+            .flatten()
+            .map(|&place| body_args[place])
+            .collect();
+        let gradients = grad_from(&seeds, &wrt);
+        let (carried_gradients, rest) = gradients.split_at(seeded_carried.len());
+        let (sliced_gradients, constant_gradients) = rest.split_at(wanted_sliced.len());
+        let summed = sums
+            .iter()
+            .zip(constant_gradients)
+            .map(|(&sum, &gradient)| sum + gradient);
+        let back_outputs: Vec<Val<'_>> = carried_gradients
+            .iter()
+            .copied()
+            .chain(summed)
+            .chain(sliced_gradients.iter().copied())
+            .collect();
+        let body = match finish_body(&back, &back_outputs) {
+            Ok(body) => body,
+            Err(problems) => {
+                vjp.to.report(problems);
+                return vec![None; vjp.args.len()];
+            }
+        };
+
+        let scan = Scan {
+            body,
+            length: self.length,
+            carried: seeded_carried.len() + wanted_constants.len(),
+            sliced: self.carried + self.sliced + seeded_stacked.len(),
+            counted: self.counted,
+            reverse: !self.reverse,
+        };
+        let zeros = |ty: &Type| vjp.to.full(ty.dtype, ty.shape.clone(), 0.0);
+        let mut args: Vec<Val<'g>> = Vec::new();
+        args.extend(
+            seeded_carried
+                .iter()
+                .map(|&result| vjp.seeds[result].unwrap_or_else(|| zeros(&body_outputs[result]))),
+        );
+        args.extend(wanted_constants.iter().map(|&place| zeros(&inputs[place])));
+        args.extend(self.carried_before_each_step(vjp));
+        args.append(&mut operands.sliced);
+        args.extend(seeded_stacked.iter().flat_map(|&result| vjp.seeds[result]));
+        args.append(&mut operands.constants);
+        let whole = vjp.to.push(Op::Scan(scan), &args);
+
+        let places = seeded_carried.iter().chain(&wanted_constants).chain(&wanted_sliced);
+        let mut gradients = vec![None; vjp.args.len()];
+        for (result, &place) in places.enumerate() {
+            gradients[place] = Some(whole.part(result));
+        }
+        gradients
     }
 
-    fn kernel(&self, _cx: &mut crate::kernel::build::KernelCx<'_>) -> Option<crate::kernel::ExprId> {
-        todo!()
+    fn kernel(&self, _: &mut KernelCx<'_>) -> Option<ExprId> {
+        None
     }
 }
 
-impl crate::ops::Rules for Loop {
+impl Scan {
+    /// Every carried value as it enters each step, stacked: the results of a scan like this one that stacks only those.
+    fn carried_before_each_step<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Val<'g>> {
+        if self.carried == 0 {
+            return Vec::new();
+        }
+        let mut body = Graph::clone(&self.body);
+        body.outputs.truncate(self.carried);
+        let entering = body.inputs()[..self.carried].to_vec();
+        let named = entering
+            .into_iter()
+            .enumerate()
+            .map(|(place, id)| (format!("entering{place}"), id));
+        body.outputs.extend(named);
+        let scan = Scan {
+            body: Arc::new(body),
+            ..self.clone()
+        };
+        let whole = vjp.to.push(Op::Scan(scan), &vjp.args);
+        (self.carried..2 * self.carried)
+            .map(|result| whole.part(result))
+            .collect()
+    }
+}
+
+/// The operands of a scan by what they are for.
+struct ScanOperands<'g> {
+    carried_count: usize,
+    sliced: Vec<Val<'g>>,
+    constants: Vec<Val<'g>>,
+}
+
+impl<'g> ScanOperands<'g> {
+    fn new(scan: &Scan, args: &[Val<'g>]) -> ScanOperands<'g> {
+        let (sliced, constants) = args[scan.carried..].split_at(scan.sliced);
+        ScanOperands {
+            carried_count: scan.carried,
+            sliced: sliced.to_vec(),
+            constants: constants.to_vec(),
+        }
+    }
+
+    fn sliced_places(&self) -> std::ops::Range<usize> {
+        self.carried_count..self.carried_count + self.sliced.len()
+    }
+
+    fn constant_places(&self) -> std::ops::Range<usize> {
+        let first = self.carried_count + self.sliced.len();
+        first..first + self.constants.len()
+    }
+}
+
+impl Rules for Branch {
     fn name(&self) -> &'static str {
-        todo!()
+        "if"
     }
 
-    fn attrs(&self) -> Vec<(&'static str, crate::ops::Attr)> {
-        todo!()
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        vec![
+            ("then", Attr::Graph(self.then.clone())),
+            ("otherwise", Attr::Graph(self.otherwise.clone())),
+        ]
     }
 
-    fn infer(&self, _args: &[&crate::tensor::Type]) -> Result<Vec<crate::tensor::Type>, String> {
-        todo!()
+    fn infer(&self, args: &[&Type]) -> Result<Vec<Type>, String> {
+        let Some((condition, operands)) = args.split_first() else {
+            return Err("takes a condition and the operands of the bodies, found no operand".to_owned());
+        };
+        check_condition("the condition", condition)?;
+        let operands: Vec<Type> = operands.iter().map(|&ty| ty.clone()).collect();
+        check_inputs("`then`", &self.then, &operands)?;
+        check_inputs("`otherwise`", &self.otherwise, &operands)?;
+        let (then, otherwise) = (output_types(&self.then), output_types(&self.otherwise));
+        if then != otherwise {
+            let (then, otherwise) = (show_types(&then), show_types(&otherwise));
+            return Err(format!("`then` gives {then} and `otherwise` gives {otherwise}"));
+        }
+        if then.is_empty() {
+            return Err("the bodies give nothing, so there is no result".to_owned());
+        }
+        Ok(then)
     }
 
-    fn eval(&self, _args: &[&crate::tensor::Tensor]) -> Vec<crate::tensor::Tensor> {
-        todo!()
+    fn eval(&self, args: &[&Tensor]) -> Vec<Tensor> {
+        let inputs: Vec<Arc<Tensor>> = args[1..].iter().map(|&tensor| Arc::new(tensor.clone())).collect();
+        let chosen = if args[0].get(0).is_nonzero() {
+            &self.then
+        } else {
+            &self.otherwise
+        };
+        oracle::run_body(chosen, &inputs)
+            .into_iter()
+            .map(Arc::unwrap_or_clone)
+            .collect()
     }
 
-    fn grad<'g>(&self, _vjp: &crate::autodiff::Vjp<'_, 'g>) -> Vec<Option<crate::builder::Val<'g>>> {
-        todo!()
+    /// The same choice between the gradients of the bodies.
+    fn grad<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
+        let results: Vec<usize> = (0..vjp.seeds.len())
+            .filter(|&result| vjp.seeds[result].is_some())
+            .collect();
+        let wanted: Vec<usize> = (0..vjp.args.len() - 1).filter(|&place| vjp.wanted[place + 1]).collect();
+        let mut gradients = vec![None; vjp.args.len()];
+        let bodies = [&self.then, &self.otherwise].map(|body| pull_back(vjp.to, body, &results, &wanted));
+        let [then, otherwise] = match bodies {
+            [Ok(then), Ok(otherwise)] => [then, otherwise],
+            wrong => {
+                for problems in wrong.into_iter().filter_map(Result::err) {
+                    vjp.to.report(problems);
+                }
+                return gradients;
+            }
+        };
+        let seeds = results.iter().flat_map(|&result| vjp.seeds[result]);
+        let args: Vec<Val<'g>> = vjp.args.iter().copied().chain(seeds).collect();
+        let whole = vjp.to.push(Op::If(Branch { then, otherwise }), &args);
+        for (result, &place) in wanted.iter().enumerate() {
+            gradients[place + 1] = Some(whole.part(result));
+        }
+        gradients
     }
 
-    fn kernel(&self, _cx: &mut crate::kernel::build::KernelCx<'_>) -> Option<crate::kernel::ExprId> {
-        todo!()
+    fn kernel(&self, _: &mut KernelCx<'_>) -> Option<ExprId> {
+        None
     }
+}
+
+impl Rules for Loop {
+    fn name(&self) -> &'static str {
+        "while"
+    }
+
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        vec![
+            ("carried", Attr::size(self.carried)),
+            ("condition", Attr::Graph(self.condition.clone())),
+            ("body", Attr::Graph(self.body.clone())),
+        ]
+    }
+
+    fn infer(&self, args: &[&Type]) -> Result<Vec<Type>, String> {
+        if args.len() < self.carried {
+            return Err(format!(
+                "takes {} carried operands at least, found {}",
+                self.carried,
+                args.len()
+            ));
+        }
+        if self.carried == 0 {
+            return Err("carries nothing, so there is no result".to_owned());
+        }
+        let given: Vec<Type> = args.iter().map(|&ty| ty.clone()).collect();
+        check_inputs("`condition`", &self.condition, &given)?;
+        check_inputs("`body`", &self.body, &given)?;
+        match output_types(&self.condition).as_slice() {
+            [go_on] => check_condition("what `condition` gives", go_on)?,
+            many => {
+                return Err(format!(
+                    "`condition` must give one bool scalar, it gives {}",
+                    show_types(many)
+                ));
+            }
+        }
+        let next = output_types(&self.body);
+        check_carried("`body`", &next, &given[..self.carried])?;
+        Ok(next)
+    }
+
+    fn eval(&self, args: &[&Tensor]) -> Vec<Tensor> {
+        let mut inputs: Vec<Arc<Tensor>> = args.iter().map(|&tensor| Arc::new(tensor.clone())).collect();
+        while oracle::run_body(&self.condition, &inputs)[0].get(0).is_nonzero() {
+            let next = oracle::run_body(&self.body, &inputs);
+            inputs.splice(..self.carried, next);
+        }
+        inputs.truncate(self.carried);
+        inputs.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    fn grad<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
+        vjp.to.problem(
+            "while: has no gradient, because its number of steps is data; use `scan` with a fixed number of steps and an `if` in its body",
+        );
+        vec![None; vjp.args.len()]
+    }
+
+    fn kernel(&self, _: &mut KernelCx<'_>) -> Option<ExprId> {
+        None
+    }
+}
+
+/// The gradient of a body as a body: inputs are the body's, then the gradients of these `results`; outputs are the gradients of
+/// the `wanted` inputs.
+fn pull_back(to: &Builder, body: &Graph, results: &[usize], wanted: &[usize]) -> Result<Arc<Graph>, Problems> {
+    let back = Builder::for_body(to);
+    let input = |(place, ty): (usize, Type)| back.input(&format!("x{place}"), ty.dtype, ty.shape);
+    let inputs: Vec<Val<'_>> = body_input_types(body).into_iter().enumerate().map(input).collect();
+    let outputs = back.inline(body, &inputs);
+    let seed = |&result: &usize| {
+        let ty = outputs[result].ty();
+        (
+            outputs[result],
+            back.input(&format!("seed{result}"), ty.dtype, ty.shape),
+        )
+    };
+    let seeds: Vec<(Val<'_>, Val<'_>)> = results.iter().map(seed).collect();
+    let wrt: Vec<Val<'_>> = wanted.iter().map(|&place| inputs[place]).collect();
+    finish_body(&back, &grad_from(&seeds, &wrt))
+}
+
+fn finish_body(body: &Builder, outputs: &[Val<'_>]) -> Result<Arc<Graph>, Problems> {
+    let named = outputs
+        .iter()
+        .enumerate()
+        .map(|(place, &val)| (format!("y{place}"), val));
+    body.finish(named).map(Arc::new)
+}
+
+fn body_input_types(body: &Graph) -> Vec<Type> {
+    body.inputs().iter().map(|&id| body.ty(id).clone()).collect()
+}
+
+fn output_types(body: &Graph) -> Vec<Type> {
+    body.outputs.iter().map(|(_, id)| body.ty(*id).clone()).collect()
+}
+
+fn show_types(types: &[Type]) -> String {
+    let types: Vec<String> = types.iter().map(Type::to_string).collect();
+    format!("({})", types.join(", "))
+}
+
+fn check_inputs(name: &str, body: &Graph, given: &[Type]) -> Result<(), String> {
+    let inputs = body_input_types(body);
+    if inputs.len() != given.len() {
+        let (takes, found) = (inputs.len(), given.len());
+        return Err(format!(
+            "the {name} takes {takes} inputs, {found} are given: {}",
+            show_types(given)
+        ));
+    }
+    for (place, (input, given)) in inputs.iter().zip(given).enumerate() {
+        if (input.dtype, &input.shape) != (given.dtype, &given.shape) {
+            return Err(format!("input {place} of the {name} is {input}, it is given {given}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_carried(name: &str, next: &[Type], carried: &[Type]) -> Result<(), String> {
+    if next.len() != carried.len() {
+        return Err(format!(
+            "the {name} must give {} next carried values, it gives {}",
+            carried.len(),
+            next.len()
+        ));
+    }
+    match next
+        .iter()
+        .zip(carried)
+        .enumerate()
+        .find(|(_, (next, carried))| next != carried)
+    {
+        Some((place, (next, carried))) => Err(format!(
+            "carried value {place} is {carried}, the {name} makes it {next}"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_condition(what: &str, ty: &Type) -> Result<(), String> {
+    match ty.dtype == DType::Bool && ty.rank() == 0 {
+        true => Ok(()),
+        false => Err(format!("{what} must be bool{}, found {ty}", Shape(&[]))),
+    }
+}
+
+/// One entry along the first axis.
+fn take_entry(tensor: &Tensor, entry: usize) -> Tensor {
+    let shape = &tensor.shape()[1..];
+    let len_bytes = shape.iter().product::<usize>() * tensor.dtype().size_bytes();
+    Tensor::from_bytes(
+        tensor.dtype(),
+        shape,
+        tensor.bytes()[entry * len_bytes..][..len_bytes].to_vec(),
+    )
+}
+
+/// Overwrites one entry along the first axis.
+fn put_entry(stack: &mut Tensor, entry: usize, value: &Tensor) {
+    let len_bytes = value.bytes().len();
+    stack.bytes_mut()[entry * len_bytes..][..len_bytes].copy_from_slice(value.bytes());
+}
+
+/// What [`Builder::scan`] loops over.
+#[derive(Clone, Debug)]
+pub struct Steps<'g> {
+    /// The number of steps.
+    pub length: usize,
+    /// Initial values of what one step hands to the next.
+    pub carried: Vec<Val<'g>>,
+    /// Tensors with `length` entries along their first axis; each step sees one entry.
+    pub sliced: Vec<Val<'g>>,
+    /// Values that every step sees whole.
+    pub constants: Vec<Val<'g>>,
+    /// Takes entries from last to first.
+    pub reverse: bool,
+}
+
+/// What one step of [`Builder::scan`] sees.
+#[derive(Clone, Debug)]
+pub struct Step<'b> {
+    /// What the step before handed on.
+    pub carried: Vec<Val<'b>>,
+    /// One entry of each sliced tensor.
+    pub sliced: Vec<Val<'b>>,
+    /// The constants.
+    pub constants: Vec<Val<'b>>,
+    /// The number of the entry, an `i64` scalar. Random draws must depend on it, or every step draws the same.
+    pub entry: Val<'b>,
+}
+
+impl Builder {
+    /// A loop of fixed length. `body` gives, for one step, the next carried values and what is stacked over the steps; the
+    /// results are the last carried values and the stacks.
+    ///
+    /// ```
+    /// # use netloom_ir::{Builder, DType, ops::compound::Steps};
+    /// let b = Builder::new();
+    /// let xs = b.input("xs", DType::F32, [5, 3]);
+    /// let (decay, zero) = (b.scalar(DType::F32, 0.9), b.full(DType::F32, [3], 0.0));
+    /// let steps = Steps { length: 5, carried: vec![zero], sliced: vec![xs], constants: vec![decay], reverse: false };
+    /// let (last, stacked) = b.scan(steps, |_, step| {
+    ///     let average = step.carried[0] * step.constants[0] + step.sliced[0];
+    ///     (vec![average], vec![average])
+    /// });
+    /// assert_eq!((last[0].shape(), stacked[0].shape()), (vec![3], vec![5, 3]));
+    /// ```
+    #[track_caller]
+    pub fn scan<'g>(
+        &'g self,
+        steps: Steps<'g>,
+        body: impl for<'b> FnOnce(&'b Builder, Step<'b>) -> (Vec<Val<'b>>, Vec<Val<'b>>),
+    ) -> (Vec<Val<'g>>, Vec<Val<'g>>) {
+        let carried = steps.carried.len();
+        let inner = Builder::for_body(self);
+        let entry_of = |val: &Val<'g>| Type::new(val.dtype(), val.shape().get(1..).unwrap_or(&[]));
+        let step = Step {
+            carried: declare(&inner, "carried", steps.carried.iter().map(|val| val.ty())),
+            sliced: declare(&inner, "sliced", steps.sliced.iter().map(entry_of)),
+            constants: declare(&inner, "constant", steps.constants.iter().map(|val| val.ty())),
+            entry: inner.input("entry", DType::I64, []),
+        };
+        let (next, stacked) = body(&inner, step);
+        let counts = (next.len(), stacked.len());
+        let args = [&steps.carried[..], &steps.sliced, &steps.constants].concat();
+        let whole = match self.close_body(&inner, &[next, stacked].concat()) {
+            Ok(body) => {
+                let scan = Scan {
+                    body,
+                    length: steps.length,
+                    carried,
+                    sliced: steps.sliced.len(),
+                    counted: true,
+                    reverse: steps.reverse,
+                };
+                self.push(Op::Scan(scan), &args)
+            }
+            Err(poison) => poison,
+        };
+        let mut last = parts(whole, counts.0 + counts.1);
+        let stacked = last.split_off(counts.0);
+        (last, stacked)
+    }
+
+    /// The results of `then` if `condition`, a `bool` scalar, holds, else those of `otherwise`; both are given `operands`.
+    #[track_caller]
+    pub fn if_<'g>(
+        &'g self,
+        condition: Val<'g>,
+        operands: &[Val<'g>],
+        then: impl for<'b> FnOnce(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>,
+        otherwise: impl for<'b> FnOnce(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>,
+    ) -> Vec<Val<'g>> {
+        let types: Vec<Type> = operands.iter().map(|val| val.ty()).collect();
+        let inner = Builder::for_body(self);
+        let results = then(&inner, &declare(&inner, "x", types.iter().cloned()));
+        let count = results.len();
+        let then = self.close_body(&inner, &results);
+        let inner = Builder::for_body(self);
+        let results = otherwise(&inner, &declare(&inner, "x", types.into_iter()));
+        let otherwise = self.close_body(&inner, &results);
+        let args: Vec<Val<'g>> = std::iter::once(condition).chain(operands.iter().copied()).collect();
+        let whole = match (then, otherwise) {
+            (Ok(then), Ok(otherwise)) => self.push(Op::If(Branch { then, otherwise }), &args),
+            (Err(poison), _) | (_, Err(poison)) => poison,
+        };
+        parts(whole, count)
+    }
+
+    /// Repeats `body` while `condition`, a `bool` scalar, holds. Both are given the carried values and the constants; `body` gives
+    /// the next carried values, and the last of them are the results.
+    #[track_caller]
+    pub fn while_<'g>(
+        &'g self,
+        carried: &[Val<'g>],
+        constants: &[Val<'g>],
+        condition: impl for<'b> FnOnce(&'b Builder, &[Val<'b>], &[Val<'b>]) -> Val<'b>,
+        body: impl for<'b> FnOnce(&'b Builder, &[Val<'b>], &[Val<'b>]) -> Vec<Val<'b>>,
+    ) -> Vec<Val<'g>> {
+        let args = [carried, constants].concat();
+        let types: Vec<Type> = args.iter().map(|val| val.ty()).collect();
+        let inner = Builder::for_body(self);
+        let inputs = declare(&inner, "x", types.iter().cloned());
+        let (inner_carried, inner_constants) = inputs.split_at(carried.len());
+        let go_on = condition(&inner, inner_carried, inner_constants);
+        let condition = self.close_body(&inner, &[go_on]);
+        let inner = Builder::for_body(self);
+        let inputs = declare(&inner, "x", types.into_iter());
+        let (inner_carried, inner_constants) = inputs.split_at(carried.len());
+        let next = body(&inner, inner_carried, inner_constants);
+        let body = self.close_body(&inner, &next);
+        let whole = match (condition, body) {
+            (Ok(condition), Ok(body)) => {
+                let carried = carried.len();
+                self.push(
+                    Op::While(Loop {
+                        condition,
+                        body,
+                        carried,
+                    }),
+                    &args,
+                )
+            }
+            (Err(poison), _) | (_, Err(poison)) => poison,
+        };
+        parts(whole, carried.len())
+    }
+
+    /// The body that `inner` has built, or the poison that stands for its problems, which this builder reports.
+    fn close_body(&self, inner: &Builder, outputs: &[Val<'_>]) -> Result<Arc<Graph>, Val<'_>> {
+        self.take_streams(inner);
+        finish_body(inner, outputs).map_err(|problems| self.report(problems))
+    }
+}
+
+fn declare<'b>(body: &'b Builder, name: &str, types: impl Iterator<Item = Type>) -> Vec<Val<'b>> {
+    let input = |(place, ty): (usize, Type)| body.input(&format!("{name}{place}"), ty.dtype, ty.shape);
+    types.enumerate().map(input).collect()
+}
+
+#[track_caller]
+fn parts(whole: Val<'_>, count: usize) -> Vec<Val<'_>> {
+    // Not a closure, which would lose the caller's place.
+    let mut parts = Vec::with_capacity(count);
+    for part in 0..count {
+        parts.push(whole.part(part));
+    }
+    parts
 }
