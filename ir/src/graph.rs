@@ -3,11 +3,17 @@
 //! Written by [`Builder`](crate::builder::Builder), the text parser, the gradient and the passes; read by everything.
 //!
 //! Invariants (checked by [`verify`](crate::verify)): the operands of a node come before it; its types are what its op
-//! infers from theirs; no two nodes have equal op and operands; inputs have distinct names.
+//! infers from theirs, and can be computed with ([`Type::check`]); no two nodes have equal op and operands; inputs have distinct
+//! names.
+//!
+//! To petgraph's algorithms a `&Graph` is a directed graph whose edges go the way of the data, from operand to user.
+
+mod petgraph;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 
 use crate::error::{Loc, Problem};
 use crate::ops::Op;
@@ -64,6 +70,8 @@ pub struct Graph {
     pub outputs: Vec<(String, NodeId)>,
     interned: HashMap<u64, Vec<NodeId>>,
     hasher: RandomState,
+    /// Found when petgraph first asks for them, forgotten when a node is added.
+    edges: OnceLock<petgraph::Edges>,
 }
 
 impl Graph {
@@ -85,7 +93,11 @@ impl Graph {
                 return Ok(id);
             }
         }
-        let types = self.infer(&op, &args).map_err(|message| {
+        let checked = self.infer(&op, &args).and_then(|types| {
+            types.iter().try_for_each(Type::check)?;
+            Ok(types)
+        });
+        let types = checked.map_err(|message| {
             let mut problem = Problem::new(format!("{}: {message}", op.name()), loc.clone());
             problem.notes = args
                 .iter()
@@ -98,11 +110,16 @@ impl Graph {
             self.inputs.push(id);
         }
         self.nodes.push(Node { op, args, types, loc });
+        self.edges.take();
         self.interned.entry(key).or_default().push(id);
         Ok(id)
     }
 
-    fn infer(&self, op: &Op, args: &[NodeId]) -> Result<Vec<Type>, String> {
+    /// The types of the results of an op on these operands.
+    ///
+    /// # Errors
+    /// What does not fit, as a sentence without the op's name.
+    pub(crate) fn infer(&self, op: &Op, args: &[NodeId]) -> Result<Vec<Type>, String> {
         if let Op::Part(part) = op {
             let [arg] = args else {
                 return Err(format!("takes one operand, found {}", args.len()));

@@ -42,6 +42,44 @@ impl Layout {
         }
     }
 
+    /// Whether every element of a tensor of `shape` has a place of its own: along each axis, the digits in order of their steps begin at 1,
+    /// each next one counts where the one before ends, and the last reaches the extent.
+    ///
+    /// # Errors
+    /// What is wrong, as a sentence.
+    pub fn check(&self, shape: &[usize]) -> Result<(), String> {
+        let Layout::Digits(digits) = self else { return Ok(()) };
+        let mut reached = vec![1; shape.len()];
+        let mut by_step: Vec<&Digit> = digits.iter().collect();
+        by_step.sort_by_key(|digit| (digit.step, digit.extent));
+        for digit in by_step {
+            let Some(reached) = reached.get_mut(digit.axis) else {
+                return Err(format!(
+                    "the layout {self} names axis {} of {}",
+                    digit.axis,
+                    shape.len()
+                ));
+            };
+            if digit.step != *reached {
+                return Err(format!(
+                    "the layout {self} steps by {} along axis {} where {reached} is next",
+                    digit.step, digit.axis
+                ));
+            }
+            *reached = match digit.step.checked_mul(digit.extent) {
+                Some(next) if next > 0 => next,
+                _ => return Err(format!("the layout {self} has a digit of extent {}", digit.extent)),
+            };
+        }
+        match (0..shape.len()).find(|&axis| reached[axis] < shape[axis]) {
+            Some(axis) => Err(format!(
+                "the layout {self} covers {} of {} along axis {axis}",
+                reached[axis], shape[axis]
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Elements in memory, padding included.
     pub fn len(&self, shape: &[usize]) -> usize {
         match self {
@@ -79,6 +117,23 @@ mod tests {
     fn dense_is_row_major() {
         assert_eq!(Layout::Dense.offset(&[2, 3, 4], &[1, 2, 3]), 23);
         assert_eq!(Layout::Dense.len(&[2, 3, 4]), 24);
+    }
+
+    #[test]
+    fn a_layout_that_loses_elements_is_refused() {
+        let digit = |axis, step, extent| Digit { axis, step, extent };
+        let check = |digits: &[Digit], shape: &[usize]| Layout::Digits(digits.to_vec()).check(shape);
+        assert_eq!(
+            check(&[digit(1, 16, 2), digit(0, 1, 5), digit(1, 1, 16)], &[5, 20]),
+            Ok(())
+        );
+        let expected = "the layout {0/1:4} covers 4 of 5 along axis 0";
+        assert_eq!(check(&[digit(0, 1, 4)], &[5]), Err(expected.to_owned()));
+        let expected = "the layout {0/8:4 0/1:4} steps by 8 along axis 0 where 4 is next";
+        assert_eq!(check(&[digit(0, 8, 4), digit(0, 1, 4)], &[5]), Err(expected.to_owned()));
+        assert!(check(&[digit(1, 1, 5)], &[5]).is_err());
+        assert!(check(&[digit(0, 1, 0)], &[5]).is_err());
+        assert!(check(&[digit(0, 1, usize::MAX), digit(0, usize::MAX, 2)], &[5]).is_err());
     }
 
     #[test]

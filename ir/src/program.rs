@@ -1,8 +1,13 @@
 //! Programs: several entries over one list of states.
 
-use crate::error::Problems;
+use std::collections::{HashMap, HashSet};
+
+use crate::dtype::DType;
+use crate::error::{Loc, Problem, Problems};
 use crate::graph::Graph;
+use crate::ops::Op;
 use crate::tensor::{Tensor, Type};
+use crate::verify::verify;
 
 /// A value that lives between runs: a parameter, an optimiser's moment, a running statistic, a step counter.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,11 +70,153 @@ impl Program {
         }
     }
 
-    /// Checks that names are distinct, that each entry's graph is valid, and that states, inputs and updates agree in type.
+    /// Checks that names are distinct, that each graph is valid, and that states, their beginnings, inputs and updates agree in type.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn verify(&self) -> Result<(), Problems> {
-        todo!()
+        let mut problems = Vec::new();
+        for (place, graph) in self.graphs() {
+            if let Err(Problems(found)) = verify(graph) {
+                problems.extend(found.into_iter().map(|mut problem| {
+                    problem.notes.push(format!("in {place}"));
+                    problem
+                }));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let mut wrong = |message: String, loc: &Loc| problems.push(Problem::new(message, loc.clone()));
+        let mut states: HashMap<&str, &Type> = HashMap::new();
+        for State { name, ty, init } in &self.states {
+            if states.insert(name, ty).is_some() {
+                wrong(format!("there are two states `{name}`"), &Loc::None);
+            }
+            if let Err(message) = ty.check() {
+                wrong(format!("state `{name}`: {message}"), &Loc::None);
+            }
+            let logical = Type::new(ty.dtype, ty.shape.clone());
+            match init {
+                Init::Tensor(tensor) if tensor.ty() != logical => {
+                    wrong(
+                        format!("state `{name}` is {ty} and starts as {}", tensor.ty()),
+                        &Loc::None,
+                    );
+                }
+                Init::Tensor(_) => {}
+                Init::Graph(graph) => check_init(name, &logical, graph, &mut wrong),
+            }
+        }
+        let mut entries: HashSet<&str> = HashSet::new();
+        for Entry { name, graph } in &self.entries {
+            if !entries.insert(name) {
+                wrong(format!("there are two entries `{name}`"), &Loc::None);
+            }
+            for &id in graph.inputs() {
+                let node = graph.node(id);
+                let Op::Input(input) = &node.op else { continue };
+                if let Some(ty) = states.get(input.name.as_str()).filter(|ty| ***ty != input.ty) {
+                    let message = format!(
+                        "entry `{name}` reads state `{}` as {}, it is {ty}",
+                        input.name, input.ty
+                    );
+                    wrong(message, &node.loc);
+                }
+            }
+            for (output, id) in &graph.outputs {
+                let node = graph.node(*id);
+                if let Some(ty) = states.get(output.as_str()).filter(|ty| node.types != [(**ty).clone()]) {
+                    let message = format!(
+                        "entry `{name}` gives state `{output}` the type {}, it is {ty}",
+                        node.ty()
+                    );
+                    wrong(message, &node.loc);
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
+    fn graphs(&self) -> impl Iterator<Item = (String, &Graph)> {
+        let inits = self.states.iter().filter_map(|state| match &state.init {
+            Init::Graph(graph) => Some((format!("state `{}`", state.name), &**graph)),
+            Init::Tensor(_) => None,
+        });
+        let entries = self
+            .entries
+            .iter()
+            .map(|entry| (format!("entry `{}`", entry.name), &entry.graph));
+        inits.chain(entries)
+    }
+}
+
+/// Checks the shape of the graph that a state starts with.
+fn check_init(name: &str, ty: &Type, graph: &Graph, wrong: &mut impl FnMut(String, &Loc)) {
+    match graph.outputs.as_slice() {
+        [(_, id)] if graph.ty(*id) == ty => {}
+        [(_, id)] => wrong(
+            format!("state `{name}` is {ty} and starts as {}", graph.ty(*id)),
+            &graph.node(*id).loc,
+        ),
+        outputs => wrong(
+            format!("state `{name}` starts with {} values", outputs.len()),
+            &Loc::None,
+        ),
+    }
+    for &id in graph.inputs() {
+        let node = graph.node(id);
+        let is_seed =
+            matches!(&node.op, Op::Input(input) if input.name == "seed" && input.ty == Type::new(DType::U64, []));
+        if !is_seed {
+            let message = format!("state `{name}` starts with a graph that may have one input only, `seed: u64[]`");
+            wrong(message, &node.loc);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::text;
+
+    /// The problems of a program, one a line.
+    fn check(source: &str) -> String {
+        match text::parse_program("p", source) {
+            Ok(_) => "fine".to_owned(),
+            Err(problems) => problems.to_string(),
+        }
+    }
+
+    #[test]
+    fn states_inputs_and_updates_agree() {
+        let program = |init: &str, read: &str, written: &str| {
+            check(&format!(
+                "state w: f32[2] = {init}\nentry step = graph(w: f32[{read}], g: f32[{written}]) {{\nreturn w = g\n}}\n"
+            ))
+        };
+        assert_eq!(program("f32[2] [1.0,2.0]", "2", "2"), "fine");
+        let seeded = "graph(seed: u64[]) {\n%0 = broadcast [2] 1.0\nreturn %0\n}";
+        assert_eq!(program(seeded, "2", "2"), "fine");
+        let expected = "state `w` is f32[2] and starts as f32[3]";
+        assert_eq!(program("f32[3] [1.0,2.0,3.0]", "2", "2"), expected);
+        let expected = "entry `step` reads state `w` as f32[3], it is f32[2]\n  --> p:2";
+        assert_eq!(program("f32[2] [1.0,2.0]", "3", "2"), expected);
+        let expected = "entry `step` gives state `w` the type f32[3], it is f32[2]\n  --> p:2";
+        assert_eq!(program("f32[2] [1.0,2.0]", "2", "3"), expected);
+        let unseeded = "graph(x: f32[2]) {\nreturn x\n}";
+        let expected = "state `w` starts with a graph that may have one input only, `seed: u64[]`\n  --> p:1";
+        assert_eq!(program(unseeded, "2", "2"), expected);
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let entry = "entry a = graph() {\nreturn\n}\n";
+        assert_eq!(check(&format!("{entry}{entry}")), "there are two entries `a`");
+        let state = "state s: f32[] = 1.0\n";
+        assert_eq!(check(&format!("{state}{state}")), "there are two states `s`");
     }
 }

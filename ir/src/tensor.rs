@@ -38,6 +38,30 @@ impl Type {
         self.shape.iter().product()
     }
 
+    /// Whether the type can be computed with: no extent exceeds 2^31 and the whole 2^47 bytes, so that no index or size that is derived
+    /// from it overflows, and the layout gives each element a place of its own.
+    ///
+    /// # Errors
+    /// What is wrong, as a sentence without the place.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(extent) = self.shape.iter().find(|extent| **extent > 1 << 31) {
+            return Err(format!("the extent {extent} exceeds 2^31"));
+        }
+        self.layout.check(&self.shape)?;
+        // Extents of zero are left out: a part of an empty tensor's shape must not overflow either.
+        let extents: Vec<usize> = match &self.layout {
+            Layout::Dense => self.shape.clone(),
+            Layout::Digits(digits) => digits.iter().map(|digit| digit.extent).collect(),
+        };
+        let len_bytes = extents
+            .iter()
+            .try_fold(self.dtype.size_bytes(), |len, &extent| len.checked_mul(extent.max(1)));
+        match len_bytes {
+            Some(len_bytes) if len_bytes <= 1 << 47 => Ok(()),
+            _ => Err(format!("a tensor of type {self} exceeds 2^47 bytes")),
+        }
+    }
+
     /// Bytes in memory, padding included.
     pub fn len_bytes(&self) -> usize {
         self.layout.len(&self.shape) * self.dtype.size_bytes()

@@ -1,1 +1,37 @@
-//! text
+//! The text form of graphs and programs: printing and parsing it, drawings for Graphviz, and JSON.
+//!
+//! ```text
+//! graph(x: f32[8,64], w: f32[64,16], b: f32[16]) {
+//!   %3: f32[8,16] = einsum "mk,kn->mn" x, w
+//!   %4: f32[8,16] = broadcast [8,16] b
+//!   %5: f32[8,16] = add %3, %4
+//!   %8: f32[8,16] = max %5, 0.0
+//!   return y = %8
+//! }
+//! ```
+//!
+//! A statement is `label: types = op attribute operands name=attribute …`: at most one attribute without a name, before the
+//! operands; those with names after them, bodies among them. The types are checked and may be left out. A label is any number; the
+//! printer writes the node's id. A number among the operands is a constant: `0.5` an `f32`, `7` an `i64`, `true` a `bool`, others with
+//! their type (`0.5:f64`, `7:u64`), and bits as `0x7fc00001:f32`; an elementwise op repeats it to its shape. Larger constants are `const
+//! f32[2] [1.0,2.0]`, or one string of little-endian hexadecimal bytes. The inputs declared before any other node are the graph's head;
+//! a later one is a line `w: f32[64,16] = input`. An output without a name is called by its position. `#` starts a comment. A name that
+//! is no plain word stands between backticks.
+//!
+//! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`.
+//!
+//! `parse(print(g)) == g`, node for node, bit for bit.
+
+mod lex;
+mod parse;
+mod print;
+
+pub use parse::{parse, parse_program};
+
+use crate::dtype::DType;
+
+/// Words that a name between backticks only may use.
+fn is_reserved(word: &str) -> bool {
+    let words = ["graph", "return", "inf", "nan", "true", "false"];
+    words.contains(&word) || DType::from_name(word).is_some()
+}

@@ -1,1 +1,129 @@
-//! verify
+//! Whether a graph is what every stage may rely on.
+//!
+//! [`Graph::push`] makes nothing else, so a graph that fails here was put together wrongly: by a pass, or through its public
+//! fields. The rules, for a graph and the bodies in it:
+//!
+//! 1. The operands of a node come before it.
+//! 2. The types of a node are what its op infers from theirs; there is at least one.
+//! 3. Every type can be computed with: sizes within bounds, layouts that give each element its place ([`Type::check`](crate::Type::check)).
+//! 4. No two nodes have equal op and operands.
+//! 5. Inputs have distinct names, and the list of inputs holds them all, in order.
+//! 6. Outputs are nodes of the graph with one result, and have distinct names.
+//!
+//! What each op asks of its operands, and of its bodies' inputs and outputs, is its class's [`Rules::infer`](crate::ops::Rules::infer).
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Problem, Problems};
+use crate::graph::{Graph, Node, NodeId};
+use crate::ops::{Attr, Op};
+use crate::tensor::Type;
+
+/// Checks every rule of the module's text.
+///
+/// # Errors
+/// Everything that is wrong, each with the node's place.
+pub fn verify(graph: &Graph) -> Result<(), Problems> {
+    let mut problems = Vec::new();
+    let mut known: HashMap<(&Op, &[NodeId]), NodeId> = HashMap::with_capacity(graph.len());
+    for (id, node) in graph.nodes() {
+        if let Some(problem) = check_node(graph, id, node) {
+            problems.push(problem);
+        }
+        if let Some(earlier) = known.insert((&node.op, &node.args), id) {
+            problems.push(wrong(id, node, format!("equals {earlier}")));
+        }
+        for (name, body) in bodies(&node.op) {
+            if let Err(Problems(inner)) = verify(&body) {
+                problems.extend(inner.into_iter().map(|mut problem| {
+                    problem.notes.push(format!("in `{name}` of {id}"));
+                    problem
+                }));
+            }
+        }
+    }
+    check_inputs(graph, &mut problems);
+    check_outputs(graph, &mut problems);
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// The graphs that an op holds, with the names of the attributes that hold them.
+pub fn bodies(op: &Op) -> Vec<(&'static str, std::sync::Arc<Graph>)> {
+    if !matches!(op, Op::Scan(_) | Op::If(_) | Op::While(_)) {
+        return Vec::new();
+    }
+    let attrs = op.rules().attrs().into_iter();
+    attrs
+        .filter_map(|(name, attr)| match attr {
+            Attr::Graph(body) => Some((name, body)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn check_node(graph: &Graph, id: NodeId, node: &Node) -> Option<Problem> {
+    if let Some(arg) = node.args.iter().find(|arg| **arg >= id) {
+        return Some(wrong(id, node, format!("the operand {arg} does not come before it")));
+    }
+    let show = |types: &[Type]| types.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
+    match graph.infer(&node.op, &node.args) {
+        Err(message) => Some(wrong(id, node, message)),
+        Ok(types) if types != node.types => {
+            let (found, expected) = (show(&node.types), show(&types));
+            Some(wrong(id, node, format!("has type {found}, its rule says {expected}")))
+        }
+        Ok(types) if types.is_empty() => Some(wrong(id, node, "has no result")),
+        Ok(types) => types
+            .iter()
+            .find_map(|ty| ty.check().err())
+            .map(|message| wrong(id, node, message)),
+    }
+}
+
+fn check_inputs(graph: &Graph, problems: &mut Vec<Problem>) {
+    let mut names: HashSet<&str> = HashSet::new();
+    let mut listed = graph.inputs().iter();
+    for (id, node) in graph.nodes() {
+        let Op::Input(input) = &node.op else { continue };
+        if !names.insert(&input.name) {
+            problems.push(wrong(id, node, format!("there are two inputs `{}`", input.name)));
+        }
+        if listed.next() != Some(&id) {
+            problems.push(wrong(
+                id,
+                node,
+                format!("`{}` is not in its place in the list of inputs", input.name),
+            ));
+        }
+    }
+}
+
+fn check_outputs(graph: &Graph, problems: &mut Vec<Problem>) {
+    let mut names: HashSet<&str> = HashSet::new();
+    for (name, id) in &graph.outputs {
+        if !names.insert(name) {
+            problems.push(Problem::new(
+                format!("there are two outputs `{name}`"),
+                crate::Loc::None,
+            ));
+        }
+        if id.at() >= graph.len() {
+            problems.push(Problem::new(
+                format!("the output `{name}` is {id}, which does not exist"),
+                crate::Loc::None,
+            ));
+        } else if graph.node(*id).types.len() != 1 {
+            let count = graph.node(*id).types.len();
+            let message = format!("the output `{name}` has {count} results; take one of them with `part`");
+            problems.push(wrong(*id, graph.node(*id), message));
+        }
+    }
+}
+
+fn wrong(id: NodeId, node: &Node, message: impl std::fmt::Display) -> Problem {
+    Problem::new(format!("{}: node {id}: {message}", node.op.name()), node.loc.clone())
+}
