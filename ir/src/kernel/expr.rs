@@ -147,15 +147,39 @@ pub enum Expr {
     Local(LocalId, DType),
 }
 
-/// An arena of interned expressions with their types.
+/// An arena of interned expressions with their types and ranges.
+///
+/// It knows the extents of the axes it was told of ([`Exprs::add_axis`]): ranges of indices, and with them simplification and
+/// proofs of bounds, rest on these.
 #[derive(Clone, Debug, Default)]
 pub struct Exprs {
     exprs: Vec<Expr>,
     dtypes: Vec<DType>,
+    /// The least and greatest value of each integer expression, where known.
+    ranges: Vec<Option<(i64, i64)>>,
     ids: HashMap<Expr, ExprId>,
+    /// By axis; the same as in the kernel's or nest's `axes`.
+    extents: Vec<usize>,
 }
 
 impl Exprs {
+    /// The next axis, counted from 0, taking the values 0 to `extent` - 1. The kernel or nest that has these expressions keeps an
+    /// [`Axis`](super::Axis) of the same extent at this position.
+    pub fn add_axis(&mut self, extent: usize) -> AxisId {
+        self.extents.push(extent);
+        AxisId(self.extents.len() as u32 - 1)
+    }
+
+    /// The extent of an axis, if it was added.
+    pub fn extent(&self, axis: AxisId) -> Option<usize> {
+        self.extents.get(axis.at()).copied()
+    }
+
+    /// The least and greatest value of an integer expression; `None` if nothing is known, or if it may wrap.
+    pub fn range(&self, id: ExprId) -> Option<(i64, i64)> {
+        self.ranges[id.at()]
+    }
+
     /// The expression of that id.
     pub fn get(&self, id: ExprId) -> &Expr {
         &self.exprs[id.at()]
@@ -187,10 +211,16 @@ impl Exprs {
             return id;
         }
         let id = ExprId(self.exprs.len() as u32);
+        self.ranges.push(super::index::range_of(self, &expr, dtype));
         self.exprs.push(expr.clone());
         self.dtypes.push(dtype);
         self.ids.insert(expr, id);
         id
+    }
+
+    /// The id of an expression, if it is in the arena.
+    pub fn find(&self, expr: &Expr) -> Option<ExprId> {
+        self.ids.get(expr).copied()
     }
 
     /// A constant.
@@ -244,6 +274,14 @@ impl Exprs {
     pub fn as_const(&self, id: ExprId) -> Option<Scalar> {
         match *self.get(id) {
             Expr::Const(dtype, bits) => Some(Scalar::from_bits(bits, dtype)),
+            _ => None,
+        }
+    }
+
+    /// The constant that an `i64` expression is, if it is one.
+    pub fn as_int(&self, id: ExprId) -> Option<i64> {
+        match *self.get(id) {
+            Expr::Const(DType::I64, bits) => Some(bits as i64),
             _ => None,
         }
     }
