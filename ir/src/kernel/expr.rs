@@ -89,19 +89,24 @@ impl Combine {
         }
     }
 
-    /// Adds to `exprs` the combination of `state` with one more `value`.
-    ///
-    /// Max and min of floats propagate NaN, as NumPy's do: once the state is NaN it stays.
-    pub fn apply(self, exprs: &mut Exprs, state: ExprId, value: ExprId) -> ExprId {
-        let dtype = exprs.dtype(value);
-        let prim = match self {
+    /// The primitive that combines two numbers; see [`Combine::apply`] for NaN.
+    pub fn prim(self) -> Prim {
+        match self {
             Combine::Sum => Prim::Add,
             Combine::Product => Prim::Mul,
             Combine::Max => Prim::Max,
             Combine::Min => Prim::Min,
             Combine::Any => Prim::Or,
             Combine::All => Prim::And,
-        };
+        }
+    }
+
+    /// Adds to `exprs` the combination of `state` with one more `value`.
+    ///
+    /// Max and min of floats propagate NaN, as NumPy's do: once the state is NaN it stays.
+    pub fn apply(self, exprs: &mut Exprs, state: ExprId, value: ExprId) -> ExprId {
+        let dtype = exprs.dtype(value);
+        let prim = self.prim();
         // `Prim::Max` and `Prim::Min` give the second operand if either is NaN: a NaN value enters by itself, and a
         // NaN state is kept by hand.
         let combined = exprs.prim(prim, dtype, &[state, value]);

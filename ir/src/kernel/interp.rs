@@ -1,1 +1,540 @@
-//! interp
+//! Runs a nest on host tensors: the meaning of a [`Nest`], which every emitter must match bit for bit.
+//!
+//! The workers are simulated one after another between barriers, so a nest whose results depend on their number, or that lacks a
+//! barrier, gives different bits for different numbers. Scratch and outputs start as garbage (every bit set).
+
+use super::{Bind, Combine, Contract, Expr, ExprId, Exprs, LocalId, Nest, Operand, Prim, Role, Stmt, nest::LANES};
+use crate::dtype::{DType, Scalar};
+use crate::tensor::{Tensor, Type, unravel};
+
+/// Runs the nest with `workers` workers; `inputs` in the order of its input buffers, the results in that of its output buffers.
+///
+/// # Panics
+/// If an input's type is not its buffer's, or the nest breaks a rule of [`super::nest`], such as an index outside a buffer.
+pub fn run(nest: &Nest, inputs: &[Tensor], workers: usize) -> Vec<Tensor> {
+    let mut given = inputs.iter();
+    let shared = nest.buffers.iter().map(|buffer| match buffer.role {
+        Role::Input => Memory::from_tensor(given.next().expect("a tensor for each input"), &buffer.ty),
+        Role::Output | Role::SharedScratch => Memory::garbage(&buffer.ty),
+        Role::WorkerScratch => Memory {
+            bits: Vec::new(),
+            ..Memory::garbage(&buffer.ty)
+        },
+    });
+    let mut machine = Machine {
+        nest,
+        shared: shared.collect(),
+        workers: Vec::new(),
+    };
+    assert!(given.next().is_none(), "more tensors than inputs");
+    machine.workers = (0..workers)
+        .map(|number| Worker {
+            number,
+            axes: vec![0; nest.axes.len()],
+            locals: nest.locals.iter().map(|local| Scalar::zero(local.dtype)).collect(),
+            scratch: nest
+                .buffers
+                .iter()
+                .map(|buffer| (buffer.role == Role::WorkerScratch).then(|| Memory::garbage(&buffer.ty)))
+                .collect(),
+            values: vec![(0, Scalar::Bool(false)); nest.exprs.len()],
+            clock: 0,
+            pending: Vec::new(),
+        })
+        .collect();
+    machine.run_together(&nest.body);
+    let outputs = nest
+        .buffers
+        .iter()
+        .zip(&machine.shared)
+        .filter(|(buffer, _)| buffer.role == Role::Output);
+    outputs.map(|(buffer, memory)| memory.to_tensor(&buffer.ty)).collect()
+}
+
+/// A buffer's elements in the order of memory, as bits.
+struct Memory {
+    dtype: DType,
+    bits: Vec<u64>,
+}
+
+impl Memory {
+    fn garbage(ty: &Type) -> Memory {
+        let ones = u64::MAX >> (64 - 8 * ty.dtype.size_bytes());
+        Memory {
+            dtype: ty.dtype,
+            bits: vec![ones; ty.layout.len(&ty.shape)],
+        }
+    }
+
+    fn from_tensor(tensor: &Tensor, ty: &Type) -> Memory {
+        assert_eq!(
+            (tensor.dtype(), tensor.shape()),
+            (ty.dtype, &ty.shape[..]),
+            "type of an input"
+        );
+        let mut memory = Memory {
+            dtype: ty.dtype,
+            bits: vec![0; ty.layout.len(&ty.shape)],
+        };
+        for (position, element) in tensor.scalars().enumerate() {
+            memory.set(ty.layout.offset(&ty.shape, &unravel(&ty.shape, position)), element);
+        }
+        memory
+    }
+
+    fn to_tensor(&self, ty: &Type) -> Tensor {
+        let size = ty.dtype.size_bytes();
+        let bits =
+            (0..ty.count()).map(|position| self.bits[ty.layout.offset(&ty.shape, &unravel(&ty.shape, position))]);
+        let bytes = bits
+            .flat_map(|bits| bits.to_le_bytes().into_iter().take(size))
+            .collect();
+        Tensor::from_bytes(ty.dtype, ty.shape.clone(), bytes)
+    }
+
+    fn get(&self, offset: usize) -> Scalar {
+        Scalar::from_bits(self.bits[offset], self.dtype)
+    }
+
+    fn set(&mut self, offset: usize, value: Scalar) {
+        self.bits[offset] = value.to_bits(self.dtype);
+    }
+}
+
+/// What one worker keeps to itself.
+struct Worker {
+    number: usize,
+    axes: Vec<i64>,
+    locals: Vec<Scalar>,
+    scratch: Vec<Option<Memory>>,
+    /// The value of each expression and the time it was computed; it holds while the clock stands still.
+    values: Vec<(u64, Scalar)>,
+    clock: u64,
+    /// A stack for walking expressions.
+    pending: Vec<ExprId>,
+}
+
+struct Machine<'a> {
+    nest: &'a Nest,
+    shared: Vec<Memory>,
+    workers: Vec<Worker>,
+}
+
+impl Machine<'_> {
+    /// Runs statements outside `Workers` loops: each worker as far as the next barrier, one after another.
+    fn run_together(&mut self, body: &[Stmt]) {
+        for segment in body.chunk_by(|a, b| !has_barrier(a) && !has_barrier(b)) {
+            match segment {
+                [Stmt::Barrier] => {}
+                [
+                    Stmt::Loop {
+                        axis,
+                        extent,
+                        bind,
+                        body,
+                    },
+                ] if has_barrier(&segment[0]) => {
+                    assert!(
+                        matches!(bind, Bind::Serial | Bind::Unroll),
+                        "a barrier in a {bind:?} loop"
+                    );
+                    for iteration in 0..self.same_for_all(*extent).as_i128() as i64 {
+                        for worker in &mut self.workers {
+                            worker.axes[axis.at()] = iteration;
+                            worker.clock += 1;
+                        }
+                        self.run_together(body);
+                    }
+                }
+                [
+                    Stmt::If {
+                        condition,
+                        then,
+                        otherwise,
+                    },
+                ] if has_barrier(&segment[0]) => {
+                    let taken = self.same_for_all(*condition).is_nonzero();
+                    self.run_together(if taken { then } else { otherwise });
+                }
+                _ => {
+                    let count = self.workers.len();
+                    for worker in &mut self.workers {
+                        let mut run = Run {
+                            nest: self.nest,
+                            shared: &mut self.shared,
+                            worker,
+                            workers: count,
+                        };
+                        run.block(segment);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The value of an expression that decides whether a barrier is reached.
+    fn same_for_all(&mut self, id: ExprId) -> Scalar {
+        let count = self.workers.len();
+        let values: Vec<Scalar> = (self.workers.iter_mut())
+            .map(|worker| {
+                Run {
+                    nest: self.nest,
+                    shared: &mut self.shared,
+                    worker,
+                    workers: count,
+                }
+                .eval(id)
+            })
+            .collect();
+        assert!(
+            values.iter().all(|value| *value == values[0]),
+            "workers differ on whether they reach a barrier"
+        );
+        values[0]
+    }
+}
+
+fn has_barrier(stmt: &Stmt) -> bool {
+    match stmt {
+        Stmt::Barrier => true,
+        Stmt::Loop { body, .. } => body.iter().any(has_barrier),
+        Stmt::If { then, otherwise, .. } => then.iter().chain(otherwise).any(has_barrier),
+        _ => false,
+    }
+}
+
+/// One worker running.
+struct Run<'a, 'n> {
+    nest: &'n Nest,
+    shared: &'a mut Vec<Memory>,
+    worker: &'a mut Worker,
+    workers: usize,
+}
+
+impl Run<'_, '_> {
+    fn block(&mut self, body: &[Stmt]) {
+        for stmt in body {
+            self.stmt(stmt);
+        }
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) {
+        match stmt {
+            Stmt::Loop {
+                axis,
+                extent,
+                bind,
+                body,
+            } => {
+                let extent = self.index(*extent).max(0) as usize;
+                assert!(
+                    extent <= self.nest.axes[axis.at()].extent,
+                    "a loop longer than its axis"
+                );
+                let range = match bind {
+                    Bind::Workers => {
+                        let share = extent.div_ceil(self.workers);
+                        let first = (self.worker.number * share).min(extent);
+                        first..(first + share).min(extent)
+                    }
+                    _ => 0..extent,
+                };
+                let mut lanes = match bind {
+                    Bind::Lanes => self.lanes(body),
+                    _ => Vec::new(),
+                };
+                for iteration in range {
+                    self.worker.axes[axis.at()] = iteration as i64;
+                    self.worker.clock += 1;
+                    match bind {
+                        Bind::Lanes => self.lane(iteration % LANES, body, &mut lanes),
+                        _ => self.block(body),
+                    }
+                }
+                self.worker.clock += 1;
+                for Accumulator { local, with, mut lanes } in lanes {
+                    let dtype = self.nest.locals[local.at()].dtype;
+                    for half in [8, 4, 2, 1] {
+                        for lane in 0..half {
+                            lanes[lane] = combine(with, dtype, lanes[lane], lanes[lane + half]);
+                        }
+                    }
+                    self.accumulate(local, with, lanes[0]);
+                }
+            }
+            Stmt::If {
+                condition,
+                then,
+                otherwise,
+            } => {
+                let taken = self.eval(*condition).is_nonzero();
+                self.block(if taken { then } else { otherwise });
+            }
+            Stmt::Set { local, value } => {
+                self.worker.locals[local.at()] = self.eval(*value);
+                self.worker.clock += 1;
+            }
+            Stmt::Accumulate { local, with, value } => {
+                let value = self.eval(*value);
+                self.accumulate(*local, *with, value);
+            }
+            Stmt::Store { buffer, index, value } => {
+                let value = self.eval(*value);
+                let at: Vec<i64> = index.iter().map(|&id| self.index(id)).collect();
+                let ty = &self.nest.buffers[buffer.at()].ty;
+                let inside = at
+                    .iter()
+                    .zip(&ty.shape)
+                    .all(|(&at, &extent)| (0..extent as i64).contains(&at));
+                assert!(inside, "store to `{}` at {at:?}", self.nest.buffers[buffer.at()].name);
+                let at: Vec<usize> = at.iter().map(|&at| at as usize).collect();
+                let offset = ty.layout.offset(&ty.shape, &at);
+                self.memory(*buffer).set(offset, value);
+                self.worker.clock += 1;
+            }
+            Stmt::Contract(contract) => self.contract(contract),
+            Stmt::Barrier => unreachable!("a barrier inside a `Workers` loop"),
+        }
+    }
+
+    /// The virtual lanes of a loop's accumulations, at their identities.
+    fn lanes(&self, body: &[Stmt]) -> Vec<Accumulator> {
+        let accumulations = body.iter().filter_map(|stmt| match *stmt {
+            Stmt::Accumulate { local, with, .. } => Some((local, with)),
+            _ => None,
+        });
+        accumulations
+            .map(|(local, with)| {
+                let identity = with.identity(self.nest.locals[local.at()].dtype);
+                Accumulator {
+                    local,
+                    with,
+                    lanes: [identity; LANES],
+                }
+            })
+            .collect()
+    }
+
+    /// One iteration of a vector loop.
+    fn lane(&mut self, lane: usize, body: &[Stmt], accumulators: &mut [Accumulator]) {
+        let mut next = accumulators.iter_mut();
+        for stmt in body {
+            match stmt {
+                Stmt::Store { .. } => self.stmt(stmt),
+                Stmt::Accumulate { value, .. } => {
+                    let value = self.eval(*value);
+                    let Accumulator { local, with, lanes } = next.next().expect("one for each accumulation");
+                    lanes[lane] = combine(*with, self.nest.locals[local.at()].dtype, lanes[lane], value);
+                }
+                _ => panic!("a vector loop holds {stmt:?}"),
+            }
+        }
+    }
+
+    fn accumulate(&mut self, local: LocalId, with: Combine, value: Scalar) {
+        let dtype = self.nest.locals[local.at()].dtype;
+        let state = &mut self.worker.locals[local.at()];
+        *state = combine(with, dtype, *state, value);
+        self.worker.clock += 1;
+    }
+
+    fn contract(&mut self, contract: &Contract) {
+        let Contract {
+            dtype,
+            rows,
+            columns,
+            ref k,
+            ref a,
+            ref b,
+            ref c,
+            accumulate,
+        } = *contract;
+        assert_eq!(columns % LANES, 0, "columns of a tile");
+        assert_eq!(b.across, 1, "columns of B are contiguous");
+        let [a_start, b_start, c_start] = [a, b, c].map(|side| self.index(side.start) as usize);
+        let depth: usize = k.iter().product();
+        for row in 0..rows {
+            for column in 0..columns {
+                let at = c_start + row * c.across + column;
+                let mut sum = if accumulate {
+                    self.memory(c.buffer).get(at)
+                } else {
+                    Scalar::zero(dtype)
+                };
+                for step in 0..depth {
+                    let step = unravel(k, step);
+                    let along = |side: &Operand| {
+                        side.along
+                            .iter()
+                            .zip(&step)
+                            .map(|(stride, at)| stride * at)
+                            .sum::<usize>()
+                    };
+                    let left = self.memory(a.buffer).get(a_start + row * a.across + along(a));
+                    let right = self.memory(b.buffer).get(b_start + column + along(b));
+                    sum = Prim::Fma.eval(dtype, dtype, &[left, right, sum]);
+                }
+                self.memory(c.buffer).set(at, sum);
+            }
+        }
+        self.worker.clock += 1;
+    }
+
+    fn memory(&mut self, buffer: super::BufferId) -> &mut Memory {
+        match &mut self.worker.scratch[buffer.at()] {
+            Some(own) => own,
+            None => &mut self.shared[buffer.at()],
+        }
+    }
+
+    fn index(&mut self, id: ExprId) -> i64 {
+        self.eval(id).as_i128() as i64
+    }
+
+    /// The value of an expression now: every expression below it that is not yet known, operands first.
+    fn eval(&mut self, id: ExprId) -> Scalar {
+        let exprs = &self.nest.exprs;
+        let mut pending = std::mem::take(&mut self.worker.pending);
+        pending.push(id);
+        while let Some(&top) = pending.last() {
+            let clock = self.worker.clock;
+            let known = |id: ExprId| self.worker.values[id.at()].0 == clock + 1;
+            let before = pending.len();
+            if !known(top) {
+                pending.extend(exprs.operands(top).iter().copied().filter(|&operand| !known(operand)));
+            }
+            if pending.len() == before {
+                pending.pop();
+                if !known(top) {
+                    let value = self.compute(exprs, top);
+                    self.worker.values[top.at()] = (clock + 1, value);
+                }
+            }
+        }
+        self.worker.pending = pending;
+        self.worker.values[id.at()].1
+    }
+
+    /// The value of an expression whose operands are known.
+    fn compute(&mut self, exprs: &Exprs, id: ExprId) -> Scalar {
+        match exprs.get(id) {
+            Expr::Const(dtype, bits) => Scalar::from_bits(*bits, *dtype),
+            Expr::Axis(axis) => Scalar::Int(i128::from(self.worker.axes[axis.at()])),
+            Expr::Local(local, _) => self.worker.locals[local.at()],
+            Expr::Prim(prim, dtype, args) => {
+                let mut values = [Scalar::Bool(false); 3];
+                for (value, arg) in values.iter_mut().zip(args) {
+                    *value = self.worker.values[arg.at()].1;
+                }
+                prim.eval(*dtype, exprs.dtype(args[0]), &values[..args.len()])
+            }
+            Expr::Load { buffer, index, guarded } => {
+                let ty = &self.nest.buffers[buffer.at()].ty;
+                let at: Vec<i128> = index.iter().map(|id| self.worker.values[id.at()].1.as_i128()).collect();
+                if at
+                    .iter()
+                    .zip(&ty.shape)
+                    .all(|(at, &extent)| (0..extent as i128).contains(at))
+                {
+                    let at: Vec<usize> = at.iter().map(|&at| at as usize).collect();
+                    self.memory(*buffer).get(ty.layout.offset(&ty.shape, &at))
+                } else {
+                    assert!(guarded, "load of `{}` at {at:?}", self.nest.buffers[buffer.at()].name);
+                    Scalar::zero(ty.dtype)
+                }
+            }
+            Expr::Fold { .. } => unreachable!("a fold in a nest"),
+        }
+    }
+}
+
+/// The virtual lanes of one accumulation.
+struct Accumulator {
+    local: LocalId,
+    with: Combine,
+    lanes: [Scalar; LANES],
+}
+
+/// `state ∘ value`, as [`Combine::apply`] spells it: a NaN stays.
+fn combine(with: Combine, dtype: DType, state: Scalar, value: Scalar) -> Scalar {
+    match (with.prim(), state) {
+        (Prim::Max | Prim::Min, Scalar::Float(state_value)) if state_value.is_nan() => state,
+        (prim, _) => prim.eval(dtype, dtype, &[state, value]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Axis, AxisId, Buffer, BufferId, Local};
+
+    /// `y[] = Σ x[i]` in lanes: 17 elements, so that one lane takes two and the order shows in the bits.
+    #[test]
+    fn lanes_combine_pairwise() {
+        let mut exprs = Exprs::default();
+        let [zero, extent, one] = [
+            exprs.constant(DType::F32, Scalar::Float(0.0)),
+            exprs.int(17),
+            exprs.int(1),
+        ];
+        let (i, w) = (AxisId(0), AxisId(1));
+        let at = exprs.axis(i);
+        let element = exprs.load(BufferId(0), DType::F32, vec![at], false);
+        let sum = exprs.local(LocalId(0), DType::F32);
+        let buffer = |name: &str, shape: &[usize], role| Buffer {
+            name: name.into(),
+            ty: Type::new(DType::F32, shape),
+            role,
+        };
+        let axis = |name: &str, extent| Axis {
+            name: name.into(),
+            extent,
+        };
+        let nest = Nest {
+            name: "sum".into(),
+            axes: vec![axis("i", 17), axis("w", 1)],
+            buffers: vec![buffer("x", &[17], Role::Input), buffer("y", &[], Role::Output)],
+            locals: vec![Local {
+                name: "sum".into(),
+                dtype: DType::F32,
+            }],
+            exprs,
+            body: vec![Stmt::Loop {
+                axis: w,
+                extent: one,
+                bind: Bind::Workers,
+                body: vec![
+                    Stmt::Set {
+                        local: LocalId(0),
+                        value: zero,
+                    },
+                    Stmt::Loop {
+                        axis: i,
+                        extent,
+                        bind: Bind::Lanes,
+                        body: vec![Stmt::Accumulate {
+                            local: LocalId(0),
+                            with: Combine::Sum,
+                            value: element,
+                        }],
+                    },
+                    Stmt::Store {
+                        buffer: BufferId(1),
+                        index: vec![],
+                        value: sum,
+                    },
+                ],
+            }],
+        };
+        let x: Vec<f32> = (0..17).map(|i| 1.0 + 0.1 * i as f32).collect();
+        let mut lanes: Vec<f32> = x[..16].to_vec();
+        lanes[0] += x[16];
+        for half in [8, 4, 2, 1] {
+            lanes = (0..half).map(|lane| lanes[lane] + lanes[lane + half]).collect();
+        }
+        for workers in 1..4 {
+            let result = run(&nest, &[Tensor::from_f32([17], &x)], workers);
+            assert_eq!(result[0].to_f32(), [0.0 + lanes[0]]);
+        }
+    }
+}

@@ -3,7 +3,8 @@
 //! Made by `schedule`, checked by [`super::verify`], run by [`super::interp`], spelled by the emitters, which decide nothing.
 //!
 //! **Semantics.** Statements run in order. All workers run the same nest (SPMD): a `Workers` loop gives each worker a
-//! contiguous share of its iterations; code outside any `Workers` loop is run by every worker and may write only locals and
+//! contiguous share of its iterations (of `n`, worker `w` of `workers` runs those from `w · c` to `(w + 1) · c`, where `c` is `n / workers`
+//! rounded up, so a single iteration is worker 0's); code outside any `Workers` loop is run by every worker and may write only locals and
 //! worker scratch. `Barrier` waits for all workers and stands outside `Workers` loops.
 //!
 //! **The summation tree is explicit.** An `Accumulate` in serial loops combines in iteration order. An `Accumulate` whose
