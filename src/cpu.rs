@@ -14,6 +14,8 @@ pub mod emit;
 pub mod isa;
 pub mod jit;
 pub mod lanes;
+#[cfg(test)]
+mod machine;
 pub mod object;
 pub mod threads;
 pub mod tile;

@@ -1,5 +1,14 @@
 //! The contraction tile as machine code: `C (+)= Σ_k A_k ⊗ B_k`, C in registers.
+//!
+//! In: a [`Tile`], from a `Contract` of a nest. Out: the bytes of a function that [`super::emit`] defines once for each distinct tile.
+//!
+//! Every stride is a constant, so rows and unrolled steps are displacements from two pointers that move along `k`. Each element of C
+//! is one chain of FMAs in the order of `k`; the chains of a tile, `rows` × vectors of them, hide the FMA's latency. What a step holds
+//! in registers besides C is a row of B and one broadcast of A, or a column of A and one vector of B, whichever is less.
 
+use iced_x86::code_asm::registers::gpr64::get_gpr64;
+use iced_x86::code_asm::{CodeAssembler, CodeLabel, rdi, rsi};
+use iced_x86::{Code, IcedError, Instruction, MemoryOperand, Register};
 use netloom_ir::DType;
 
 use super::isa::Level;
@@ -9,7 +18,7 @@ use super::isa::Level;
 pub struct Tile {
     /// `F32` or `F64`.
     pub dtype: DType,
-    /// Rows of C.
+    /// Rows of C; at most [`max_rows`].
     pub rows: usize,
     /// Columns of C, a multiple of 16.
     pub columns: usize,
@@ -27,11 +36,520 @@ pub struct Tile {
     pub accumulate: bool,
 }
 
+/// The most rows that a tile of so many columns may have; 0 if not even one row fits the registers.
+///
+/// # Panics
+/// If the level is `Portable`.
+pub fn max_rows(level: Level, columns: usize, dtype: DType) -> usize {
+    let isa = Isa::of(level, dtype);
+    let vectors = columns / isa.lanes;
+    (0..=isa.registers)
+        .rev()
+        .find(|&rows| Registers::divide(&isa, rows, vectors).is_some())
+        .unwrap_or(0)
+}
+
 /// The bytes of a System V function `fn(a: *const T, b: *const T, c: *mut T)`.
 ///
 /// # Panics
-/// If the level is `Portable`, which has no assembled code, or the tile needs more registers than it has.
+/// If the level is `Portable`, which has no assembled code, or the tile needs more registers than it has ([`max_rows`], and six loops of
+/// `k` that do not merge into fewer).
 pub fn assemble(tile: &Tile, level: Level) -> Vec<u8> {
-    let _ = (tile, level);
-    todo!()
+    let isa = Isa::of(level, tile.dtype);
+    assert_eq!(tile.columns % 16, 0, "columns of a tile");
+    let vectors = tile.columns / isa.lanes;
+    let registers = Registers::divide(&isa, tile.rows, vectors)
+        .unwrap_or_else(|| panic!("a tile of {}×{} {} for {level:?}", tile.rows, tile.columns, tile.dtype));
+    let loops = merged_loops(tile);
+    assert!(
+        loops.len() <= COUNTERS.len(),
+        "{} loops in the sum of a tile",
+        loops.len()
+    );
+    let mut code = Emitter {
+        asm: CodeAssembler::new(64).expect("64 is a bitness"),
+        isa,
+        registers,
+        rows: tile.rows,
+        vectors,
+        a_across: tile.a_across,
+    };
+    code.function(tile, &loops).expect("instructions of a tile encode")
+}
+
+/// Where the loops of `k` count, outermost last; all are the callee's to change.
+const COUNTERS: [Register; 6] = [
+    Register::RAX,
+    Register::RCX,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+];
+
+/// Steps of the innermost loop that are copied out: enough to make counting free, few enough for the micro-op cache.
+const UNROLL: usize = 8;
+
+/// What the instructions of one level and element type are called.
+struct Isa {
+    bytes: usize,
+    lanes: usize,
+    registers: usize,
+    first: Register,
+    zero: Code,
+    load: Code,
+    store: Code,
+    broadcast: Code,
+    fma: Code,
+    /// Whether an FMA may broadcast its operand from memory.
+    embeds: bool,
+}
+
+impl Isa {
+    fn of(level: Level, dtype: DType) -> Isa {
+        let bytes = dtype.size_bytes();
+        let double = match dtype {
+            DType::F32 => false,
+            DType::F64 => true,
+            _ => panic!("a tile of {dtype}"),
+        };
+        let pick = |single: Code, wide: Code| if double { wide } else { single };
+        match level {
+            Level::Portable => panic!("assembled tiles need AVX2"),
+            Level::Avx2 => Isa {
+                bytes,
+                lanes: 32 / bytes,
+                registers: 16,
+                first: Register::YMM0,
+                zero: Code::VEX_Vxorps_ymm_ymm_ymmm256,
+                load: Code::VEX_Vmovups_ymm_ymmm256,
+                store: Code::VEX_Vmovups_ymmm256_ymm,
+                broadcast: pick(Code::VEX_Vbroadcastss_ymm_m32, Code::VEX_Vbroadcastsd_ymm_m64),
+                fma: pick(
+                    Code::VEX_Vfmadd231ps_ymm_ymm_ymmm256,
+                    Code::VEX_Vfmadd231pd_ymm_ymm_ymmm256,
+                ),
+                embeds: false,
+            },
+            Level::Avx512 => Isa {
+                bytes,
+                lanes: 64 / bytes,
+                registers: 32,
+                first: Register::ZMM0,
+                zero: Code::EVEX_Vpxord_zmm_k1z_zmm_zmmm512b32,
+                load: Code::EVEX_Vmovups_zmm_k1z_zmmm512,
+                store: Code::EVEX_Vmovups_zmmm512_k1z_zmm,
+                broadcast: pick(
+                    Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32,
+                    Code::EVEX_Vbroadcastsd_zmm_k1z_xmmm64,
+                ),
+                fma: pick(
+                    Code::EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
+                    Code::EVEX_Vfmadd231pd_zmm_k1z_zmm_zmmm512b64_er,
+                ),
+                embeds: true,
+            },
+        }
+    }
+}
+
+/// How the vector registers are shared out: C first, then what `Holding` says.
+struct Registers {
+    c: usize,
+    holding: Holding,
+}
+
+/// What a step along `k` keeps in registers besides C.
+enum Holding {
+    /// A row of B, and one element of A at a time.
+    B,
+    /// A row of B; the FMA itself reads A.
+    OnlyB,
+    /// A column of A, and one vector of B at a time; of a single row the FMA itself reads B.
+    A,
+}
+
+impl Registers {
+    fn divide(isa: &Isa, rows: usize, vectors: usize) -> Option<Registers> {
+        let c = rows * vectors;
+        let spare = isa.registers.checked_sub(c)?;
+        let holding = match (rows, vectors) {
+            (0, _) | (_, 0) => return None,
+            (1, _) if spare >= 1 => Holding::A,
+            // One vector uses each element of A once: nothing is gained by a register.
+            (_, 1) if isa.embeds && spare >= 1 => Holding::OnlyB,
+            _ if vectors <= rows && spare > vectors => Holding::B,
+            _ if isa.embeds && vectors <= rows && spare == vectors => Holding::OnlyB,
+            _ if rows < vectors && spare > rows => Holding::A,
+            _ => return None,
+        };
+        Some(Registers { c, holding })
+    }
+}
+
+/// One loop of the sum: its length, and the bytes each pointer moves a step.
+#[derive(Clone, Copy)]
+struct Loop {
+    extent: usize,
+    a: i64,
+    b: i64,
+}
+
+/// The loops of `k`, outermost first, without those of one iteration, neighbours merged where both pointers run on evenly.
+fn merged_loops(tile: &Tile) -> Vec<Loop> {
+    assert_eq!(tile.a_along.len(), tile.k.len(), "strides of A");
+    assert_eq!(tile.b_along.len(), tile.k.len(), "strides of B");
+    let bytes = tile.dtype.size_bytes();
+    let mut loops: Vec<Loop> = Vec::new();
+    for (at, &extent) in tile.k.iter().enumerate().filter(|&(_, &extent)| extent != 1) {
+        let (a, b) = ((tile.a_along[at] * bytes) as i64, (tile.b_along[at] * bytes) as i64);
+        let inner = Loop { extent, a, b };
+        match loops.last_mut() {
+            Some(outer) if outer.a == extent as i64 * a && outer.b == extent as i64 * b => {
+                *outer = Loop {
+                    extent: outer.extent * extent,
+                    ..inner
+                };
+            }
+            _ => loops.push(inner),
+        }
+    }
+    if loops.is_empty() {
+        loops.push(Loop { extent: 1, a: 0, b: 0 });
+    }
+    loops
+}
+
+struct Emitter {
+    asm: CodeAssembler,
+    isa: Isa,
+    registers: Registers,
+    rows: usize,
+    vectors: usize,
+    a_across: usize,
+}
+
+impl Emitter {
+    fn function(&mut self, tile: &Tile, loops: &[Loop]) -> Result<Vec<u8>, IcedError> {
+        let (load, store, zero) = (self.isa.load, self.isa.store, self.isa.zero);
+        let c = |row: usize, vector: usize, isa: &Isa| {
+            at(
+                Register::RDX,
+                ((row * tile.c_across + vector * isa.lanes) * isa.bytes) as i64,
+            )
+        };
+        for row in 0..self.rows {
+            for vector in 0..self.vectors {
+                let sum = self.c(row, vector);
+                let instruction = if tile.accumulate {
+                    Instruction::with2(load, sum, c(row, vector, &self.isa))?
+                } else {
+                    Instruction::with3(zero, sum, sum, sum)?
+                };
+                self.asm.add_instruction(instruction)?;
+            }
+        }
+        if loops.iter().all(|each| each.extent > 0) {
+            self.sum(loops)?;
+        }
+        for row in 0..self.rows {
+            for vector in 0..self.vectors {
+                let sum = self.c(row, vector);
+                self.asm
+                    .add_instruction(Instruction::with2(store, c(row, vector, &self.isa), sum)?)?;
+            }
+        }
+        self.asm.vzeroupper()?;
+        self.asm.ret()?;
+        self.asm.assemble(0)
+    }
+
+    /// The loops, the first of them outermost; each leaves the pointers where its last step left them, `extent` strides on.
+    fn sum(&mut self, loops: &[Loop]) -> Result<(), IcedError> {
+        let (this, inner) = loops.split_first().expect("a loop");
+        if inner.is_empty() {
+            return self.innermost(*this);
+        }
+        let next = inner[0];
+        let start = self.begin(loops.len() - 1, this.extent)?;
+        self.sum(inner)?;
+        let extent = next.extent as i64;
+        self.advance(this.a - extent * next.a, this.b - extent * next.b)?;
+        self.end(loops.len() - 1, start)
+    }
+
+    fn innermost(&mut self, this: Loop) -> Result<(), IcedError> {
+        let unroll = if this.extent <= 2 * UNROLL { this.extent } else { UNROLL };
+        let (turns, rest) = (this.extent / unroll, this.extent % unroll);
+        let steps = |code: &mut Emitter, count: usize| -> Result<(), IcedError> {
+            for step in 0..count as i64 {
+                code.step(step * this.a, step * this.b)?;
+            }
+            code.advance(count as i64 * this.a, count as i64 * this.b)
+        };
+        if turns == 1 {
+            steps(self, unroll)?;
+        } else {
+            let start = self.begin(0, turns)?;
+            steps(self, unroll)?;
+            self.end(0, start)?;
+        }
+        if rest > 0 {
+            steps(self, rest)?;
+        }
+        Ok(())
+    }
+
+    /// One step along `k`, `a` and `b` bytes beyond the pointers.
+    fn step(&mut self, a: i64, b: i64) -> Result<(), IcedError> {
+        let (load, broadcast, fma) = (self.isa.load, self.isa.broadcast, self.isa.fma);
+        let row_bytes = (self.a_across * self.isa.bytes) as i64;
+        let vector_bytes = (self.isa.lanes * self.isa.bytes) as i64;
+        let a_at = |row: usize| at(Register::RDI, a + row as i64 * row_bytes);
+        let b_at = |vector: usize| at(Register::RSI, b + vector as i64 * vector_bytes);
+        match self.registers.holding {
+            Holding::B | Holding::OnlyB => {
+                for vector in 0..self.vectors {
+                    let held = self.spare(vector);
+                    self.asm
+                        .add_instruction(Instruction::with2(load, held, b_at(vector))?)?;
+                }
+                for row in 0..self.rows {
+                    let element = self.spare(self.vectors);
+                    let only_b = matches!(self.registers.holding, Holding::OnlyB);
+                    if !only_b {
+                        self.asm
+                            .add_instruction(Instruction::with2(broadcast, element, a_at(row))?)?;
+                    }
+                    for vector in 0..self.vectors {
+                        let (sum, held) = (self.c(row, vector), self.spare(vector));
+                        let instruction = if only_b {
+                            let mut element = a_at(row);
+                            element.is_broadcast = true;
+                            Instruction::with3(fma, sum, held, element)?
+                        } else {
+                            Instruction::with3(fma, sum, held, element)?
+                        };
+                        self.asm.add_instruction(instruction)?;
+                    }
+                }
+            }
+            Holding::A => {
+                for row in 0..self.rows {
+                    let held = self.spare(row);
+                    self.asm
+                        .add_instruction(Instruction::with2(broadcast, held, a_at(row))?)?;
+                }
+                for vector in 0..self.vectors {
+                    if self.rows == 1 {
+                        let (sum, held) = (self.c(0, vector), self.spare(0));
+                        self.asm
+                            .add_instruction(Instruction::with3(fma, sum, held, b_at(vector))?)?;
+                        continue;
+                    }
+                    let passing = self.spare(self.rows);
+                    self.asm
+                        .add_instruction(Instruction::with2(load, passing, b_at(vector))?)?;
+                    for row in 0..self.rows {
+                        let (sum, held) = (self.c(row, vector), self.spare(row));
+                        self.asm.add_instruction(Instruction::with3(fma, sum, held, passing)?)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, counter: usize, extent: usize) -> Result<CodeLabel, IcedError> {
+        let counter = get_gpr64(COUNTERS[counter]).expect("a counter");
+        self.asm.mov(counter, extent as u64)?;
+        let mut start = self.asm.create_label();
+        self.asm.set_label(&mut start)?;
+        Ok(start)
+    }
+
+    fn end(&mut self, counter: usize, start: CodeLabel) -> Result<(), IcedError> {
+        let counter = get_gpr64(COUNTERS[counter]).expect("a counter");
+        self.asm.dec(counter)?;
+        self.asm.jne(start)
+    }
+
+    /// Moves the pointers by some bytes.
+    fn advance(&mut self, a: i64, b: i64) -> Result<(), IcedError> {
+        for (pointer, bytes) in [(rdi, a), (rsi, b)] {
+            if bytes != 0 {
+                self.asm.add(pointer, displacement(bytes) as i32)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn c(&self, row: usize, vector: usize) -> Register {
+        self.isa.first + (row * self.vectors + vector) as u32
+    }
+
+    /// A register beyond those of C.
+    fn spare(&self, number: usize) -> Register {
+        self.isa.first + (self.registers.c + number) as u32
+    }
+}
+
+fn at(base: Register, bytes: i64) -> MemoryOperand {
+    let bytes = displacement(bytes);
+    MemoryOperand::with_base_displ_size(base, bytes, u32::from(bytes != 0))
+}
+
+fn displacement(bytes: i64) -> i64 {
+    assert!(i32::try_from(bytes).is_ok(), "a tile spans {bytes} bytes");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::machine::{Machine, levels};
+    use super::*;
+
+    fn rows_that_fit(level: Level, columns: usize, dtype: DType) -> Vec<usize> {
+        let most = max_rows(level, columns, dtype);
+        [1, 2, 3, most / 2, most - 1, most]
+            .into_iter()
+            .filter(|&rows| (1..=most).contains(&rows))
+            .collect()
+    }
+
+    #[test]
+    fn the_known_shapes_fit() {
+        assert_eq!(max_rows(Level::Avx512, 32, DType::F32), 15);
+        assert_eq!(max_rows(Level::Avx512, 48, DType::F32), 9);
+        assert_eq!(max_rows(Level::Avx512, 64, DType::F32), 7);
+        assert_eq!(max_rows(Level::Avx512, 16, DType::F64), 15);
+        assert_eq!(max_rows(Level::Avx2, 16, DType::F32), 6);
+        assert_eq!(max_rows(Level::Avx2, 16, DType::F64), 3);
+        assert_eq!(max_rows(Level::Avx2, 256, DType::F32), 0);
+    }
+
+    /// Numbers of several magnitudes, so that a wrong order of summation shows.
+    fn numbers(count: usize, seed: u64) -> Vec<f64> {
+        let mut state = seed;
+        (0..count)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                let unit = (state >> 40) as f64 / (1u64 << 24) as f64 - 0.5;
+                f64::from((unit * f64::from(1u32 << ((state >> 33) % 12))) as f32)
+            })
+            .collect()
+    }
+
+    /// Runs a tile on the machine and by definition; both give C with what lies between its rows.
+    fn both(tile: &Tile, level: Level, seed: u64) -> (Vec<u64>, Vec<u64>) {
+        let span = |along: &[usize]| -> usize {
+            tile.k
+                .iter()
+                .zip(along)
+                .map(|(&extent, &stride)| extent.saturating_sub(1) * stride)
+                .sum()
+        };
+        let a = numbers((tile.rows - 1) * tile.a_across + span(&tile.a_along) + 1, seed);
+        let b = numbers(span(&tile.b_along) + tile.columns, seed + 1);
+        let c = numbers((tile.rows - 1) * tile.c_across + tile.columns, seed + 2);
+
+        let mut places = vec![(0, 0)];
+        for (&extent, (&a, &b)) in tile.k.iter().zip(tile.a_along.iter().zip(&tile.b_along)) {
+            places = places
+                .iter()
+                .flat_map(|&(x, y)| (0..extent).map(move |i| (x + i * a, y + i * b)))
+                .collect();
+        }
+        let code = Machine::new(&assemble(tile, level));
+        let mut expected = c.clone();
+        for row in 0..tile.rows {
+            for column in 0..tile.columns {
+                let sum = &mut expected[row * tile.c_across + column];
+                let start = if tile.accumulate { *sum } else { 0.0 };
+                *sum = places.iter().fold(start, |sum, &(x, y)| {
+                    let (a, b) = (a[row * tile.a_across + x], b[y + column]);
+                    match tile.dtype {
+                        DType::F32 => f64::from((a as f32).mul_add(b as f32, sum as f32)),
+                        _ => a.mul_add(b, sum),
+                    }
+                });
+            }
+        }
+        // SAFETY: the buffers are as long as the tile reaches.
+        let found: Vec<f64> = unsafe {
+            match tile.dtype {
+                DType::F32 => {
+                    let narrow = |wide: &[f64]| wide.iter().map(|&x| x as f32).collect::<Vec<_>>();
+                    let (a, b, mut c) = (narrow(&a), narrow(&b), narrow(&c));
+                    code.tile()(a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast());
+                    c.iter().map(|&x| f64::from(x)).collect()
+                }
+                _ => {
+                    let mut c = c.clone();
+                    code.tile()(a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast());
+                    c
+                }
+            }
+        };
+        let bits = |values: &[f64]| values.iter().map(|x| x.to_bits()).collect();
+        (bits(&found), bits(&expected))
+    }
+
+    #[test]
+    fn every_shape_sums_in_order() {
+        for level in levels() {
+            for dtype in [DType::F32, DType::F64] {
+                for columns in (16..=128).step_by(16) {
+                    for rows in rows_that_fit(level, columns, dtype) {
+                        let tile = Tile {
+                            dtype,
+                            rows,
+                            columns,
+                            k: vec![2, 19],
+                            a_across: 41,
+                            a_along: vec![20, 1],
+                            b_along: vec![20 * columns, columns],
+                            c_across: columns + 3,
+                            accumulate: rows % 2 == 0,
+                        };
+                        let (found, expected) = both(&tile, level, rows as u64);
+                        assert_eq!(found, expected, "{level:?} {tile:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nested_sums_run_in_order(
+            k in proptest::collection::vec((0usize..22, 0usize..40, 0usize..40), 0..4),
+            rows in 1usize..=6,
+            double: bool,
+            accumulate: bool,
+            across in 1usize..30,
+            seed: u64,
+        ) {
+            for level in levels() {
+                let dtype = if double { DType::F64 } else { DType::F32 };
+                let tile = Tile {
+                    dtype,
+                    rows: rows.min(max_rows(level, 16, dtype)),
+                    columns: 16,
+                    k: k.iter().map(|loops| loops.0).collect(),
+                    a_across: across,
+                    a_along: k.iter().map(|loops| loops.1).collect(),
+                    b_along: k.iter().map(|loops| loops.2).collect(),
+                    c_across: 16 + across,
+                    accumulate,
+                };
+                let (found, expected) = both(&tile, level, seed);
+                prop_assert_eq!(found, expected, "{:?}", level);
+            }
+        }
+    }
 }
