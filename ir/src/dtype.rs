@@ -140,12 +140,13 @@ impl Scalar {
         }
     }
 
-    /// The nearest value that `dtype` can hold, of the same kind: floats round to nearest even, integers wrap.
+    /// The nearest value that `dtype` can hold, of the same kind: floats round to nearest even (`F16` and `BF16` from the `F32` next to
+    /// the value, as machines do), integers wrap.
     pub fn round(self, dtype: DType) -> Scalar {
         match self {
             Scalar::Float(value) => Scalar::Float(match dtype {
-                DType::F16 => half::f16::from_f64(value).to_f64(),
-                DType::BF16 => half::bf16::from_f64(value).to_f64(),
+                DType::F16 => half::f16::from_f32(value as f32).to_f64(),
+                DType::BF16 => half::bf16::from_f32(value as f32).to_f64(),
                 DType::F32 => f64::from(value as f32),
                 _ => value,
             }),
@@ -188,8 +189,8 @@ impl Scalar {
     pub fn to_bits(self, dtype: DType) -> u64 {
         match dtype {
             DType::Bool => u64::from(self.is_nonzero()),
-            DType::F16 => u64::from(half::f16::from_f64(self.as_f64()).to_bits()),
-            DType::BF16 => u64::from(half::bf16::from_f64(self.as_f64()).to_bits()),
+            DType::F16 => u64::from(half::f16::from_f32(self.as_f64() as f32).to_bits()),
+            DType::BF16 => u64::from(half::bf16::from_f32(self.as_f64() as f32).to_bits()),
             DType::F32 => u64::from((self.as_f64() as f32).to_bits()),
             DType::F64 => self.as_f64().to_bits(),
             _ => {
