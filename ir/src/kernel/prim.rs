@@ -175,7 +175,8 @@ impl Prim {
                 Prim::Le => Scalar::Bool(a <= b),
                 Prim::Add => int(a + b),
                 Prim::Sub => int(a - b),
-                Prim::Mul => int(a * b),
+                // Two `u64` can overflow; the low 128 bits of the product hold the low 64.
+                Prim::Mul => int(a.wrapping_mul(b)),
                 Prim::Div => int(if b == 0 { 0 } else { a / b }),
                 Prim::Rem => int(if b == 0 { 0 } else { a % b }),
                 Prim::Max => int(a.max(b)),
