@@ -8,7 +8,13 @@
 //! # The kernel's ABI
 //! `extern "C" fn(buffers: *const *mut u8, call: *const Call, worker: u64, workers: u64)`: `buffers` has one address for each
 //! buffer of the nest, in order (a worker's own copy of worker scratch); `call` is passed on to the barrier function. Every buffer is
-//! aligned to 64 bytes except the caller's inputs and outputs, which have their element's alignment.
+//! aligned to 64 bytes except the caller's inputs and outputs, which have their element's alignment. A buffer that no element is read from
+//! or written to may have any address.
+//!
+//! A nest with a barrier calls [`emit::BARRIER`], `extern "C" fn(call: *const Call, worker: u64, workers: u64)`, which whoever owns the
+//! module defines.
+
+use cranelift_module::ModuleError;
 
 pub mod emit;
 pub mod isa;
@@ -20,3 +26,71 @@ pub mod object;
 pub mod threads;
 pub mod tile;
 pub mod wide;
+
+/// Why there is no code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `--cpu` is not one we know.
+    #[error("unknown cpu `{name}` for {architecture}; known: {known}")]
+    UnknownCpu {
+        /// What was asked for.
+        name: String,
+        /// Of which architecture.
+        architecture: String,
+        /// What could have been.
+        known: String,
+    },
+    /// `--target` is not one we know.
+    #[error("unknown target `{triple}`: {reason}")]
+    UnknownTriple {
+        /// What was asked for.
+        triple: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The code would not run here.
+    #[error("this machine cannot run code for {cpu}: it lacks {lacks}")]
+    NotHost {
+        /// What was asked for.
+        cpu: String,
+        /// What is missing.
+        lacks: String,
+    },
+    /// Cranelift has no code for it.
+    #[error("no code for {triple}: {reason}")]
+    Unsupported {
+        /// The target.
+        triple: String,
+        /// Cranelift's words.
+        reason: String,
+    },
+    /// No room for code.
+    #[error("reserving {bytes} bytes of address space for code: {reason}")]
+    Memory {
+        /// Asked for.
+        bytes: usize,
+        /// The system's words.
+        reason: String,
+    },
+    /// Cranelift would not compile a kernel.
+    #[error("compiling kernel `{kernel}`: {source}")]
+    Kernel {
+        /// The nest's name.
+        kernel: String,
+        /// Why.
+        source: Box<ModuleError>,
+    },
+    /// The module refused.
+    #[error("linking code: {0}")]
+    Module(Box<ModuleError>),
+    /// The object file could not be made.
+    #[error("writing an object file: {0}")]
+    ObjectFile(String),
+}
+
+impl Error {
+    /// A module's refusal.
+    pub fn module(source: ModuleError) -> Error {
+        Error::Module(Box::new(source))
+    }
+}

@@ -1,1 +1,909 @@
 //! Nests in CLIF.
+//!
+//! In: a [`Nest`]. Out: a function of the ABI that [`super`] describes, defined in a module. Nothing is decided here but where values are
+//! computed: an expression is emitted before the outermost loop that changes none of what it depends on ([`Cx::hoist`]), so an
+//! address is a sum whose outer parts were added outside ([`place`]).
+//!
+//! Reading order: [`prim`], [`place`], this file, `tile`.
+
+use std::collections::{HashMap, HashSet};
+
+use cranelift::codegen::Context;
+use cranelift::codegen::ir::{BlockArg, StackSlotData, StackSlotKind, UserFuncName};
+use cranelift::codegen::isa::CallConv;
+use cranelift::prelude::types::I64;
+use cranelift::prelude::{
+    AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
+};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError};
+use netloom_ir::kernel::nest::LANES;
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Role, Stmt};
+use netloom_ir::tensor::Type;
+use netloom_ir::{DType, Scalar};
+
+use super::Error;
+use super::isa::{Cpu, Level, Place as Home};
+use super::tile::{Tile, assemble};
+use place::{Guard, Place, Places};
+use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
+
+pub mod place;
+pub mod prim;
+mod tile;
+
+/// The function that a barrier calls; see [`super`].
+pub const BARRIER: &str = "netloom_barrier";
+
+/// Where assembled functions start: a line of the instruction cache.
+const CODE_ALIGNMENT: u64 = 64;
+
+/// All of a nest that decides its code: nests of equal form can share one function.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Form {
+    axes: Vec<usize>,
+    buffers: Vec<(Type, Role)>,
+    locals: Vec<DType>,
+    exprs: Vec<Expr>,
+    body: Vec<Stmt>,
+}
+
+impl Form {
+    /// The form of a nest: everything but names.
+    pub fn of(nest: &Nest) -> Form {
+        Form {
+            axes: nest.axes.iter().map(|axis| axis.extent).collect(),
+            buffers: nest
+                .buffers
+                .iter()
+                .map(|buffer| (buffer.ty.clone(), buffer.role))
+                .collect(),
+            locals: nest.locals.iter().map(|local| local.dtype).collect(),
+            exprs: nest.exprs.ids().map(|id| nest.exprs.get(id).clone()).collect(),
+            body: nest.body.clone(),
+        }
+    }
+}
+
+/// Emits nests into one module, and keeps what they share.
+pub struct Emitter {
+    context: Context,
+    functions: FunctionBuilderContext,
+    shared: Shared,
+}
+
+/// What the kernels of a module share.
+struct Shared {
+    cpu: Cpu,
+    home: Home,
+    tiles: HashMap<Tile, FuncId>,
+}
+
+impl Emitter {
+    /// For an empty module of that CPU.
+    pub fn new(cpu: &Cpu, home: Home) -> Emitter {
+        Emitter {
+            context: Context::new(),
+            functions: FunctionBuilderContext::new(),
+            shared: Shared {
+                cpu: cpu.clone(),
+                home,
+                tiles: HashMap::new(),
+            },
+        }
+    }
+
+    /// The CPU emitted for.
+    pub fn cpu(&self) -> &Cpu {
+        &self.shared.cpu
+    }
+
+    /// Defines a function that runs the nest. Its symbol is the nest's name, with a number if that is taken.
+    pub fn emit(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<FuncId, Error> {
+        let signature = kernel_signature(module);
+        let name = free_name(module, &nest.name);
+        let id = module
+            .declare_function(&name, Linkage::Local, &signature)
+            .map_err(Error::module)?;
+        module.clear_context(&mut self.context);
+        self.context.func.signature = signature;
+        self.context.func.name = UserFuncName::user(0, id.as_u32());
+        let defined = emit_function(module, &mut self.shared, &mut self.context, &mut self.functions, nest)
+            .and_then(|()| module.define_function(id, &mut self.context));
+        module.clear_context(&mut self.context);
+        match defined {
+            Ok(()) => Ok(id),
+            Err(source) => Err(Error::Kernel {
+                kernel: nest.name.clone(),
+                source: Box::new(source),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    /// The function of a tile, defined if it was not.
+    fn tile(&mut self, module: &mut dyn Module, tile: Tile) -> Result<FuncId, ModuleError> {
+        if let Some(&function) = self.tiles.get(&tile) {
+            return Ok(function);
+        }
+        let mut signature = tile::signature(module);
+        let assembled = self.cpu.level > Level::Portable;
+        if assembled {
+            signature.call_conv = CallConv::SystemV;
+        }
+        let function = module.declare_function(&free_name(module, "tile"), Linkage::Local, &signature)?;
+        if assembled {
+            module.define_function_bytes(function, CODE_ALIGNMENT, &assemble(&tile, self.cpu.level), &[])?;
+        } else {
+            tile::define(module, function, signature, &tile, &self.cpu, self.home)?;
+        }
+        self.tiles.insert(tile, function);
+        Ok(function)
+    }
+}
+
+/// The signature of every kernel: buffers, call, worker, workers.
+pub fn kernel_signature(module: &dyn Module) -> Signature {
+    let mut signature = module.make_signature();
+    signature.params.extend([I64; 4].map(AbiParam::new));
+    signature
+}
+
+/// The signature of [`BARRIER`]: call, worker, workers.
+pub fn barrier_signature(module: &dyn Module) -> Signature {
+    let mut signature = module.make_signature();
+    signature.params.extend([I64; 3].map(AbiParam::new));
+    signature
+}
+
+fn free_name(module: &dyn Module, name: &str) -> String {
+    if module.get_name(name).is_none() {
+        return name.to_string();
+    }
+    (2..)
+        .map(|number| format!("{name}_{number}"))
+        .find(|name| module.get_name(name).is_none())
+        .expect("numbers do not end")
+}
+
+fn emit_function(
+    module: &mut dyn Module,
+    shared: &mut Shared,
+    context: &mut Context,
+    functions: &mut FunctionBuilderContext,
+    nest: &Nest,
+) -> Result<(), ModuleError> {
+    let config = module.target_config();
+    let mut builder = FunctionBuilder::new(&mut context.func, functions);
+    let entry = builder.create_block();
+    builder.append_block_params_for_function_params(entry);
+    builder.switch_to_block(entry);
+    let &[buffers, call, worker, workers] = builder.block_params(entry) else {
+        unreachable!("a kernel has four parameters")
+    };
+    let locals = nest
+        .locals
+        .iter()
+        .map(|local| builder.declare_var(clif_type(local.dtype)))
+        .collect();
+    let mut cx = Cx {
+        builder,
+        module,
+        shared,
+        nest: nest.clone(),
+        places: Places::new(nest),
+        facts: Vec::new(),
+        buffers,
+        call,
+        worker,
+        workers,
+        locals,
+        axes: vec![None; nest.axes.len()],
+        known: HashMap::new(),
+        trail: Vec::new(),
+    };
+    cx.load_bases();
+    let body = nest.body.clone();
+    cx.emit_body(&body)?;
+    cx.builder.ins().return_(&[]);
+    cx.builder.seal_all_blocks();
+    cx.builder.finalize(config);
+    Ok(())
+}
+
+/// What an expression depends on that can change while a nest runs.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    axes: Vec<AxisId>,
+    locals: Vec<LocalId>,
+    /// Tensors that the nest writes too.
+    buffers: Vec<BufferId>,
+    /// Whether it reads any memory.
+    reads: bool,
+}
+
+/// What a piece of a nest changes.
+#[derive(Clone, Debug, Default)]
+struct Writes {
+    locals: Vec<LocalId>,
+    buffers: Vec<BufferId>,
+    /// Other workers may have written any tensor that is not an input.
+    barrier: bool,
+}
+
+/// Something computed, available from here to the end of the enclosing body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// The value of an expression.
+    Value(ExprId),
+    /// The address of a tensor's first element.
+    Base(BufferId),
+    /// That address and a sum of steps.
+    Pointer(BufferId, ExprId),
+}
+
+/// A function in the making.
+struct Cx<'a> {
+    builder: FunctionBuilder<'a>,
+    module: &'a mut dyn Module,
+    shared: &'a mut Shared,
+    /// The nest, with further expressions for addresses.
+    nest: Nest,
+    places: Places,
+    /// By expression, as far as they are known.
+    facts: Vec<Facts>,
+    buffers: Value,
+    call: Value,
+    worker: Value,
+    workers: Value,
+    locals: Vec<Variable>,
+    /// The values of the axes whose loops are around us.
+    axes: Vec<Option<Value>>,
+    known: HashMap<Key, Value>,
+    /// What was added to `known`, in order, so that the end of a body can take it back.
+    trail: Vec<Key>,
+}
+
+impl Cx<'_> {
+    /// Loads the address of every tensor that the nest touches, in the entry block.
+    fn load_bases(&mut self) {
+        for at in 0..self.nest.buffers.len() {
+            let base = self.builder.ins().load(I64, trusted(), self.buffers, 8 * at as i32);
+            self.learn(Key::Base(BufferId(at as u32)), base);
+        }
+    }
+
+    fn emit_body(&mut self, body: &[Stmt]) -> Result<(), ModuleError> {
+        for stmt in body {
+            match stmt {
+                Stmt::Loop {
+                    axis,
+                    extent,
+                    bind,
+                    body,
+                } => self.emit_loop(*axis, *extent, *bind, body)?,
+                Stmt::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => self.emit_if(*condition, then, otherwise)?,
+                Stmt::Set { local, value } => self.emit_set(*local, *value),
+                Stmt::Accumulate { local, with, value } => self.emit_accumulate(*local, *with, *value),
+                Stmt::Store { buffer, index, value } => self.emit_store(*buffer, index, *value),
+                Stmt::Contract(contract) => self.emit_contract(contract)?,
+                Stmt::Barrier => self.emit_barrier()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn emit_loop(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) -> Result<(), ModuleError> {
+        let writes = Writes::of(body);
+        self.forget(&writes);
+        self.hoist(body, &writes);
+        let constant = match self.nest.exprs.as_const(extent) {
+            Some(Scalar::Int(extent)) => Some(extent as i64),
+            _ => None,
+        };
+        match (bind, constant) {
+            (_, Some(0)) => Ok(()),
+            (Bind::Unroll, Some(extent)) => {
+                for at in 0..extent {
+                    let value = self.builder.ins().iconst(I64, at);
+                    self.emit_iteration(axis, value, |cx| cx.emit_body(body))?;
+                }
+                Ok(())
+            }
+            (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
+                let from = self.builder.ins().iconst(I64, 0);
+                let to = self.value(extent);
+                self.emit_range(axis, from, to, constant.is_some(), |cx, _| cx.emit_body(body))
+            }
+            (Bind::Workers, _) => {
+                let extent = self.value(extent);
+                let (from, to) = self.emit_share(extent);
+                self.emit_range(axis, from, to, false, |cx, _| cx.emit_body(body))
+            }
+            (Bind::Lanes, _) => self.emit_lanes(axis, extent, constant.is_some(), body),
+        }
+    }
+
+    /// This worker's share of `0 .. extent`: contiguous, and no two shares differ by more than one.
+    fn emit_share(&mut self, extent: Value) -> (Value, Value) {
+        let ins = |cx: &mut Self| -> (Value, Value) {
+            let quotient = cx.builder.ins().udiv(extent, cx.workers);
+            let whole = cx.builder.ins().imul(quotient, cx.workers);
+            (quotient, cx.builder.ins().isub(extent, whole))
+        };
+        let (quotient, rest) = ins(self);
+        let b = &mut self.builder;
+        let start = b.ins().imul(quotient, self.worker);
+        let takes_more = b.ins().icmp(IntCC::UnsignedLessThan, self.worker, rest);
+        let before = b.ins().select(takes_more, self.worker, rest);
+        let start = b.ins().iadd(start, before);
+        let more = b.ins().uextend(I64, takes_more);
+        let length = b.ins().iadd(quotient, more);
+        let end = b.ins().iadd(start, length);
+        (start, end)
+    }
+
+    /// A loop over `from .. to`; `entered` if at least one iteration is known to run.
+    fn emit_range(
+        &mut self,
+        axis: AxisId,
+        from: Value,
+        to: Value,
+        entered: bool,
+        emit: impl FnOnce(&mut Self, Value) -> Result<(), ModuleError>,
+    ) -> Result<(), ModuleError> {
+        let block = self.builder.create_block();
+        let exit = self.builder.create_block();
+        let at = self.builder.append_block_param(block, I64);
+        if entered {
+            self.builder.ins().jump(block, &[BlockArg::Value(from)]);
+        } else {
+            let any = self.builder.ins().icmp(IntCC::SignedLessThan, from, to);
+            self.builder.ins().brif(any, block, &[BlockArg::Value(from)], exit, &[]);
+        }
+        self.builder.switch_to_block(block);
+        self.emit_iteration(axis, at, |cx| emit(cx, at))?;
+        let one = self.builder.ins().iconst(I64, 1);
+        let next = self.builder.ins().iadd(at, one);
+        let more = self.builder.ins().icmp(IntCC::SignedLessThan, next, to);
+        self.builder
+            .ins()
+            .brif(more, block, &[BlockArg::Value(next)], exit, &[]);
+        self.builder.seal_block(block);
+        self.builder.switch_to_block(exit);
+        self.builder.seal_block(exit);
+        Ok(())
+    }
+
+    /// Runs `emit` with the axis bound to a value; what it computes is forgotten afterwards.
+    fn emit_iteration(
+        &mut self,
+        axis: AxisId,
+        at: Value,
+        emit: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
+    ) -> Result<(), ModuleError> {
+        let mark = self.trail.len();
+        self.axes[axis.at()] = Some(at);
+        emit(self)?;
+        self.axes[axis.at()] = None;
+        self.rewind(mark);
+        Ok(())
+    }
+
+    /// A vector loop, one lane at a time: the virtual lanes of each accumulation lie on the stack.
+    fn emit_lanes(&mut self, axis: AxisId, extent: ExprId, entered: bool, body: &[Stmt]) -> Result<(), ModuleError> {
+        let mut lanes = Vec::new();
+        for stmt in body {
+            if let &Stmt::Accumulate { local, with, .. } = stmt {
+                let dtype = self.nest.locals[local.at()].dtype;
+                lanes.push((local, with, dtype, self.emit_identities(with, dtype)));
+            }
+        }
+        let from = self.builder.ins().iconst(I64, 0);
+        let to = self.value(extent);
+        self.emit_range(axis, from, to, entered, |cx, at| {
+            let mut next = lanes.iter();
+            for stmt in body {
+                match stmt {
+                    Stmt::Store { buffer, index, value } => cx.emit_store(*buffer, index, *value),
+                    Stmt::Accumulate { value, .. } => {
+                        let &(_, with, dtype, address) = next.next().expect("one entry an accumulation");
+                        let value = cx.value(*value);
+                        let b = &mut cx.builder;
+                        let mask = b.ins().iconst(I64, LANES as i64 - 1);
+                        let lane = b.ins().band(at, mask);
+                        let size = b.ins().iconst(I64, i64::from(clif_type(dtype).bytes()));
+                        let offset = b.ins().imul(lane, size);
+                        let address = b.ins().iadd(address, offset);
+                        let state = b.ins().load(clif_type(dtype), trusted(), address, 0);
+                        let state = emit_combine(b, with, dtype, state, value);
+                        b.ins().store(trusted(), state, address, 0);
+                    }
+                    _ => unreachable!("a vector loop holds only stores and accumulations"),
+                }
+            }
+            Ok(())
+        })?;
+        for (local, with, dtype, address) in lanes {
+            let lanes = self.emit_fold_lanes(with, dtype, address);
+            self.combine_local(local, with, lanes);
+        }
+        Ok(())
+    }
+
+    /// The address of [`LANES`] identities of a combiner on the stack.
+    fn emit_identities(&mut self, with: Combine, dtype: DType) -> Value {
+        let size = clif_type(dtype).bytes();
+        let slot = self.builder.create_sized_stack_slot(StackSlotData::new(
+            StackSlotKind::ExplicitSlot,
+            LANES as u32 * size,
+            6,
+        ));
+        let address = self.builder.ins().stack_addr(I64, slot, 0);
+        let identity = emit_const(&mut self.builder, dtype, with.identity(dtype).to_bits(dtype));
+        for lane in 0..LANES as u32 {
+            self.builder
+                .ins()
+                .store(trusted(), identity, address, (lane * size) as i32);
+        }
+        address
+    }
+
+    /// The virtual lanes at an address, combined pairwise.
+    fn emit_fold_lanes(&mut self, with: Combine, dtype: DType, address: Value) -> Value {
+        let ty = clif_type(dtype);
+        let b = &mut self.builder;
+        let mut lanes: Vec<Value> = (0..LANES as u32)
+            .map(|lane| b.ins().load(ty, trusted(), address, (lane * ty.bytes()) as i32))
+            .collect();
+        while lanes.len() > 1 {
+            let upper = lanes.split_off(lanes.len() / 2);
+            for (lane, upper) in lanes.iter_mut().zip(upper) {
+                *lane = emit_combine(b, with, dtype, *lane, upper);
+            }
+        }
+        lanes[0]
+    }
+
+    fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<(), ModuleError> {
+        let condition = self.value(condition);
+        let yes = self.builder.create_block();
+        let no = self.builder.create_block();
+        let end = self.builder.create_block();
+        self.builder.ins().brif(condition, yes, &[], no, &[]);
+        for (block, body) in [(yes, then), (no, otherwise)] {
+            self.builder.switch_to_block(block);
+            self.builder.seal_block(block);
+            // What one branch overwrites, the other still knows; below, neither is known.
+            let (known, trail) = (self.known.clone(), self.trail.clone());
+            self.emit_body(body)?;
+            (self.known, self.trail) = (known, trail);
+            self.builder.ins().jump(end, &[]);
+        }
+        self.builder.switch_to_block(end);
+        self.builder.seal_block(end);
+        self.forget(&Writes::of(then));
+        self.forget(&Writes::of(otherwise));
+        Ok(())
+    }
+
+    fn emit_set(&mut self, local: LocalId, value: ExprId) {
+        let value = self.value(value);
+        self.set_local(local, value);
+    }
+
+    fn emit_accumulate(&mut self, local: LocalId, with: Combine, value: ExprId) {
+        let value = self.value(value);
+        self.combine_local(local, with, value);
+    }
+
+    fn combine_local(&mut self, local: LocalId, with: Combine, value: Value) {
+        let state = self.builder.use_var(self.locals[local.at()]);
+        let dtype = self.nest.locals[local.at()].dtype;
+        let value = emit_combine(&mut self.builder, with, dtype, state, value);
+        self.set_local(local, value);
+    }
+
+    fn set_local(&mut self, local: LocalId, value: Value) {
+        self.builder.def_var(self.locals[local.at()], value);
+        self.forget(&Writes {
+            locals: vec![local],
+            ..Writes::default()
+        });
+    }
+
+    fn emit_store(&mut self, buffer: BufferId, index: &[ExprId], value: ExprId) {
+        let dtype = self.nest.buffers[buffer.at()].ty.dtype;
+        let value = self.value(value);
+        let place = self.store_place(buffer, index);
+        let address = self.pointer(&place);
+        let element = emit_pack(&mut self.builder, dtype, value);
+        let (address, offset) = self.split_offset(address, place.constant);
+        self.builder.ins().store(memory(), element, address, offset);
+        self.forget(&Writes {
+            buffers: vec![buffer],
+            ..Writes::default()
+        });
+    }
+
+    fn store_place(&mut self, buffer: BufferId, index: &[ExprId]) -> Place {
+        let dtype = self.nest.buffers[buffer.at()].ty.dtype;
+        let element = self.nest.exprs.load(buffer, dtype, index.to_vec(), false);
+        self.places.of(&mut self.nest, element)
+    }
+
+    fn emit_contract(&mut self, contract: &Contract) -> Result<(), ModuleError> {
+        let tile = Tile {
+            dtype: contract.dtype,
+            rows: contract.rows,
+            columns: contract.columns,
+            k: contract.k.clone(),
+            a_across: contract.a.across,
+            a_along: contract.a.along.clone(),
+            b_along: contract.b.along.clone(),
+            c_across: contract.c.across,
+            accumulate: contract.accumulate,
+        };
+        let tile = self.shared.tile(self.module, tile)?;
+        let tile = self.module.declare_func_in_func(tile, self.builder.func);
+        let starts = [&contract.a, &contract.b, &contract.c].map(|operand| {
+            let start = self.value(operand.start);
+            let size = self.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
+            let offset = self.builder.ins().imul(start, size);
+            let base = self.known[&Key::Base(operand.buffer)];
+            self.builder.ins().iadd(base, offset)
+        });
+        self.builder.ins().call(tile, &starts);
+        self.forget(&Writes {
+            buffers: vec![contract.c.buffer],
+            ..Writes::default()
+        });
+        Ok(())
+    }
+
+    fn emit_barrier(&mut self) -> Result<(), ModuleError> {
+        let signature = barrier_signature(self.module);
+        let barrier = self.module.declare_function(BARRIER, Linkage::Import, &signature)?;
+        let barrier = self.module.declare_func_in_func(barrier, self.builder.func);
+        self.builder
+            .ins()
+            .call(barrier, &[self.call, self.worker, self.workers]);
+        self.forget(&Writes {
+            barrier: true,
+            ..Writes::default()
+        });
+        Ok(())
+    }
+
+    // Expressions.
+
+    /// The value of an expression, here; computed if it is not known. Operands come first, without recursion: chains are long.
+    fn value(&mut self, wanted: ExprId) -> Value {
+        let mut stack = vec![(wanted, false)];
+        while let Some((id, ready)) = stack.pop() {
+            if self.known.contains_key(&Key::Value(id)) {
+                continue;
+            }
+            if ready {
+                let value = self.emit_expr(id);
+                self.learn(Key::Value(id), value);
+                continue;
+            }
+            match self.nest.exprs.get(id) {
+                Expr::Axis(_) | Expr::Local(..) | Expr::Const(..) => stack.push((id, true)),
+                _ => {
+                    stack.push((id, true));
+                    let operands = self.operands(id);
+                    stack.extend(operands.into_iter().rev().map(|operand| (operand, false)));
+                }
+            }
+        }
+        self.known[&Key::Value(wanted)]
+    }
+
+    /// What must be computed before an expression: for a load, its address.
+    fn operands(&mut self, id: ExprId) -> Vec<ExprId> {
+        match self.nest.exprs.get(id) {
+            Expr::Load { .. } => {
+                let place = self.places.of(&mut self.nest, id);
+                let steps = place.steps.iter().map(|step| step.add);
+                match place.guard {
+                    Guard::Always => steps.collect(),
+                    Guard::Where(condition) => steps.chain([condition]).collect(),
+                    Guard::Never => Vec::new(),
+                }
+            }
+            _ => self.nest.exprs.operands(id).to_vec(),
+        }
+    }
+
+    /// Emits an expression whose operands are known.
+    fn emit_expr(&mut self, id: ExprId) -> Value {
+        let dtype = self.nest.exprs.dtype(id);
+        match self.nest.exprs.get(id).clone() {
+            Expr::Const(dtype, bits) => emit_const(&mut self.builder, dtype, bits),
+            Expr::Axis(axis) => self.axes[axis.at()].expect("an axis is used inside its loop"),
+            Expr::Local(local, _) => self.builder.use_var(self.locals[local.at()]),
+            Expr::Load { .. } => self.emit_load(id, dtype),
+            Expr::Prim(prim, dtype, args) => self.emit_prim(prim, dtype, &args),
+            Expr::Fold { .. } => unreachable!("a nest has no folds"),
+        }
+    }
+
+    fn emit_prim(&mut self, prim: Prim, dtype: DType, args: &[ExprId]) -> Value {
+        let values: Vec<Value> = args.iter().map(|arg| self.known[&Key::Value(*arg)]).collect();
+        if dtype == DType::I64
+            && matches!(prim, Prim::Div | Prim::Rem)
+            && let Some(Scalar::Int(by)) = self.nest.exprs.as_const(args[1])
+            && by > 0
+        {
+            let non_negative = self.places.range(&self.nest, args[0]).0 >= 0;
+            return emit_division_by(&mut self.builder, prim, values[0], by as i64, non_negative);
+        }
+        let from = self.nest.exprs.dtype(args[0]);
+        emit_prim(&mut self.builder, prim, dtype, from, &values)
+    }
+
+    /// An element; one outside is read from the tensor's start instead, and replaced by zero.
+    fn emit_load(&mut self, id: ExprId, dtype: DType) -> Value {
+        let place = self.places.of(&mut self.nest, id);
+        let ty = memory_type(dtype);
+        match place.guard {
+            Guard::Never => emit_const(&mut self.builder, dtype, 0),
+            Guard::Always => {
+                let address = self.pointer(&place);
+                let (address, offset) = self.split_offset(address, place.constant);
+                let element = self.builder.ins().load(ty, memory(), address, offset);
+                emit_unpack(&mut self.builder, dtype, element)
+            }
+            Guard::Where(condition) => {
+                let inside = self.value(condition);
+                let address = self.pointer(&place);
+                let offset = self.builder.ins().iconst(I64, place.constant);
+                let address = self.builder.ins().iadd(address, offset);
+                let base = self.known[&Key::Base(place.buffer)];
+                let address = self.builder.ins().select(inside, address, base);
+                let element = self.builder.ins().load(ty, memory(), address, 0);
+                let value = emit_unpack(&mut self.builder, dtype, element);
+                let zero = emit_const(&mut self.builder, dtype, 0);
+                self.builder.ins().select(inside, value, zero)
+            }
+        }
+    }
+
+    /// The address of a place, without its constant.
+    fn pointer(&mut self, place: &Place) -> Value {
+        let mut pointer = self.known[&Key::Base(place.buffer)];
+        for step in &place.steps {
+            let key = Key::Pointer(place.buffer, step.sum);
+            pointer = match self.known.get(&key) {
+                Some(&known) => known,
+                None => {
+                    let add = self.value(step.add);
+                    let sum = self.builder.ins().iadd(pointer, add);
+                    self.learn(key, sum);
+                    sum
+                }
+            };
+        }
+        pointer
+    }
+
+    /// An address and an offset that an instruction can hold.
+    fn split_offset(&mut self, address: Value, offset: i64) -> (Value, i32) {
+        match i32::try_from(offset) {
+            Ok(offset) => (address, offset),
+            Err(_) => {
+                let offset = self.builder.ins().iconst(I64, offset);
+                (self.builder.ins().iadd(address, offset), 0)
+            }
+        }
+    }
+
+    // What is known, and what may be computed early.
+
+    /// Computes, before a loop is entered, everything in its body that the loop does not change.
+    fn hoist(&mut self, body: &[Stmt], writes: &Writes) {
+        let mut seen = HashSet::new();
+        self.hoist_body(body, writes, false, &mut seen);
+    }
+
+    fn hoist_body(&mut self, body: &[Stmt], writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+        for stmt in body {
+            match stmt {
+                Stmt::Loop { extent, body, .. } => {
+                    self.hoist_expr(*extent, writes, conditional, seen);
+                    self.hoist_body(body, writes, conditional, seen);
+                }
+                Stmt::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => {
+                    self.hoist_expr(*condition, writes, conditional, seen);
+                    self.hoist_body(then, writes, true, seen);
+                    self.hoist_body(otherwise, writes, true, seen);
+                }
+                Stmt::Set { value, .. } | Stmt::Accumulate { value, .. } => {
+                    self.hoist_expr(*value, writes, conditional, seen);
+                }
+                Stmt::Store { buffer, index, value } => {
+                    self.hoist_expr(*value, writes, conditional, seen);
+                    let place = self.store_place(*buffer, index);
+                    self.hoist_place(&place, writes, conditional, seen);
+                }
+                Stmt::Contract(contract) => {
+                    for operand in [&contract.a, &contract.b, &contract.c] {
+                        self.hoist_expr(operand.start, writes, conditional, seen);
+                    }
+                }
+                Stmt::Barrier => {}
+            }
+        }
+    }
+
+    /// Computes the largest parts of an expression that can be known here. Under a condition, memory is not read: the condition may be
+    /// what keeps the read inside.
+    fn hoist_expr(&mut self, root: ExprId, writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+        let mut stack = vec![root];
+        while let Some(id) = stack.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match self.nest.exprs.get(id) {
+                Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => continue,
+                _ => {}
+            }
+            if self.is_fixed(id, writes) && !(conditional && self.facts(id).reads) {
+                self.value(id);
+                continue;
+            }
+            if matches!(self.nest.exprs.get(id), Expr::Load { .. }) {
+                let place = self.places.of(&mut self.nest, id);
+                self.hoist_place(&place, writes, conditional, seen);
+            }
+            stack.extend(self.operands(id));
+        }
+    }
+
+    /// Adds up as much of an address as can be known here.
+    fn hoist_place(&mut self, place: &Place, writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+        let fixed = place
+            .steps
+            .iter()
+            .take_while(|step| self.is_fixed(step.add, writes) && !(conditional && self.facts(step.add).reads))
+            .count();
+        let mut outer = place.clone();
+        outer.steps.truncate(fixed);
+        self.pointer(&outer);
+        for step in &place.steps[fixed..] {
+            self.hoist_expr(step.add, writes, conditional, seen);
+        }
+    }
+
+    /// Whether an expression can be computed here, and has the same value throughout a piece of the nest below.
+    fn is_fixed(&mut self, id: ExprId, writes: &Writes) -> bool {
+        self.learn_facts(id);
+        let facts = &self.facts[id.at()];
+        facts.axes.iter().all(|axis| self.axes[axis.at()].is_some()) && !writes.change(facts)
+    }
+
+    fn facts(&mut self, id: ExprId) -> &Facts {
+        self.learn_facts(id);
+        &self.facts[id.at()]
+    }
+
+    /// Operands have smaller ids, so facts are known for a beginning of the arena.
+    fn learn_facts(&mut self, id: ExprId) {
+        while self.facts.len() <= id.at() {
+            let next = ExprId(self.facts.len() as u32);
+            let mut facts = Facts::default();
+            for operand in self.nest.exprs.operands(next) {
+                let operand = &self.facts[operand.at()];
+                union(&mut facts.axes, &operand.axes);
+                union(&mut facts.locals, &operand.locals);
+                union(&mut facts.buffers, &operand.buffers);
+                facts.reads |= operand.reads;
+            }
+            match self.nest.exprs.get(next) {
+                Expr::Axis(axis) => facts.axes.push(*axis),
+                Expr::Local(local, _) => facts.locals.push(*local),
+                Expr::Load { buffer, .. } => {
+                    facts.reads = true;
+                    if self.nest.buffers[buffer.at()].role != Role::Input {
+                        union(&mut facts.buffers, &[*buffer]);
+                    }
+                }
+                Expr::Const(..) | Expr::Prim(..) | Expr::Fold { .. } => {}
+            }
+            self.facts.push(facts);
+        }
+    }
+
+    fn learn(&mut self, key: Key, value: Value) {
+        self.known.insert(key, value);
+        self.trail.push(key);
+    }
+
+    /// Forgets everything learnt since the trail had that length.
+    fn rewind(&mut self, mark: usize) {
+        for key in self.trail.drain(mark..) {
+            self.known.remove(&key);
+        }
+    }
+
+    /// Forgets every value that has changed.
+    fn forget(&mut self, writes: &Writes) {
+        if writes.is_empty() {
+            return;
+        }
+        let mut known = std::mem::take(&mut self.known);
+        known.retain(|key, _| match *key {
+            Key::Value(id) | Key::Pointer(_, id) => !writes.change(self.facts(id)),
+            Key::Base(_) => true,
+        });
+        self.known = known;
+    }
+}
+
+impl Writes {
+    /// Everything that a body changes.
+    fn of(body: &[Stmt]) -> Writes {
+        let mut writes = Writes::default();
+        writes.add(body);
+        writes
+    }
+
+    fn add(&mut self, body: &[Stmt]) {
+        for stmt in body {
+            match stmt {
+                Stmt::Loop { body, .. } => self.add(body),
+                Stmt::If { then, otherwise, .. } => {
+                    self.add(then);
+                    self.add(otherwise);
+                }
+                Stmt::Set { local, .. } | Stmt::Accumulate { local, .. } => union(&mut self.locals, &[*local]),
+                Stmt::Store { buffer, .. } => union(&mut self.buffers, &[*buffer]),
+                Stmt::Contract(contract) => union(&mut self.buffers, &[contract.c.buffer]),
+                Stmt::Barrier => self.barrier = true,
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.locals.is_empty() && self.buffers.is_empty() && !self.barrier
+    }
+
+    /// Whether an expression with those facts may have another value afterwards.
+    fn change(&self, facts: &Facts) -> bool {
+        facts.locals.iter().any(|local| self.locals.contains(local))
+            || facts.buffers.iter().any(|buffer| self.buffers.contains(buffer))
+            || (self.barrier && !facts.buffers.is_empty())
+    }
+}
+
+/// Adds to a set, kept as a list, whatever it lacks.
+fn union<T: Copy + PartialEq>(set: &mut Vec<T>, more: &[T]) {
+    for item in more {
+        if !set.contains(item) {
+            set.push(*item);
+        }
+    }
+}
+
+/// Memory of ours, aligned, where no access can fail.
+fn trusted() -> MemFlagsData {
+    MemFlagsData::trusted()
+}
+
+/// A tensor's memory: accesses are inside, but a vector may not be aligned.
+fn memory() -> MemFlagsData {
+    MemFlagsData::new().with_notrap()
+}
+
+#[cfg(test)]
+mod tests;

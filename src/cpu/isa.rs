@@ -1,7 +1,13 @@
 //! The CPU compiled for: an instruction-set level and a triple.
 
+use std::str::FromStr;
+
+use cranelift::codegen::isa::{self, OwnedTargetIsa};
+use cranelift::codegen::settings::{self, Configurable};
 use netloom_ir::target::{Target, TargetKind};
-use target_lexicon::Triple;
+use target_lexicon::{Architecture, Triple};
+
+use super::Error;
 
 /// How much of its instruction set the code may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +31,124 @@ pub struct Cpu {
     pub has_fma: bool,
 }
 
+/// The names that [`Cpu::named`] knows, beside `native`, and what each lets the code use: level, FMA.
+const NAMES: &[(&str, Level, bool)] = &[
+    ("x86-64", Level::Portable, false),
+    ("x86-64-v2", Level::Portable, false),
+    ("x86-64-v3", Level::Avx2, true),
+    ("x86-64-v4", Level::Avx512, true),
+];
+
+/// What Cranelift does to a function beyond translating it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// The mid-end runs: for loops, indices and scalars.
+    Speed,
+    /// Instructions stay in program order: for contraction tiles, which the mid-end would reorder into spills.
+    Order,
+}
+
+/// Where the code will live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this process.
+    Jit,
+    /// In an object file, at an address the linker or loader chooses.
+    Object,
+}
+
 impl Cpu {
+    /// The machine this runs on.
+    pub fn native() -> Cpu {
+        let triple = Triple::host();
+        let found = Features::of_host();
+        let level = match found {
+            Features { avx512: true, .. } => Level::Avx512,
+            Features {
+                avx2: true, fma: true, ..
+            } => Level::Avx2,
+            _ => Level::Portable,
+        };
+        Cpu {
+            has_fma: found.fma,
+            triple,
+            level,
+        }
+    }
+
+    /// A CPU of this machine's system by name: `native`, `x86-64` (which here means with SSE4.2, as `x86-64-v2`), `x86-64-v3`, `x86-64-v4`.
+    pub fn named(name: &str) -> Result<Cpu, Error> {
+        Cpu::of(Triple::host(), Some(name))
+    }
+
+    /// A CPU for a target triple such as `aarch64-apple-darwin`; without a name, the least that the architecture guarantees.
+    pub fn for_triple(triple: &str, name: Option<&str>) -> Result<Cpu, Error> {
+        let parsed = Triple::from_str(triple).map_err(|reason| Error::UnknownTriple {
+            triple: triple.to_string(),
+            reason: reason.to_string(),
+        })?;
+        Cpu::of(parsed, name)
+    }
+
+    fn of(triple: Triple, name: Option<&str>) -> Result<Cpu, Error> {
+        if name == Some("native") && triple.architecture == Architecture::host() {
+            return Ok(Cpu {
+                triple,
+                ..Cpu::native()
+            });
+        }
+        if triple.architecture != Architecture::X86_64 {
+            return match name {
+                // Both have a fused multiply-add in their base.
+                None => Ok(Cpu {
+                    triple,
+                    level: Level::Portable,
+                    has_fma: true,
+                }),
+                Some(name) => Err(Error::UnknownCpu {
+                    name: name.to_string(),
+                    architecture: triple.architecture.to_string(),
+                    known: String::from("none; leave the name out"),
+                }),
+            };
+        }
+        let name = name.unwrap_or("x86-64");
+        match NAMES.iter().find(|row| row.0 == name) {
+            Some(&(_, level, has_fma)) => Ok(Cpu { triple, level, has_fma }),
+            None => Err(Error::UnknownCpu {
+                name: name.to_string(),
+                architecture: triple.architecture.to_string(),
+                known: NAMES.iter().map(|row| format!("`{}`, ", row.0)).collect::<String>() + "`native`",
+            }),
+        }
+    }
+
+    /// Checks that this machine can run code for this CPU.
+    pub fn check_host(&self) -> Result<(), Error> {
+        let host = Triple::host();
+        if self.triple.architecture != host.architecture {
+            return Err(Error::NotHost {
+                cpu: self.triple.to_string(),
+                lacks: format!("the architecture (this is {})", host.architecture),
+            });
+        }
+        let found = Features::of_host();
+        let lacks = match self.level {
+            Level::Avx512 if !found.avx512 => Some("AVX-512 F, VL, BW and DQ"),
+            Level::Avx2 if !(found.avx2 && found.fma) => Some("AVX2 and FMA"),
+            _ if self.has_fma && !found.fma => Some("FMA"),
+            _ if !found.base => Some("SSE4.2"),
+            _ => None,
+        };
+        match lacks {
+            None => Ok(()),
+            Some(lacks) => Err(Error::NotHost {
+                cpu: format!("{} with {:?} code", self.triple.architecture, self.level),
+                lacks: lacks.to_string(),
+            }),
+        }
+    }
+
     /// What schedules may know.
     pub fn target(&self) -> Target {
         let (vector_lanes, vector_registers) = match self.level {
@@ -38,5 +161,118 @@ impl Cpu {
             vector_lanes,
             vector_registers,
         }
+    }
+
+    /// Cranelift's description of this CPU.
+    pub fn isa(&self, effort: Effort, place: Place) -> Result<OwnedTargetIsa, Error> {
+        let refused = |reason: String| Error::Unsupported {
+            triple: self.triple.to_string(),
+            reason,
+        };
+        let mut builder = isa::lookup(self.triple.clone()).map_err(|reason| refused(reason.to_string()))?;
+        if self.triple.architecture == Architecture::X86_64 {
+            for feature in self.x86_features() {
+                builder.enable(feature).map_err(|reason| refused(reason.to_string()))?;
+            }
+        }
+        let mut flags = settings::builder();
+        let opt_level = match effort {
+            Effort::Speed => "speed",
+            Effort::Order => "none",
+        };
+        let verify = if cfg!(debug_assertions) { "true" } else { "false" };
+        let pic = if place == Place::Object { "true" } else { "false" };
+        for (flag, value) in [
+            ("opt_level", opt_level),
+            ("is_pic", pic),
+            ("use_colocated_libcalls", "false"),
+            ("enable_verifier", verify),
+            ("unwind_info", "false"),
+            ("enable_probestack", "false"),
+            ("enable_heap_access_spectre_mitigation", "false"),
+            ("enable_table_access_spectre_mitigation", "false"),
+        ] {
+            flags.set(flag, value).map_err(|reason| refused(reason.to_string()))?;
+        }
+        builder
+            .finish(settings::Flags::new(flags))
+            .map_err(|reason| refused(reason.to_string()))
+    }
+
+    /// Cranelift's names of what the level guarantees.
+    fn x86_features(&self) -> Vec<&'static str> {
+        let mut features = vec!["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"];
+        if self.has_fma {
+            features.extend(["has_avx", "has_fma"]);
+        }
+        if self.level >= Level::Avx2 {
+            features.extend(["has_avx", "has_avx2", "has_fma", "has_bmi1", "has_bmi2", "has_lzcnt"]);
+        }
+        if self.level >= Level::Avx512 {
+            features.extend(["has_avx512f", "has_avx512vl", "has_avx512dq"]);
+        }
+        features
+    }
+}
+
+/// What the machine this runs on has.
+struct Features {
+    base: bool,
+    fma: bool,
+    avx2: bool,
+    avx512: bool,
+}
+
+impl Features {
+    #[cfg(target_arch = "x86_64")]
+    fn of_host() -> Features {
+        use std::is_x86_feature_detected as has;
+        Features {
+            base: has!("sse4.2") && has!("popcnt"),
+            fma: has!("avx") && has!("fma"),
+            avx2: has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt"),
+            avx512: has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") && has!("fma"),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn of_host() -> Features {
+        Features {
+            base: true,
+            fma: true,
+            avx2: false,
+            avx512: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_gives_a_description() {
+        for (name, ..) in NAMES {
+            let cpu = Cpu::for_triple("x86_64-unknown-linux-gnu", Some(name)).expect("a known name");
+            cpu.isa(Effort::Speed, Place::Object).expect("known flags");
+        }
+    }
+
+    #[test]
+    fn this_machine_runs_its_own_code() {
+        Cpu::native().check_host().expect("native code runs");
+        Cpu::named("native").expect("a known name");
+    }
+
+    #[test]
+    fn unknown_names_are_answered_with_the_known_ones() {
+        let error = Cpu::for_triple("x86_64-unknown-linux-gnu", Some("pentium")).expect_err("unknown");
+        assert_eq!(
+            error.to_string(),
+            "unknown cpu `pentium` for x86_64; known: `x86-64`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `native`"
+        );
+        assert!(Cpu::for_triple("nothing", None).is_err());
+        let other = Cpu::for_triple("aarch64-apple-darwin", None).expect("a known triple");
+        assert_eq!(other.level, Level::Portable);
     }
 }
