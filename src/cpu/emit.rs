@@ -328,23 +328,17 @@ impl Cx<'_> {
         }
     }
 
-    /// This worker's share of `0 .. extent`: contiguous, and no two shares differ by more than one.
+    /// This worker's share of `0 .. extent`, as [`netloom_ir::kernel::nest`] divides it.
     fn emit_share(&mut self, extent: Value) -> (Value, Value) {
-        let ins = |cx: &mut Self| -> (Value, Value) {
-            let quotient = cx.builder.ins().udiv(extent, cx.workers);
-            let whole = cx.builder.ins().imul(quotient, cx.workers);
-            (quotient, cx.builder.ins().isub(extent, whole))
-        };
-        let (quotient, rest) = ins(self);
         let b = &mut self.builder;
-        let start = b.ins().imul(quotient, self.worker);
-        let takes_more = b.ins().icmp(IntCC::UnsignedLessThan, self.worker, rest);
-        let before = b.ins().select(takes_more, self.worker, rest);
-        let start = b.ins().iadd(start, before);
-        let more = b.ins().uextend(I64, takes_more);
-        let length = b.ins().iadd(quotient, more);
-        let end = b.ins().iadd(start, length);
-        (start, end)
+        let one = b.ins().iconst(I64, 1);
+        let rounding = b.ins().isub(self.workers, one);
+        let padded = b.ins().iadd(extent, rounding);
+        let share = b.ins().udiv(padded, self.workers);
+        let from = b.ins().imul(share, self.worker);
+        let from = min(b, from, extent);
+        let to = b.ins().iadd(from, share);
+        (from, min(b, to, extent))
     }
 
     /// A loop over `from .. to`; `entered` if at least one iteration is known to run.
@@ -641,7 +635,7 @@ impl Cx<'_> {
             && let Some(Scalar::Int(by)) = self.nest.exprs.as_const(args[1])
             && by > 0
         {
-            let non_negative = self.places.range(&self.nest, args[0]).0 >= 0;
+            let non_negative = self.nest.exprs.range(args[0]).is_some_and(|(low, _)| low >= 0);
             return emit_division_by(&mut self.builder, prim, values[0], by as i64, non_negative);
         }
         let from = self.nest.exprs.dtype(args[0]);
@@ -893,6 +887,11 @@ fn union<T: Copy + PartialEq>(set: &mut Vec<T>, more: &[T]) {
             set.push(*item);
         }
     }
+}
+
+fn min(builder: &mut FunctionBuilder, a: Value, b: Value) -> Value {
+    let less = builder.ins().icmp(IntCC::SignedLessThan, a, b);
+    builder.ins().select(less, a, b)
 }
 
 /// Memory of ours, aligned, where no access can fail.

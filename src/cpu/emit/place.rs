@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Exprs, Nest, Prim, Stmt};
+use netloom_ir::kernel::index::{self, Linear};
+use netloom_ir::kernel::{BufferId, Expr, ExprId, Exprs, Nest, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
 /// The address of one element, and when it exists.
@@ -47,7 +48,6 @@ pub struct Places {
     depths: Vec<usize>,
     depth_of: HashMap<ExprId, usize>,
     places: HashMap<ExprId, Place>,
-    ranges: HashMap<ExprId, (i128, i128)>,
 }
 
 impl Places {
@@ -59,7 +59,6 @@ impl Places {
             depths,
             depth_of: HashMap::new(),
             places: HashMap::new(),
-            ranges: HashMap::new(),
         }
     }
 
@@ -78,23 +77,9 @@ impl Places {
 
     fn make(&mut self, nest: &mut Nest, buffer: BufferId, index: &[ExprId], guarded: bool) -> Place {
         let ty = nest.buffers[buffer.at()].ty.clone();
-        let size = ty.dtype.size_bytes() as i64;
-        let mut sum = Sum::default();
-        let mut radix = size;
-        for digit in ty.layout.digits(&ty.shape).iter().rev() {
-            let mut part = index[digit.axis];
-            if digit.step > 1 {
-                let step = nest.exprs.int(digit.step as i64);
-                part = nest.exprs.prim(Prim::Div, DType::I64, &[part, step]);
-            }
-            // The outermost digit of an axis needs no remainder: an index is inside its shape.
-            if ty.shape[digit.axis] > digit.step * digit.extent {
-                let extent = nest.exprs.int(digit.extent as i64);
-                part = nest.exprs.prim(Prim::Rem, DType::I64, &[part, extent]);
-            }
-            sum.add(&nest.exprs, part, radix);
-            radix *= digit.extent as i64;
-        }
+        let elements = index::offset(&mut nest.exprs, &ty, index);
+        let mut bytes = Linear::default();
+        bytes.add(&Linear::of(&nest.exprs, elements), ty.dtype.size_bytes() as i64);
         let guard = if guarded {
             self.guard(nest, &ty.shape, index)
         } else {
@@ -102,8 +87,8 @@ impl Places {
         };
         Place {
             buffer,
-            constant: sum.constant,
-            steps: self.steps(&mut nest.exprs, sum.terms),
+            constant: bytes.constant,
+            steps: self.steps(&mut nest.exprs, bytes.terms),
             guard,
         }
     }
@@ -143,8 +128,8 @@ impl Places {
         }
         let mut conditions = Vec::new();
         for (&extent, &at) in shape.iter().zip(index) {
-            let (low, high) = self.range(nest, at);
-            let extent = extent as i128;
+            let (low, high) = nest.exprs.range(at).unwrap_or((i64::MIN, i64::MAX));
+            let extent = extent as i64;
             if high < 0 || low >= extent {
                 return Guard::Never;
             }
@@ -152,7 +137,7 @@ impl Places {
             let condition = match (low >= 0, high < extent) {
                 (true, true) => continue,
                 (true, false) => {
-                    let extent = exprs.int(extent as i64);
+                    let extent = exprs.int(extent);
                     exprs.prim(Prim::Lt, DType::Bool, &[at, extent])
                 }
                 (false, true) => {
@@ -162,7 +147,7 @@ impl Places {
                 (false, false) => {
                     // One unsigned comparison says both.
                     let unsigned = exprs.prim(Prim::Cast, DType::U64, &[at]);
-                    let extent = exprs.constant(DType::U64, Scalar::Int(extent));
+                    let extent = exprs.constant(DType::U64, Scalar::Int(extent.into()));
                     exprs.prim(Prim::Lt, DType::Bool, &[unsigned, extent])
                 }
             };
@@ -194,115 +179,6 @@ impl Places {
         };
         self.depth_of.insert(id, depth);
         depth
-    }
-
-    /// The least and the greatest value that an integer can take.
-    pub fn range(&mut self, nest: &Nest, id: ExprId) -> (i128, i128) {
-        if let Some(&range) = self.ranges.get(&id) {
-            return range;
-        }
-        let any = nest.exprs.dtype(id).int_range().unwrap_or((0, 1));
-        let found = match nest.exprs.get(id) {
-            Expr::Const(..) => match nest.exprs.as_const(id) {
-                Some(Scalar::Int(value)) => (value, value),
-                _ => any,
-            },
-            &Expr::Axis(AxisId(axis)) => (0, (nest.axes[axis as usize].extent as i128 - 1).max(0)),
-            Expr::Prim(prim, _, args) if nest.exprs.dtype(id).is_int() => {
-                let (prim, args) = (*prim, args.clone());
-                // A float or `bool` operand, of a conversion, says nothing.
-                if args.iter().all(|&arg| nest.exprs.dtype(arg).is_int()) {
-                    let ranges: Vec<_> = args.iter().map(|&arg| self.range(nest, arg)).collect();
-                    range_of(prim, &ranges).unwrap_or(any)
-                } else if prim == Prim::Select {
-                    let (yes, no) = (self.range(nest, args[1]), self.range(nest, args[2]));
-                    (yes.0.min(no.0), yes.1.max(no.1))
-                } else {
-                    any
-                }
-            }
-            _ => any,
-        };
-        // What may wrap can be anything.
-        let range = if found.0 < any.0 || found.1 > any.1 { any } else { found };
-        self.ranges.insert(id, range);
-        range
-    }
-}
-
-/// The range of a primitive's exact result, where its operands' ranges say something.
-fn range_of(prim: Prim, args: &[(i128, i128)]) -> Option<(i128, i128)> {
-    Some(match (prim, args) {
-        (Prim::Add, &[a, b]) => (a.0 + b.0, a.1 + b.1),
-        (Prim::Sub, &[a, b]) => (a.0 - b.1, a.1 - b.0),
-        (Prim::Mul, &[a, b]) => {
-            let products = [
-                a.0.checked_mul(b.0)?,
-                a.0.checked_mul(b.1)?,
-                a.1.checked_mul(b.0)?,
-                a.1.checked_mul(b.1)?,
-            ];
-            (*products.iter().min()?, *products.iter().max()?)
-        }
-        (Prim::Div, &[a, b]) if b.0 > 0 => {
-            let quotients = [a.0 / b.0, a.0 / b.1, a.1 / b.0, a.1 / b.1];
-            (*quotients.iter().min()?, *quotients.iter().max()?)
-        }
-        (Prim::Rem, &[a, b]) if b.0 > 0 => {
-            let most = b.1 - 1;
-            (if a.0 < 0 { a.0.max(-most) } else { 0 }, a.1.min(most).max(0))
-        }
-        (Prim::Max, &[a, b]) => (a.0.max(b.0), a.1.max(b.1)),
-        (Prim::Min, &[a, b]) => (a.0.min(b.0), a.1.min(b.1)),
-        (Prim::Neg, &[a]) => (-a.1, -a.0),
-        (Prim::Cast, &[a]) => a,
-        _ => return None,
-    })
-}
-
-/// A linear combination.
-#[derive(Default)]
-struct Sum {
-    constant: i64,
-    terms: Vec<(ExprId, i64)>,
-}
-
-impl Sum {
-    /// Adds `factor · id`, taken apart as far as it is linear.
-    fn add(&mut self, exprs: &Exprs, id: ExprId, factor: i64) {
-        let constant = |id| match exprs.as_const(id) {
-            Some(Scalar::Int(value)) => i64::try_from(value).ok(),
-            _ => None,
-        };
-        if let Some(value) = constant(id) {
-            self.constant += value * factor;
-            return;
-        }
-        match exprs.get(id) {
-            Expr::Prim(Prim::Add, _, args) => {
-                self.add(exprs, args[0], factor);
-                self.add(exprs, args[1], factor);
-            }
-            Expr::Prim(Prim::Sub, _, args) => {
-                self.add(exprs, args[0], factor);
-                self.add(exprs, args[1], -factor);
-            }
-            Expr::Prim(Prim::Neg, _, args) => self.add(exprs, args[0], -factor),
-            Expr::Prim(Prim::Mul, _, args) => match (constant(args[0]), constant(args[1])) {
-                (_, Some(by)) => self.add(exprs, args[0], factor * by),
-                (Some(by), _) => self.add(exprs, args[1], factor * by),
-                _ => self.add_term(id, factor),
-            },
-            _ => self.add_term(id, factor),
-        }
-    }
-
-    fn add_term(&mut self, id: ExprId, factor: i64) {
-        match self.terms.iter_mut().find(|term| term.0 == id) {
-            Some(term) => term.1 += factor,
-            None => self.terms.push((id, factor)),
-        }
-        self.terms.retain(|term| term.1 != 0);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Nests by hand, run as native code.
 
+use cranelift_module::FuncId;
 use netloom_ir::kernel::{
-    Axis, AxisId, Bind, Buffer, BufferId, Combine, Exprs, Local, LocalId, Nest, Prim, Role, Stmt,
+    Axis, AxisId, Bind, Buffer, BufferId, Combine, Contract, Exprs, Local, LocalId, Nest, Operand, Prim, Role, Stmt,
+    interp,
 };
 use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::tensor::Type;
-use netloom_ir::{DType, Scalar};
+use netloom_ir::{DType, Scalar, Tensor};
 
 use crate::cpu::Error;
 use crate::cpu::isa::{Cpu, Level};
@@ -35,11 +37,16 @@ fn cpus() -> Vec<Cpu> {
         .collect()
 }
 
-/// Runs a nest with each worker in turn, and gives the bytes of all its buffers. Only for nests without a barrier.
-fn run(cpu: &Cpu, nest: &Nest, contents: &[Vec<u8>], workers: u64) -> Vec<Vec<u8>> {
+/// A nest's code.
+fn compile(cpu: &Cpu, nest: &Nest) -> (Jit, FuncId) {
     let mut jit = Jit::new(cpu).expect("a host CPU");
     let function = jit.emit(nest).expect("the nest compiles");
     jit.finish().expect("the code links");
+    (jit, function)
+}
+
+/// Runs a nest with each worker in turn, and gives the bytes of all its buffers. Only for nests without a barrier.
+fn run((jit, function): &(Jit, FuncId), contents: &[Vec<u8>], workers: u64) -> Vec<Vec<u8>> {
     let mut memory: Vec<Vec<Line>> = contents
         .iter()
         .map(|bytes| {
@@ -52,7 +59,7 @@ fn run(cpu: &Cpu, nest: &Nest, contents: &[Vec<u8>], workers: u64) -> Vec<Vec<u8
         .collect();
     let addresses: Vec<*mut u8> = memory.iter_mut().map(|lines| lines.as_mut_ptr().cast()).collect();
     // SAFETY: the address is that of a kernel in `jit`, which is alive.
-    let kernel: KernelFn = unsafe { std::mem::transmute(jit.address(function)) };
+    let kernel: KernelFn = unsafe { std::mem::transmute(jit.address(*function)) };
     for worker in 0..workers {
         // SAFETY: one address for each buffer, each of at least that buffer's size and aligned to 64 bytes.
         unsafe { kernel(addresses.as_ptr(), std::ptr::null(), worker, workers) };
@@ -65,6 +72,10 @@ fn run(cpu: &Cpu, nest: &Nest, contents: &[Vec<u8>], workers: u64) -> Vec<Vec<u8
 }
 
 fn nest(axes: &[usize], buffers: &[(Type, Role)], locals: &[DType]) -> Nest {
+    let mut exprs = Exprs::default();
+    for &extent in axes {
+        exprs.add_axis(extent);
+    }
     Nest {
         name: String::from("test"),
         axes: axes
@@ -92,7 +103,7 @@ fn nest(axes: &[usize], buffers: &[(Type, Role)], locals: &[DType]) -> Nest {
                 dtype,
             })
             .collect(),
-        exprs: Exprs::default(),
+        exprs,
         body: Vec::new(),
     }
 }
@@ -288,7 +299,7 @@ fn check_prim(cpu: &Cpu, prim: Prim, dtype: DType, from: &[DType]) {
         .map(|at| bytes(from[at], rows.iter().map(|row| row[at])))
         .collect();
     contents.push(vec![0; count * dtype.size_bytes()]);
-    let results = run(cpu, &nest, &contents, 1);
+    let results = run(&compile(cpu, &nest), &contents, 1);
     for (row, found) in rows.iter().zip(scalars(dtype, &results[from.len()])) {
         let expected = prim.eval(dtype, from[0], row);
         assert!(
@@ -335,7 +346,7 @@ fn addresses_follow_layouts_guards_and_workers() {
                 }
             }
             let x: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
-            let results = run(&cpu, &nest, &[x, vec![0; 4 * out.count()]], 3);
+            let results = run(&compile(&cpu, &nest), &[x, vec![0; 4 * out.count()]], 3);
             for (at, found) in scalars(DType::F32, &results[1]).into_iter().enumerate() {
                 let (j, i) = (at / rows, at % rows);
                 let expected = if j < columns { (i * 10 + j) as f64 } else { 0.0 };
@@ -405,10 +416,206 @@ fn registers_change_between_loops() {
                 expected.extend(row.iter().flat_map(|x| (x * (1.0 / total)).to_le_bytes()));
             }
             let x = x.iter().flat_map(|x| x.to_le_bytes()).collect();
-            let results = run(&cpu, &nest, &[x, vec![0; 240]], 1);
+            let results = run(&compile(&cpu, &nest), &[x, vec![0; 240]], 1);
             assert_eq!(results[1], expected, "{bind:?} on {:?}", cpu.level);
         }
     }
+}
+
+/// Compares native code on every CPU and with several workers to the interpreter, bit for bit but for NaN.
+fn check(nest: &Nest, inputs: &[Tensor]) {
+    let expected = interp::run(nest, inputs, 1);
+    let mut given = inputs.iter();
+    let contents: Vec<Vec<u8>> = nest
+        .buffers
+        .iter()
+        .map(|buffer| match buffer.role {
+            Role::Input => given.next().expect("a tensor for each input").bytes().to_vec(),
+            _ => vec![0xff; buffer.ty.len_bytes()],
+        })
+        .collect();
+    for cpu in cpus() {
+        let code = compile(&cpu, nest);
+        for workers in [1, 3] {
+            let memory = run(&code, &contents, workers);
+            let outputs = nest
+                .buffers
+                .iter()
+                .zip(&memory)
+                .filter(|(buffer, _)| buffer.role == Role::Output);
+            for ((buffer, found), expected) in outputs.zip(&expected) {
+                let dtype = buffer.ty.dtype;
+                for (at, (expected, found)) in expected.scalars().zip(scalars(dtype, found)).enumerate() {
+                    assert!(
+                        same(expected, found, dtype),
+                        "element {at} of `{}` is {expected:?}, {:?} code with {workers} workers gives {found:?}",
+                        buffer.name,
+                        cpu.level,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Numbers without a pattern, between -1 and 1.
+fn noise(dtype: DType, shape: &[usize]) -> Tensor {
+    let mut state = 1u64;
+    let scalars = (0..shape.iter().product()).map(|_| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        Scalar::from_f64((state >> 33) as f64 / (1u64 << 30) as f64 - 1.0, dtype)
+    });
+    Tensor::from_scalars(dtype, shape, scalars.collect::<Vec<_>>())
+}
+
+#[test]
+fn contractions_sum_in_the_same_order_everywhere() {
+    for dtype in [DType::F32, DType::F64] {
+        for (rows, columns, k) in [
+            (1, 16, vec![7]),
+            (3, 16, vec![3, 5]),
+            (1, 32, vec![1, 4, 2]),
+            (3, 16, vec![]),
+        ] {
+            let (products, width) = (k.iter().product::<usize>(), columns + 3);
+            // A is read backwards through its loops, B through rows of a wider matrix.
+            let mut along: Vec<usize> = vec![1; k.len()];
+            for at in (1..k.len()).rev() {
+                along[at - 1] = along[at] * k[at];
+            }
+            let shapes = [vec![rows, products], vec![products, width]];
+            let types = shapes.clone().map(|shape| Type::new(dtype, shape));
+            let scratch = Type::new(dtype, [rows, columns]);
+            let buffers = [
+                (types[0].clone(), Role::Input),
+                (types[1].clone(), Role::Input),
+                (scratch.clone(), Role::WorkerScratch),
+                (scratch, Role::Output),
+            ];
+            let mut nest = nest(&[rows, columns], &buffers, &[]);
+            let (zero, two) = (nest.exprs.int(0), nest.exprs.int(2));
+            let operand = |buffer, start, across, along| Operand {
+                buffer: BufferId(buffer),
+                start,
+                across,
+                along,
+            };
+            for (accumulate, start) in [(false, two), (true, zero)] {
+                nest.body.push(Stmt::Contract(Contract {
+                    dtype,
+                    rows,
+                    columns,
+                    k: k.clone(),
+                    a: operand(0, zero, products, along.clone()),
+                    b: operand(1, start, 1, along.iter().map(|along| along * width).collect()),
+                    c: operand(2, zero, columns, Vec::new()),
+                    accumulate,
+                }));
+            }
+            let index = vec![nest.exprs.axis(AxisId(0)), nest.exprs.axis(AxisId(1))];
+            let value = nest.exprs.load(BufferId(2), dtype, index.clone(), false);
+            let store = Stmt::Store {
+                buffer: BufferId(3),
+                index,
+                value,
+            };
+            let body = looped(&mut nest, 1, Bind::Serial, vec![store]);
+            let body = looped(&mut nest, 0, Bind::Workers, vec![body]);
+            nest.body.push(body);
+            check(&nest, &shapes.map(|shape| noise(dtype, &shape)));
+        }
+    }
+}
+
+#[test]
+fn every_combiner_keeps_its_virtual_lanes() {
+    for dtype in DType::ALL {
+        for with in Combine::ALL {
+            let applies = match with {
+                Combine::Sum | Combine::Product => dtype != DType::Bool,
+                Combine::Max | Combine::Min => true,
+                Combine::Any | Combine::All => dtype == DType::Bool,
+            };
+            if !applies {
+                continue;
+            }
+            for count in [0, 1, 16, 37] {
+                let row = Type::new(dtype, [2, count]);
+                let buffers = [(row, Role::Input), (Type::new(dtype, [2]), Role::Output)];
+                let mut nest = nest(&[2, count], &buffers, &[dtype]);
+                let (row, at) = (nest.exprs.axis(AxisId(0)), nest.exprs.axis(AxisId(1)));
+                let local = LocalId(0);
+                let value = nest.exprs.load(BufferId(0), dtype, vec![row, at], false);
+                let folding = looped(&mut nest, 1, Bind::Lanes, vec![Stmt::Accumulate { local, with, value }]);
+                let identity = nest.exprs.constant(dtype, with.identity(dtype));
+                let total = nest.exprs.local(local, dtype);
+                let store = Stmt::Store {
+                    buffer: BufferId(1),
+                    index: vec![row],
+                    value: total,
+                };
+                let body = vec![Stmt::Set { local, value: identity }, folding, store];
+                let body = looped(&mut nest, 0, Bind::Serial, body);
+                nest.body.push(body);
+                check(&nest, &[noise(dtype, &[2, count])]);
+                let all = samples(dtype);
+                let edges = (0..2 * count).map(|at| all[at % all.len()]).collect::<Vec<_>>();
+                check(&nest, &[Tensor::from_scalars(dtype, [2, count], edges)]);
+            }
+        }
+    }
+}
+
+/// A branch that changes a register and memory which the code below reads again.
+#[test]
+fn branches_forget_what_they_change() {
+    let ty = Type::new(DType::I32, [6]);
+    let buffers = [
+        (ty.clone(), Role::Input),
+        (ty.clone(), Role::WorkerScratch),
+        (ty, Role::Output),
+    ];
+    let mut nest = nest(&[6], &buffers, &[DType::I32]);
+    let at = nest.exprs.axis(AxisId(0));
+    let local = LocalId(0);
+    let register = nest.exprs.local(local, DType::I32);
+    let x = nest.exprs.load(BufferId(0), DType::I32, vec![at], false);
+    let kept = nest.exprs.load(BufferId(1), DType::I32, vec![at], false);
+    let zero = nest.exprs.constant(DType::I32, Scalar::Int(0));
+    let condition = nest.exprs.prim(Prim::Lt, DType::Bool, &[zero, x]);
+    let doubled = nest.exprs.prim(Prim::Add, DType::I32, &[register, register]);
+    let both = nest.exprs.prim(Prim::Add, DType::I32, &[doubled, kept]);
+    let store = |buffer, value| Stmt::Store {
+        buffer: BufferId(buffer),
+        index: vec![at],
+        value,
+    };
+    let body = vec![
+        Stmt::Set { local, value: x },
+        store(1, doubled),
+        Stmt::If {
+            condition,
+            then: vec![Stmt::Set { local, value: both }, store(1, both)],
+            otherwise: vec![Stmt::Accumulate {
+                local,
+                with: Combine::Sum,
+                value: kept,
+            }],
+        },
+        store(2, both),
+    ];
+    let body = looped(&mut nest, 0, Bind::Serial, body);
+    nest.body.push(body);
+    check(
+        &nest,
+        &[Tensor::from_scalars(
+            DType::I32,
+            [6],
+            [-3, 0, 5, 1, -1, 100].map(Scalar::Int),
+        )],
+    );
 }
 
 #[test]
