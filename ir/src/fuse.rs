@@ -1,6 +1,9 @@
 //! Cutting a graph into regions: which nodes share a kernel, and why not more.
 
+use std::collections::HashSet;
+
 use crate::graph::{Graph, NodeId};
+use crate::ops::Op;
 
 /// Nodes that become one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,46 @@ pub fn regions(graph: &Graph) -> Vec<Region> {
 
 /// The same without fusion, for the eager mode: a region for every node that is not an input or constant.
 pub fn singletons(graph: &Graph) -> Vec<Region> {
-    let _ = graph;
-    todo!()
+    let (live, users) = (graph.live(), graph.users());
+    let regions = graph
+        .ids()
+        .filter(|id| live[id.at()])
+        .filter_map(|id| match &graph.node(id).op {
+            // Parts are the outputs of their region, not regions.
+            Op::Input(_) | Op::Const(_) | Op::Part(_) => None,
+            Op::Scan(_) | Op::If(_) | Op::While(_) => Some(compound(graph, id, &users[id.at()])),
+            _ => Some(Region {
+                kind: RegionKind::Kernel,
+                nodes: vec![id],
+                inputs: inputs_of(graph, &[id]),
+                outputs: vec![id],
+                stopped: Vec::new(),
+            }),
+        });
+    regions.collect()
+}
+
+/// The region of an op with bodies; `users` are its parts.
+fn compound(graph: &Graph, id: NodeId, users: &[NodeId]) -> Region {
+    Region {
+        kind: RegionKind::Compound,
+        nodes: vec![id],
+        inputs: inputs_of(graph, &[id]),
+        outputs: users.to_vec(),
+        stopped: Vec::new(),
+    }
+}
+
+/// Whether a node's value stands in the code of every kernel that needs it: a constant of one element.
+fn is_immediate(graph: &Graph, id: NodeId) -> bool {
+    matches!(&graph.node(id).op, Op::Const(tensor) if tensor.count() == 1)
+}
+
+/// What the nodes of a kernel read from memory, in the order in which they are met.
+fn inputs_of(graph: &Graph, nodes: &[NodeId]) -> Vec<NodeId> {
+    let inside: HashSet<NodeId> = nodes.iter().copied().collect();
+    let mut seen = HashSet::new();
+    let args = nodes.iter().flat_map(|&id| graph.node(id).args.iter().copied());
+    args.filter(|&arg| !inside.contains(&arg) && !is_immediate(graph, arg) && seen.insert(arg))
+        .collect()
 }

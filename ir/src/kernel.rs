@@ -4,9 +4,10 @@
 //! from a region. A [`Nest`] is the same with every decision made: loops in order, split and bound to lanes or workers,
 //! staging buffers, contraction tiles. Schedules make it, emitters spell it, [`interp`] runs it.
 //!
-//! Reading order: [`prim`], [`expr`], this file, [`index`], [`build`], [`nest`], [`verify`], [`text`], [`interp`].
+//! Reading order: [`prim`], [`expr`], this file, [`index`], [`build`], [`nest`], [`verify`], [`text`], [`eval`], [`interp`].
 
 pub mod build;
+pub mod eval;
 pub mod expr;
 pub mod index;
 pub mod interp;
