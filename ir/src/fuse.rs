@@ -1,9 +1,42 @@
 //! Cutting a graph into regions: which nodes share a kernel, and why not more.
+//!
+//! Nodes are visited users first. Each is either *stored*, written to memory by one region, or *inlined* into every region that needs it.
+//! A region is asked for a node along known axes ([`Follow`]), and that decides:
+//!
+//! - Light nodes (maps, views, iota, random, gather) are inlined where that computes nothing twice, or only what is cheap.
+//! - A fold is inlined as a row statistic: at a prefix of the parallel axes, where it is computed once a row.
+//! - A contraction (einsum, conv, pool) is inlined where its elements and the region's points are the same, so that what follows it
+//!   rides on it as an epilogue; one a region, and with no fold.
+//! - What must be stored is written by a region that computes it at every point anyway, if one does and no cycle arises:
+//!   so Adam's three results, or a row's statistic, are further outputs of one kernel.
+//! - What is stored for itself joins a region of the same shape that reads the same tensor.
+//!
+//! Every search is bounded, so the time is linear in the graph.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 
-use crate::graph::{Graph, NodeId};
-use crate::ops::Op;
+use crate::dtype::DType;
+use crate::graph::{Graph, Node, NodeId};
+use crate::kernel::{Expr, Exprs, Prim, build::X};
+use crate::ops::{MapDef, Op, View};
+
+/// The most primitives of one kernel.
+const MOST_PRIMS: u32 = 128;
+/// The most nodes of one kernel: views have no primitives, but a kernel is built by asking through them.
+const MOST_NODES: usize = 256;
+/// The most outputs of one kernel.
+const MOST_OUTPUTS: usize = 8;
+/// The greatest weight that is computed twice rather than stored: a guess, about what a load costs.
+const CHEAP: u32 = 4;
+/// The greatest weight, along one path, of what is computed more than once.
+const MOST_REPEATED: u32 = 8;
+/// The greatest weight that is computed while an operand of a contraction is packed: a guess.
+const MOST_PACKED: u32 = 8;
+/// Regions searched for a cycle before one is assumed.
+const MOST_SEARCHED: usize = 64;
+/// A fold over no more elements than this is computed by each worker for itself rather than in a kernel of its own: a guess.
+const TINY: usize = 4096;
 
 /// Nodes that become one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +65,20 @@ pub enum RegionKind {
 
 /// Cuts a graph into regions, in an order in which each reads only inputs, constants and earlier regions' outputs.
 ///
-/// Every output of the graph, and nothing else that need not be, is written to memory. Inputs and constants of more than one element are
-/// read in place and belong to no region.
+/// Every output of the graph that is computed, and nothing else that need not be, is written to memory. Inputs and constants of more than
+/// one element are read in place and belong to no region; an output that is itself an input or a constant has no region.
 pub fn regions(graph: &Graph) -> Vec<Region> {
-    let _ = graph;
-    todo!()
+    let live = graph.live();
+    let mut cut = Cut::new(graph);
+    for (id, node) in graph.nodes().rev().filter(|(id, _)| live[id.at()]) {
+        match &node.op {
+            Op::Input(_) | Op::Const(_) => {}
+            Op::Part(_) => cut.part(id, node.args[0]),
+            Op::Scan(_) | Op::If(_) | Op::While(_) => cut.compound(id),
+            _ => cut.place(id),
+        }
+    }
+    cut.finish()
 }
 
 /// The same without fusion, for the eager mode: a region for every node that is not an input or constant.
@@ -83,4 +125,803 @@ fn inputs_of(graph: &Graph, nodes: &[NodeId]) -> Vec<NodeId> {
     let args = nodes.iter().flat_map(|&id| graph.node(id).args.iter().copied());
     args.filter(|&arg| !inside.contains(&arg) && !is_immediate(graph, arg) && seen.insert(arg))
         .collect()
+}
+
+/// How one axis of a node's index follows the loops of a region that asks for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follow {
+    /// It is this parallel axis.
+    Axis(u32),
+    /// It is an axis that a fold of the region runs over.
+    Reduced,
+    /// It has one place.
+    One,
+    /// Anything else.
+    Other,
+}
+
+/// That a region needs a node.
+#[derive(Clone, Debug)]
+struct Demand {
+    region: usize,
+    /// By axis of the node.
+    follows: Vec<Follow>,
+    /// The number of steps of the folds around.
+    steps: f64,
+    /// The weight that may still be computed here, inside the operand of a contraction.
+    packed: Option<u32>,
+    /// The weight, from the region's results to here, of what is computed more than once; in quarters.
+    repeated: u32,
+}
+
+/// A region being made.
+#[derive(Debug, Default)]
+struct Draft {
+    shape: Vec<usize>,
+    nodes: Vec<NodeId>,
+    outputs: Vec<NodeId>,
+    /// What it reads of what other regions write.
+    reads: Vec<NodeId>,
+    stopped: Vec<(NodeId, String)>,
+    prims: u32,
+    has_contraction: bool,
+    has_fold: bool,
+    /// Prefix, scatter, sort and ops with bodies take neither a contraction nor a fold nor further outputs.
+    is_special: bool,
+    is_compound: bool,
+}
+
+/// The state of [`regions`].
+struct Cut<'a> {
+    graph: &'a Graph,
+    is_output: Vec<bool>,
+    user_count: Vec<u32>,
+    /// Whether a node can ride on a contraction as its epilogue.
+    rides: Vec<bool>,
+    drafts: Vec<Draft>,
+    /// For each node not yet visited, who needs it.
+    demands: Vec<Vec<Demand>>,
+    /// The ops with bodies that need a node in memory, as regions.
+    needed_in_memory: Vec<Vec<usize>>,
+    /// The region that writes a node.
+    writer: Vec<Option<usize>>,
+    /// The region that last asked for a node, as a candidate for others that read it.
+    last_reader: Vec<Option<usize>>,
+    costs: HashMap<(&'static str, DType), Cost>,
+    /// Which search last saw a region.
+    seen: Vec<u32>,
+    search: u32,
+}
+
+/// What computing one element takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cost {
+    prims: u32,
+    /// In units of an addition.
+    weight: u32,
+}
+
+impl<'a> Cut<'a> {
+    fn new(graph: &'a Graph) -> Cut<'a> {
+        let mut is_output = vec![false; graph.len()];
+        for (_, id) in &graph.outputs {
+            is_output[id.at()] = true;
+        }
+        let mut user_count = vec![0; graph.len()];
+        let mut rides = vec![false; graph.len()];
+        for (id, node) in graph.nodes() {
+            for arg in &node.args {
+                user_count[arg.at()] += 1;
+            }
+            rides[id.at()] = match &node.op {
+                Op::Einsum(_) | Op::Conv(_) | Op::Pool(_) => true,
+                Op::Map(_) | Op::View(View::Reshape(_) | View::Permute(_)) => node
+                    .args
+                    .iter()
+                    .any(|arg| rides[arg.at()] && graph.ty(*arg).count() == node.ty().count()),
+                _ => false,
+            };
+        }
+        Cut {
+            graph,
+            is_output,
+            user_count,
+            rides,
+            drafts: Vec::new(),
+            demands: vec![Vec::new(); graph.len()],
+            needed_in_memory: vec![Vec::new(); graph.len()],
+            writer: vec![None; graph.len()],
+            last_reader: vec![None; graph.len()],
+            costs: HashMap::new(),
+            seen: Vec::new(),
+            search: 0,
+        }
+    }
+
+    fn add_draft(&mut self, draft: Draft) -> usize {
+        self.drafts.push(draft);
+        self.seen.push(0);
+        self.drafts.len() - 1
+    }
+
+    /// A result of an op with bodies: that op's region writes it.
+    fn part(&mut self, id: NodeId, of: NodeId) {
+        let region = match self.writer[of.at()] {
+            Some(region) => region,
+            None => self.add_draft(Draft {
+                nodes: vec![of],
+                is_special: true,
+                is_compound: true,
+                ..Draft::default()
+            }),
+        };
+        self.writer[of.at()] = Some(region);
+        self.drafts[region].outputs.push(id);
+        let demands = std::mem::take(&mut self.demands[id.at()]);
+        self.store(id, region, &demands, "it is the result of an op with bodies");
+    }
+
+    fn compound(&mut self, id: NodeId) {
+        let region = self.writer[id.at()].expect("a live op with bodies has a live part");
+        for &arg in &self.graph.node(id).args {
+            self.needed_in_memory[arg.at()].push(region);
+        }
+    }
+
+    /// Decides where a node is computed.
+    fn place(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let demands = std::mem::take(&mut self.demands[id.at()]);
+        let Err(reason) = self.may_inline_everywhere(id, node, &demands) else {
+            for region in regions_of(&demands) {
+                self.inline(id, region, &demands);
+            }
+            return;
+        };
+        let demanding = regions_of(&demands);
+        let host = demanding
+            .iter()
+            .copied()
+            .find(|&region| self.may_write(id, node, region, &demands));
+        if let Some(host) = host {
+            self.inline(id, host, &demands);
+            self.drafts[host].outputs.push(id);
+            self.store(id, host, &demands, &reason);
+            return;
+        }
+        let region = match self.sibling(id, node, &demanding) {
+            Some(sibling) => sibling,
+            None => self.add_draft(Draft {
+                shape: loop_shape(node),
+                is_special: matches!(node.op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_)),
+                ..Draft::default()
+            }),
+        };
+        self.store(id, region, &demands, &reason);
+        self.drafts[region].outputs.push(id);
+        let own = Demand {
+            region,
+            follows: loop_follows(node),
+            steps: 1.0,
+            packed: None,
+            repeated: 0,
+        };
+        self.inline(id, region, &[own]);
+    }
+
+    /// Records that `region` writes the node and the other regions that need it read it.
+    fn store(&mut self, id: NodeId, region: usize, demands: &[Demand], reason: &str) {
+        self.writer[id.at()] = Some(region);
+        let in_memory = std::mem::take(&mut self.needed_in_memory[id.at()]);
+        for reader in regions_of(demands).into_iter().chain(in_memory) {
+            if reader != region {
+                self.drafts[reader].reads.push(id);
+                self.drafts[reader].stopped.push((id, reason.to_owned()));
+            }
+        }
+    }
+
+    /// Makes a region compute the node wherever it asks for it, and so ask for the operands.
+    fn inline(&mut self, id: NodeId, region: usize, demands: &[Demand]) {
+        let node = self.graph.node(id);
+        let cost = self.cost(node);
+        let many = regions_of(demands).len() > 1;
+        let draft = &mut self.drafts[region];
+        draft.nodes.push(id);
+        draft.prims += cost.prims;
+        draft.has_contraction |= is_contraction(&node.op);
+        draft.has_fold |= matches!(node.op, Op::Fold(_));
+        for demand in demands.iter().filter(|demand| demand.region == region) {
+            let repeats = many || self.times(id, demand) > 1.25;
+            let repeated = demand.repeated + if repeats { (4 * cost.weight).max(1) } else { 0 };
+            for (place, &arg) in node.args.iter().enumerate() {
+                if is_leaf(&self.graph.node(arg).op) {
+                    self.last_reader[arg.at()] = Some(region);
+                    continue;
+                }
+                let follows = through(self.graph, node, place, &demand.follows);
+                let packed = match &node.op {
+                    Op::Einsum(_) | Op::Conv(_) => Some(MOST_PACKED),
+                    _ => demand.packed.map(|left| left.saturating_sub(cost.weight)),
+                };
+                let steps = demand.steps * steps(self.graph, node);
+                self.ask(
+                    arg,
+                    Demand {
+                        region,
+                        follows,
+                        steps,
+                        packed,
+                        repeated,
+                    },
+                );
+            }
+        }
+    }
+
+    fn ask(&mut self, id: NodeId, demand: Demand) {
+        self.last_reader[id.at()] = Some(demand.region);
+        let known = self.demands[id.at()]
+            .iter_mut()
+            .rev()
+            .take(4)
+            .find(|known| known.region == demand.region && known.follows == demand.follows);
+        match known {
+            Some(known) => {
+                known.repeated = known.repeated.max(demand.repeated);
+                known.steps = known.steps.max(demand.steps);
+                known.packed = match (known.packed, demand.packed) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+            None => self.demands[id.at()].push(demand),
+        }
+    }
+
+    /// How many times a region computes each element of a node, on average. What does not use the inner loops is computed outside them.
+    fn times(&self, id: NodeId, demand: &Demand) -> f64 {
+        if demand.packed.is_some() {
+            return 1.0;
+        }
+        let shape = &self.drafts[demand.region].shape;
+        let loops = demand.follows.iter().map(|follow| match follow {
+            Follow::Axis(axis) => *axis as usize + 1,
+            Follow::Other => shape.len(),
+            Follow::Reduced | Follow::One => 0,
+        });
+        let points: f64 = shape[..loops.max().unwrap_or(0)]
+            .iter()
+            .map(|&extent| extent as f64)
+            .product();
+        let is_inside = demand
+            .follows
+            .iter()
+            .any(|follow| matches!(follow, Follow::Reduced | Follow::Other));
+        let points = if is_inside { points * demand.steps } else { points };
+        points / self.graph.ty(id).count().max(1) as f64
+    }
+
+    /// Whether the node need not be stored, or why it must.
+    fn may_inline_everywhere(&mut self, id: NodeId, node: &Node, demands: &[Demand]) -> Result<(), String> {
+        if self.is_output[id.at()] {
+            return Err("it is an output of the graph".to_owned());
+        }
+        if !self.needed_in_memory[id.at()].is_empty() {
+            return Err("an op with bodies needs it in memory".to_owned());
+        }
+        if matches!(node.op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_)) {
+            return Err(format!("`{}` is a kernel of its own form", node.op.name()));
+        }
+        let regions = regions_of(demands);
+        for &region in &regions {
+            self.fits(id, node, region, demands)?;
+        }
+        if is_contraction(&node.op) || matches!(node.op, Op::Fold(_)) {
+            return match regions.len() {
+                1 => Ok(()),
+                count => Err(format!("{count} regions need it, and it is not computed twice")),
+            };
+        }
+        let cost = self.cost(node);
+        let times: f64 = regions
+            .iter()
+            .map(|&region| {
+                // Several places of one row are one computation: the schedule keeps the row.
+                let times = demands
+                    .iter()
+                    .filter(|demand| demand.region == region)
+                    .map(|demand| self.times(id, demand));
+                times.fold(0.0, f64::max)
+            })
+            .sum();
+        if times > 1.25 && cost.weight > CHEAP {
+            return Err(format!("it would be computed {times:.1} times"));
+        }
+        if self.rides[id.at()] && matches!(node.op, Op::Map(_)) && regions.len() > 1 {
+            // Repeating a little beats storing it where what it is made of is stored anyway.
+            let whole = |arg: &&NodeId| self.graph.ty(**arg).count() == node.ty().count();
+            let mut read = node
+                .args
+                .iter()
+                .filter(whole)
+                .filter(|arg| !is_view(&self.graph.node(**arg).op));
+            let is_stored_anyway = match (read.next(), read.next()) {
+                (Some(arg), None) => self.user_count[arg.at()] > 1 && cost.weight <= 2,
+                _ => false,
+            };
+            if !is_stored_anyway {
+                return Err("it rides on the contraction before it".to_owned());
+            }
+        }
+        let most = demands.iter().map(|demand| demand.repeated).max().unwrap_or(0);
+        let repeats = regions.len() > 1 || times > 1.25;
+        if repeats && most + (4 * cost.weight).max(1) > 4 * MOST_REPEATED {
+            return Err("too much would be computed more than once".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether a region can compute the node wherever it asks for it, or why not.
+    fn fits(&mut self, id: NodeId, node: &Node, region: usize, demands: &[Demand]) -> Result<(), String> {
+        let cost = self.cost(node);
+        let draft = &self.drafts[region];
+        if draft.prims + cost.prims > MOST_PRIMS || draft.nodes.len() >= MOST_NODES {
+            return Err(format!("the kernel has {} primitives already", draft.prims));
+        }
+        let name = node.op.name();
+        let here = || demands.iter().filter(|demand| demand.region == region);
+        if is_contraction(&node.op) {
+            if draft.is_special {
+                return Err(format!("`{name}` is computed in tiles, this region is not"));
+            }
+            if draft.has_contraction {
+                return Err("a kernel has one contraction".to_owned());
+            }
+            if draft.has_fold {
+                return Err(format!("`{name}` is computed in tiles, and the region folds rows"));
+            }
+            if !here().all(|demand| self.is_bijection(id, demand)) {
+                return Err(format!("`{name}` is not needed once at each point"));
+            }
+            return Ok(());
+        }
+        if let Op::Fold(fold) = &node.op {
+            if draft.has_contraction || draft.is_special {
+                return Err(format!("`{name}` does not fit in a kernel of this form"));
+            }
+            let operand = self.graph.ty(node.args[0]);
+            let is_tiny = operand.count() <= TINY;
+            let is_row = here().all(|demand| {
+                let all_one = demand.follows.iter().all(|follow| *follow == Follow::One);
+                let is_whole = draft.shape.iter().product::<usize>() <= 1;
+                is_prefix(&demand.follows) && (!all_one || is_whole || is_tiny || fold.axes.is_empty())
+            });
+            return match is_row {
+                true => Ok(()),
+                false => Err(format!("`{name}` is not a statistic of the region's rows")),
+            };
+        }
+        for demand in here() {
+            if let Some(left) = demand.packed {
+                match &node.op {
+                    Op::View(_) | Op::Iota(_) => {}
+                    Op::Map(_) if self.rides[id.at()] => return Err("it rides on the contraction before it".to_owned()),
+                    Op::Map(_) if cost.weight <= left => {}
+                    _ => return Err("an operand of a contraction computes only what is cheap".to_owned()),
+                }
+            } else if self.rides[id.at()] && matches!(node.op, Op::Map(_)) && !self.is_bijection(id, demand) {
+                return Err("it rides on the contraction before it".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each element of the node is needed at exactly one point of the region's loops, and at each point one.
+    fn is_bijection(&self, id: NodeId, demand: &Demand) -> bool {
+        let shape = &self.drafts[demand.region].shape;
+        let mut axes: Vec<u32> = Vec::new();
+        for follow in &demand.follows {
+            match follow {
+                Follow::Axis(axis) => axes.push(*axis),
+                Follow::One => {}
+                Follow::Reduced | Follow::Other => return false,
+            }
+        }
+        axes.sort_unstable();
+        axes.dedup();
+        let reached: usize = axes.iter().map(|&axis| shape[axis as usize]).product();
+        let count = self.graph.ty(id).count();
+        reached == count && count == shape.iter().product()
+    }
+
+    /// Whether a region that needs the node can also write it: it computes it at every point of its outer loops, and no cycle arises.
+    fn may_write(&mut self, id: NodeId, node: &Node, region: usize, demands: &[Demand]) -> bool {
+        let draft = &self.drafts[region];
+        if draft.is_special
+            || draft.outputs.len() >= MOST_OUTPUTS
+            || matches!(node.op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_))
+        {
+            return false;
+        }
+        let shape = &node.ty().shape;
+        let is_own_index = |demand: &Demand| {
+            let straight = demand
+                .follows
+                .iter()
+                .zip(0..)
+                .all(|(follow, axis)| *follow == Follow::Axis(axis));
+            demand.region == region && demand.packed.is_none() && straight
+        };
+        if !draft.shape.starts_with(shape) || !demands.iter().any(is_own_index) {
+            return false;
+        }
+        // A reader of a fold's operand must not be made to wait for the whole kernel's rows for the sake of a scalar.
+        if shape.is_empty() && !draft.shape.is_empty() && !matches!(node.op, Op::Fold(_)) {
+            return false;
+        }
+        self.fits(id, node, region, demands).is_ok() && !self.reaches(region, demands, id)
+    }
+
+    /// A region that reads what the node reads, loops over the same shape, and can compute and write it too.
+    fn sibling(&mut self, id: NodeId, node: &Node, demanding: &[usize]) -> Option<usize> {
+        let Op::Map(_) = node.op else { return None };
+        // An epilogue has a better place.
+        if self.rides[id.at()] {
+            return None;
+        }
+        let cost = self.cost(node);
+        let count = node.ty().count();
+        for &arg in &node.args {
+            if is_view(&self.graph.node(arg).op) || self.graph.ty(arg).count() != count || count <= 1 {
+                continue;
+            }
+            let Some(region) = self.last_reader[arg.at()] else {
+                continue;
+            };
+            let draft = &self.drafts[region];
+            let fits = draft.prims + cost.prims <= MOST_PRIMS
+                && draft.nodes.len() < MOST_NODES
+                && draft.outputs.len() < MOST_OUTPUTS
+                && draft.shape == node.ty().shape
+                && !draft.is_special
+                && !draft.has_contraction
+                && !draft.outputs.iter().any(|output| self.rides[output.at()]);
+            if fits && !demanding.contains(&region) && !self.reaches_any(region, demanding, id) {
+                return Some(region);
+            }
+        }
+        None
+    }
+
+    fn reaches(&mut self, region: usize, demands: &[Demand], id: NodeId) -> bool {
+        let others: Vec<usize> = regions_of(demands)
+            .into_iter()
+            .filter(|&other| other != region)
+            .collect();
+        self.reaches_any(region, &others, id)
+    }
+
+    /// Whether `region` reads, directly or not, what one of the regions `others`, which all need node `id`, writes; or the search takes long.
+    fn reaches_any(&mut self, region: usize, others: &[usize], id: NodeId) -> bool {
+        let others: HashSet<usize> = others.iter().chain(&self.needed_in_memory[id.at()]).copied().collect();
+        if others.is_empty() {
+            return false;
+        }
+        self.search += 1;
+        let mut open = vec![region];
+        let mut steps = 0;
+        while let Some(region) = open.pop() {
+            for read in &self.drafts[region].reads {
+                steps += 1;
+                let writer = self.writer[read.at()].expect("what is read is written");
+                if others.contains(&writer) || steps > MOST_SEARCHED {
+                    return true;
+                }
+                if self.seen[writer] != self.search {
+                    self.seen[writer] = self.search;
+                    open.push(writer);
+                }
+            }
+        }
+        false
+    }
+
+    fn cost(&mut self, node: &Node) -> Cost {
+        let flat = |cost| Cost {
+            prims: cost,
+            weight: cost,
+        };
+        match &node.op {
+            Op::Map(map) => {
+                let dtypes: Vec<DType> = node.args.iter().map(|&arg| self.graph.ty(arg).dtype).collect();
+                let key = (map.0.name, dtypes.last().copied().unwrap_or(node.ty().dtype));
+                match self.costs.get(&key) {
+                    Some(cost) => *cost,
+                    None => {
+                        let cost = map_cost(map.0, &dtypes, node.ty().dtype);
+                        self.costs.insert(key, cost);
+                        cost
+                    }
+                }
+            }
+            Op::View(View::Concat(_)) => flat(2 * node.args.len() as u32),
+            Op::View(View::Pad { .. }) => flat(2),
+            Op::View(View::Reshape(_)) => Cost { prims: 1, weight: 0 },
+            Op::View(_) => flat(0),
+            Op::Iota(_) | Op::Fold(_) => flat(1),
+            Op::Einsum(_) | Op::Conv(_) | Op::Pool(_) => flat(4),
+            Op::Gather(_) => flat(4),
+            Op::Random(_) => flat(60),
+            Op::Input(_) | Op::Const(_) | Op::Part(_) => flat(0),
+            Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_) | Op::Scan(_) | Op::If(_) | Op::While(_) => flat(1),
+        }
+    }
+
+    /// The regions, each after those that write what it reads, and otherwise in the order of the graph.
+    fn finish(self) -> Vec<Region> {
+        let mut order = Vec::new();
+        let mut is_placed = vec![false; self.drafts.len()];
+        for first in (0..self.drafts.len()).rev() {
+            let mut open = vec![(first, false)];
+            while let Some((region, reads_done)) = open.pop() {
+                if is_placed[region] {
+                    continue;
+                }
+                if reads_done {
+                    is_placed[region] = true;
+                    order.push(region);
+                    continue;
+                }
+                open.push((region, true));
+                let reads = self.drafts[region].reads.iter();
+                let before = reads.map(|read| self.writer[read.at()].expect("what is read is written"));
+                open.extend(
+                    before
+                        .filter(|&region| !is_placed[region])
+                        .map(|region| (region, false)),
+                );
+            }
+        }
+        let mut drafts: Vec<Option<Draft>> = self.drafts.into_iter().map(Some).collect();
+        let take = |region: usize| {
+            let mut draft = drafts[region].take().expect("each region once");
+            draft.nodes.sort_unstable();
+            draft.outputs.sort_unstable();
+            Region {
+                kind: if draft.is_compound {
+                    RegionKind::Compound
+                } else {
+                    RegionKind::Kernel
+                },
+                inputs: inputs_of(self.graph, &draft.nodes),
+                nodes: draft.nodes,
+                outputs: draft.outputs,
+                stopped: draft.stopped,
+            }
+        };
+        order.into_iter().map(take).collect()
+    }
+}
+
+/// The regions that ask, each once, in the order of their first demand.
+fn regions_of(demands: &[Demand]) -> Vec<usize> {
+    let mut regions: Vec<usize> = demands.iter().map(|demand| demand.region).collect();
+    regions.sort_unstable();
+    regions.dedup();
+    regions
+}
+
+fn is_leaf(op: &Op) -> bool {
+    matches!(op, Op::Input(_) | Op::Const(_))
+}
+
+fn is_view(op: &Op) -> bool {
+    matches!(op, Op::View(_) | Op::Iota(_) | Op::Const(_))
+}
+
+fn is_contraction(op: &Op) -> bool {
+    matches!(op, Op::Einsum(_) | Op::Conv(_) | Op::Pool(_))
+}
+
+/// Whether these are the outermost axes in order.
+fn is_prefix(follows: &[Follow]) -> bool {
+    let axes = follows.iter().filter(|follow| **follow != Follow::One);
+    axes.zip(0..).all(|(follow, axis)| *follow == Follow::Axis(axis))
+}
+
+/// The extents of the parallel loops of a region made for this node.
+fn loop_shape(node: &Node) -> Vec<usize> {
+    let mut shape = node.ty().shape.clone();
+    if let Op::Prefix(crate::ops::Prefix { axis, .. }) | Op::Sort(crate::ops::Sort { axis, .. }) = &node.op {
+        let extent = shape.remove(*axis);
+        shape.push(extent);
+    }
+    shape
+}
+
+/// How the node's own index follows those loops.
+fn loop_follows(node: &Node) -> Vec<Follow> {
+    let shape = &node.ty().shape;
+    let axes = 0..shape.len() as u32;
+    let mut follows: Vec<Follow> = axes.map(Follow::Axis).collect();
+    if let Op::Prefix(crate::ops::Prefix { axis, .. }) | Op::Sort(crate::ops::Sort { axis, .. }) = &node.op {
+        let last = follows.pop().expect("the axis itself");
+        follows.insert(*axis, last);
+    }
+    follows
+}
+
+/// The number of steps of the fold that a node is.
+fn steps(graph: &Graph, node: &Node) -> f64 {
+    let shape = |arg: usize| &graph.ty(node.args[arg]).shape;
+    let product = |extents: &mut dyn Iterator<Item = usize>| extents.map(|extent| extent as f64).product::<f64>();
+    match &node.op {
+        Op::Fold(fold) => product(&mut fold.axes.iter().map(|&axis| shape(0)[axis])),
+        Op::Pool(pool) => product(&mut pool.size.iter().copied()),
+        _ => 1.0,
+    }
+}
+
+/// How the index of operand `place` follows the loops, where the node's own follows them so.
+fn through(graph: &Graph, node: &Node, place: usize, follows: &[Follow]) -> Vec<Follow> {
+    let shape = &graph.ty(node.args[place]).shape;
+    let rank = shape.len();
+    let unless = |is_moved: bool, axis: usize| if is_moved { Follow::Other } else { follows[axis] };
+    let mut found: Vec<Follow> = match &node.op {
+        Op::Map(_) => follows.to_vec(),
+        Op::Fold(fold) => {
+            let mut kept = follows.iter().copied();
+            let follow = |axis| match fold.axes.contains(&axis) {
+                true => Follow::Reduced,
+                false => kept.next().expect("an axis that is not folded is the result's"),
+            };
+            (0..rank).map(follow).collect()
+        }
+        Op::View(view) => match view {
+            View::Reshape(_) => reshaped(&node.ty().shape, follows, shape),
+            View::Permute(order) => {
+                let mut found = vec![Follow::One; rank];
+                for (&axis, &follow) in order.iter().zip(follows) {
+                    found[axis] = follow;
+                }
+                found
+            }
+            View::Broadcast(_) => follows[follows.len() - rank..].to_vec(),
+            View::Slice { start, step, count } => {
+                let is_whole = |axis: usize| start[axis] == 0 && step[axis] == 1 && count[axis] == shape[axis];
+                (0..rank).map(|axis| unless(!is_whole(axis), axis)).collect()
+            }
+            View::Pad { low, inner, .. } => {
+                let result = &node.ty().shape;
+                let is_whole = |axis: usize| low[axis] == 0 && inner[axis] == 0 && result[axis] == shape[axis];
+                (0..rank).map(|axis| unless(!is_whole(axis), axis)).collect()
+            }
+            View::Flip(axes) => (0..rank).map(|axis| unless(axes.contains(&axis), axis)).collect(),
+            View::Concat(along) => (0..rank)
+                .map(|axis| unless(axis == *along && node.args.len() > 1, axis))
+                .collect(),
+            View::Windows { axes, .. } => (0..rank).map(|axis| unless(axes.contains(&axis), axis)).collect(),
+        },
+        Op::Einsum(einsum) => {
+            let letters = if place == 0 { &einsum.left } else { &einsum.right };
+            let at = |letter| einsum.out.iter().position(|other| other == letter);
+            letters
+                .iter()
+                .map(|letter| at(letter).map_or(Follow::Reduced, |axis| follows[axis]))
+                .collect()
+        }
+        Op::Conv(_) => {
+            let (outer, spatial) = if place == 0 {
+                (0, Follow::Other)
+            } else {
+                (1, Follow::Reduced)
+            };
+            let mut found = vec![spatial; rank];
+            found[0] = follows[outer];
+            found[1] = Follow::Reduced;
+            found
+        }
+        Op::Pool(pool) => (0..rank)
+            .map(|axis| unless(axis + pool.size.len() >= rank, axis))
+            .collect(),
+        Op::Gather(gather) => {
+            let indexed = graph.ty(node.args[1]).rank();
+            match place {
+                0 => {
+                    let after = gather.axis + indexed;
+                    let follow = |axis: usize| match axis.cmp(&gather.axis) {
+                        std::cmp::Ordering::Less => follows[axis],
+                        std::cmp::Ordering::Equal => Follow::Other,
+                        std::cmp::Ordering::Greater => follows[after + axis - gather.axis - 1],
+                    };
+                    (0..rank).map(follow).collect()
+                }
+                _ => follows[gather.axis..gather.axis + indexed].to_vec(),
+            }
+        }
+        Op::Prefix(_) | Op::Sort(_) => follows.to_vec(),
+        Op::Scatter(_) if place == 0 => follows.to_vec(),
+        // Updates are taken in order, whatever loops over the result there are.
+        Op::Scatter(_) => vec![Follow::Reduced; rank],
+        Op::Random(_) => vec![Follow::One; rank],
+        Op::Input(_) | Op::Const(_) | Op::Iota(_) | Op::Scan(_) | Op::If(_) | Op::While(_) | Op::Part(_) => {
+            unreachable!("`{}` asks for no operand at an index", node.op.name())
+        }
+    };
+    for (follow, &extent) in found.iter_mut().zip(shape) {
+        if extent == 1 {
+            *follow = Follow::One;
+        }
+    }
+    found
+}
+
+/// The axes of a reshape's operand: those that the reshape leaves alone follow as the result's do.
+fn reshaped(to: &[usize], follows: &[Follow], from: &[usize]) -> Vec<Follow> {
+    let real = |shape: &[usize]| -> Vec<usize> { (0..shape.len()).filter(|&axis| shape[axis] != 1).collect() };
+    let (to_axes, from_axes) = (real(to), real(from));
+    let same = |pair: &(&usize, &usize)| to[*pair.0] == from[*pair.1];
+    let before = to_axes.iter().zip(&from_axes).take_while(same).count();
+    let left = (to_axes.len() - before).min(from_axes.len() - before);
+    let after = to_axes
+        .iter()
+        .rev()
+        .zip(from_axes.iter().rev())
+        .take(left)
+        .take_while(same)
+        .count();
+    let mut found = vec![Follow::One; from.len()];
+    for (position, &axis) in from_axes.iter().enumerate() {
+        let from_end = from_axes.len() - position;
+        found[axis] = if position < before {
+            follows[to_axes[position]]
+        } else if from_end <= after {
+            follows[to_axes[to_axes.len() - from_end]]
+        } else {
+            Follow::Other
+        };
+    }
+    found
+}
+
+/// What the body of a row costs, counted on the body itself.
+fn map_cost(def: &'static MapDef, dtypes: &[DType], result: DType) -> Cost {
+    let exprs = std::cell::RefCell::new(Exprs::default());
+    let load = |(at, &dtype): (usize, &DType)| {
+        let id = exprs
+            .borrow_mut()
+            .load(crate::kernel::BufferId(at as u32), dtype, Vec::new(), false);
+        X::new(&exprs, id)
+    };
+    let args: Vec<X<'_>> = dtypes.iter().enumerate().map(load).collect();
+    def.apply(&args, result);
+    let exprs = exprs.borrow();
+    let weight = |id| match exprs.get(id) {
+        Expr::Prim(Prim::Div | Prim::Rem | Prim::Sqrt, ..) => 4,
+        Expr::Prim(..) => 1,
+        _ => 0,
+    };
+    let weights: Vec<u32> = exprs.ids().map(weight).collect();
+    Cost {
+        prims: weights.iter().filter(|&&weight| weight > 0).count() as u32,
+        weight: weights.iter().sum(),
+    }
+}
+
+/// As dumps show it: the nodes, what is read and written, and why it is not larger.
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |ids: &[NodeId]| ids.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ");
+        let kind = match self.kind {
+            RegionKind::Kernel => "kernel",
+            RegionKind::Compound => "compound",
+        };
+        let (nodes, inputs, outputs) = (list(&self.nodes), list(&self.inputs), list(&self.outputs));
+        write!(f, "{kind} {nodes} | reads {inputs} | writes {outputs}")?;
+        for (id, reason) in &self.stopped {
+            write!(f, "\n    without {id}: {reason}")?;
+        }
+        Ok(())
+    }
 }
