@@ -4,6 +4,9 @@
 //! `fn(slots: *const u64, count: u64)` that runs the body for lanes `0 .. count`. A slot is the address of a stream, or the bits of a
 //! scalar in its low end. The bits of the results are those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
+mod lower;
+mod registers;
+
 use netloom_ir::DType;
 use netloom_ir::kernel::{Combine, Prim};
 
@@ -55,7 +58,465 @@ pub enum Sink {
 }
 
 /// The function's bytes, or what in the body this level has no code for (the caller then uses CLIF).
+///
+/// There is code for values of at most 32 bits; for accumulators and gathers of `F32`, `I32` and `U32`; not for integer division,
+/// nor, with AVX2, for masked loads of narrow types.
 pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
-    let _ = (body, level);
-    todo!()
+    let program = lower::lower(body, level)?;
+    Ok(registers::assign(&program, level).expect("instructions of a body encode"))
+}
+
+impl Body {
+    /// The type of a value.
+    pub fn dtype(&self, id: ValueId) -> DType {
+        match self.values[id.0 as usize] {
+            Value::Lane => DType::I32,
+            Value::Const(dtype, _)
+            | Value::Scalar(dtype, _)
+            | Value::Load(dtype, _)
+            | Value::MaskedLoad(dtype, ..)
+            | Value::Gather(dtype, ..)
+            | Value::MaskedGather(dtype, ..)
+            | Value::Prim(_, dtype, _) => dtype,
+        }
+    }
+}
+
+impl Value {
+    /// The values that this one is made from.
+    pub fn operands(&self) -> Vec<ValueId> {
+        match self {
+            Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Load(..) => Vec::new(),
+            &Value::MaskedLoad(_, _, mask) => vec![mask],
+            &Value::Gather(_, _, offset) => vec![offset],
+            &Value::MaskedGather(_, _, offset, mask) => vec![offset, mask],
+            Value::Prim(_, _, args) => args.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_ir::dtype::Scalar;
+    use netloom_ir::kernel::Exprs;
+    use proptest::prelude::*;
+
+    use super::super::machine::{Machine, levels};
+    use super::*;
+
+    const TYPES: [DType; 10] = {
+        use DType::*;
+        [F32, I32, U32, Bool, U8, I8, U16, I16, F16, BF16]
+    };
+
+    /// A generator of test data (an LCG); the seed is proptest's.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            ((self.0 >> 33) as usize) % sides
+        }
+
+        fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+            from[self.roll(from.len())]
+        }
+
+        /// An element's bits: edges of the type, small numbers, or anything.
+        fn bits(&mut self, dtype: DType) -> u64 {
+            let mask = u64::MAX >> (64 - 8 * dtype.size_bytes());
+            let any = (self.roll(1 << 16) << 16 | self.roll(1 << 16)) as u64 & mask;
+            let small = [0.0, 1.0, -1.0, 2.5, 0.5, -3.5, 7.0, 31.0, 32.0, 100.25, 255.0, 256.0];
+            let edges = [
+                f64::NAN,
+                f64::INFINITY,
+                f64::NEG_INFINITY,
+                -0.0,
+                1e-40,
+                2147483648.0,
+                -2147483648.0,
+                4294967296.0,
+            ];
+            match (dtype, self.roll(4)) {
+                (DType::Bool, _) => any & 1,
+                (_, 0) => any,
+                (_, 1) => Scalar::from_f64(self.pick(&edges), dtype).to_bits(dtype),
+                _ => Scalar::from_f64(self.pick(&small), dtype).to_bits(dtype),
+            }
+        }
+    }
+
+    /// What a slot stands for in a test: a scalar, or elements followed by a margin that nobody may write.
+    #[derive(Clone)]
+    enum Slot {
+        Scalar(u64),
+        Stream(Vec<u8>),
+    }
+
+    const MARGIN: usize = 64;
+
+    impl Slot {
+        fn stream(dtype: DType, count: usize, dice: &mut Dice) -> Slot {
+            let mut slot = Slot::Stream(vec![0xa5; count * dtype.size_bytes() + MARGIN]);
+            (0..count).for_each(|at| {
+                let bits = dice.bits(dtype);
+                slot.set(dtype, at, bits);
+            });
+            slot
+        }
+
+        fn get(&self, dtype: DType, at: usize) -> u64 {
+            let Slot::Stream(bytes) = self else { panic!("a stream") };
+            let mut bits = [0; 8];
+            let size = dtype.size_bytes();
+            bits[..size].copy_from_slice(&bytes[at * size..][..size]);
+            u64::from_le_bytes(bits)
+        }
+
+        fn set(&mut self, dtype: DType, at: usize, bits: u64) {
+            let Slot::Stream(bytes) = self else { panic!("a stream") };
+            let size = dtype.size_bytes();
+            bytes[at * size..][..size].copy_from_slice(&bits.to_le_bytes()[..size]);
+        }
+    }
+
+    /// Runs a body by definition.
+    fn interpret(body: &Body, slots: &mut [Slot], count: usize) {
+        for lane in 0..count {
+            let mut values: Vec<Scalar> = Vec::new();
+            for value in &body.values {
+                let of = |id: &ValueId| values[id.0 as usize];
+                let read = |dtype: DType, slot: usize, at: usize| Scalar::from_bits(slots[slot].get(dtype, at), dtype);
+                let holds = |mask: &ValueId| of(mask).is_nonzero();
+                values.push(match value {
+                    Value::Const(dtype, bits) => Scalar::from_bits(*bits, *dtype),
+                    Value::Scalar(dtype, slot) => match slots[*slot] {
+                        Slot::Scalar(bits) => {
+                            Scalar::from_bits(bits & u64::MAX >> (64 - 8 * dtype.size_bytes()), *dtype)
+                        }
+                        Slot::Stream(_) => panic!("a scalar"),
+                    },
+                    Value::Lane => Scalar::Int(lane as i128),
+                    Value::Load(dtype, slot) => read(*dtype, *slot, lane),
+                    Value::MaskedLoad(dtype, slot, mask) if holds(mask) => read(*dtype, *slot, lane),
+                    Value::Gather(dtype, slot, offset) => read(*dtype, *slot, of(offset).as_i128() as usize),
+                    Value::MaskedGather(dtype, slot, offset, mask) if holds(mask) => {
+                        read(*dtype, *slot, of(offset).as_i128() as usize)
+                    }
+                    Value::MaskedLoad(dtype, ..) | Value::MaskedGather(dtype, ..) => Scalar::zero(*dtype),
+                    Value::Prim(prim, dtype, args) => {
+                        let operands: Vec<Scalar> = args.iter().map(of).collect();
+                        prim.eval(*dtype, body.dtype(args[0]), &operands)
+                    }
+                });
+            }
+            for sink in &body.sinks {
+                match *sink {
+                    Sink::Store(dtype, slot, id) => {
+                        slots[slot].set(dtype, lane, values[id.0 as usize].to_bits(dtype));
+                    }
+                    Sink::Accumulate(dtype, slot, with, id) => {
+                        let mut exprs = Exprs::default();
+                        let state = Scalar::from_bits(slots[slot].get(dtype, lane % 16), dtype);
+                        let state = exprs.constant(dtype, state);
+                        let value = exprs.constant(dtype, values[id.0 as usize]);
+                        let combined = with.apply(&mut exprs, state, value);
+                        let combined = exprs.as_const(combined).expect("constants fold");
+                        slots[slot].set(dtype, lane % 16, combined.to_bits(dtype));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs a body on the machine.
+    fn execute(code: &Machine, slots: &mut [Slot], count: usize) {
+        let slots: Vec<u64> = slots
+            .iter_mut()
+            .map(|slot| match slot {
+                // What is above the scalar's own bits means nothing.
+                Slot::Scalar(bits) => *bits,
+                Slot::Stream(bytes) => bytes.as_mut_ptr() as u64,
+            })
+            .collect();
+        // SAFETY: the streams are as long as the body reaches.
+        unsafe { code.wide()(slots.as_ptr(), count as u64) };
+    }
+
+    /// Runs a body both ways over several lengths and compares all of memory, a NaN equal to any other.
+    fn check(body: &Body, types: &[Option<DType>], dice: &mut Dice, counts: &[usize]) {
+        for level in levels() {
+            let code = match assemble(body, level) {
+                Ok(bytes) => Machine::new(&bytes),
+                Err(message) => panic!("{level:?}: {message}"),
+            };
+            for &count in counts {
+                let slots: Vec<Slot> = types
+                    .iter()
+                    .map(|dtype| match dtype {
+                        Some(dtype) => Slot::stream(*dtype, count.max(16), dice),
+                        None => Slot::Scalar((dice.roll(1 << 20) as u64) << 40),
+                    })
+                    .collect();
+                let slots = scalars(body, slots, dice);
+                let (mut expected, mut found) = (slots.clone(), slots);
+                interpret(body, &mut expected, count);
+                execute(&code, &mut found, count);
+                for (slot, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                    let (Some(dtype), Slot::Stream(a), Slot::Stream(b)) = (types[slot], expected, found) else {
+                        continue;
+                    };
+                    for at in 0..a.len() / dtype.size_bytes() {
+                        let (a, b) = (expected.get(dtype, at), found.get(dtype, at));
+                        let nan = |bits| Scalar::from_bits(bits, dtype).as_f64().is_nan() && dtype.is_float();
+                        assert!(
+                            a == b || nan(a) && nan(b),
+                            "{level:?}, {count} lanes, slot {slot}[{at}]: {b:#x}, not {a:#x}\n{body:#?}"
+                        );
+                    }
+                    assert_eq!(a[a.len() - MARGIN..], b[b.len() - MARGIN..], "beyond slot {slot}");
+                }
+            }
+        }
+    }
+
+    /// Gives the slots of scalars bits of their types, and leaves noise above them.
+    fn scalars(body: &Body, mut slots: Vec<Slot>, dice: &mut Dice) -> Vec<Slot> {
+        for value in &body.values {
+            if let Value::Scalar(dtype, slot) = *value
+                && let Slot::Scalar(bits) = &mut slots[slot]
+            {
+                *bits |= dice.bits(dtype);
+            }
+        }
+        slots
+    }
+
+    /// A body under construction, with the type of each slot's stream, or `None` for a scalar.
+    #[derive(Default)]
+    struct Build {
+        body: Body,
+        types: Vec<Option<DType>>,
+    }
+
+    impl Build {
+        fn value(&mut self, value: Value) -> ValueId {
+            self.body.values.push(value);
+            ValueId(self.body.values.len() as u32 - 1)
+        }
+
+        fn slot(&mut self, dtype: Option<DType>) -> usize {
+            self.types.push(dtype);
+            self.body.slots = self.types.len();
+            self.types.len() - 1
+        }
+
+        fn load(&mut self, dtype: DType) -> ValueId {
+            let slot = self.slot(Some(dtype));
+            self.value(Value::Load(dtype, slot))
+        }
+
+        fn store(&mut self, id: ValueId) {
+            let dtype = self.body.dtype(id);
+            let slot = self.slot(Some(dtype));
+            self.body.sinks.push(Sink::Store(dtype, slot, id));
+        }
+
+        fn prim(&mut self, prim: Prim, dtype: DType, args: &[ValueId]) -> ValueId {
+            self.value(Value::Prim(prim, dtype, args.to_vec()))
+        }
+    }
+
+    /// Whether a primitive is defined on operands of a type, and has code.
+    fn applies(prim: Prim, dtype: DType) -> bool {
+        match prim {
+            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::Nearest => dtype.is_float(),
+            Prim::Div => dtype.is_float(),
+            Prim::Rem => false,
+            Prim::And | Prim::Or | Prim::Xor => !dtype.is_float(),
+            Prim::Shl | Prim::Shr => dtype.is_int(),
+            Prim::MulHi => dtype == DType::U32,
+            Prim::Add | Prim::Sub | Prim::Mul | Prim::Neg | Prim::Abs => dtype != DType::Bool,
+            Prim::Max | Prim::Min | Prim::Eq | Prim::Lt | Prim::Le | Prim::Select | Prim::Cast => true,
+            // The payload of a NaN may differ, so only integers are looked at as something else.
+            Prim::Bitcast => dtype.is_int(),
+        }
+    }
+
+    /// A random body of so many primitives.
+    fn random(seed: u64, size: usize) -> Build {
+        let mut dice = Dice(seed);
+        let mut build = Build::default();
+        let types: Vec<DType> = match dice.roll(3) {
+            0 => TYPES.to_vec(),
+            1 => vec![DType::F32, DType::Bool, DType::I32],
+            _ => vec![DType::F32],
+        };
+        let of_type = |build: &mut Build, dice: &mut Dice, dtype: DType| -> ValueId {
+            let known: Vec<u32> = (0..build.body.values.len() as u32)
+                .filter(|&at| build.body.dtype(ValueId(at)) == dtype)
+                .collect();
+            if !known.is_empty() && dice.roll(8) > 0 {
+                return ValueId(dice.pick(&known));
+            }
+            match dice.roll(4) {
+                0 => {
+                    let bits = dice.bits(dtype);
+                    build.value(Value::Const(dtype, bits))
+                }
+                1 => {
+                    let slot = build.slot(None);
+                    build.value(Value::Scalar(dtype, slot))
+                }
+                2 if dtype == DType::I32 => build.value(Value::Lane),
+                _ => build.load(dtype),
+            }
+        };
+        for _ in 0..size {
+            let from = dice.pick(&types);
+            let prim = dice.pick(&Prim::ALL);
+            if !applies(prim, from) {
+                continue;
+            }
+            let (dtype, operands) = match prim {
+                Prim::Eq | Prim::Lt | Prim::Le => (DType::Bool, vec![from; 2]),
+                Prim::Select => (from, vec![DType::Bool, from, from]),
+                Prim::Cast => {
+                    let to = dice.pick(&types);
+                    if to == DType::BF16 && from.is_int() {
+                        continue;
+                    }
+                    (to, vec![from])
+                }
+                Prim::Bitcast => {
+                    let same: Vec<DType> = (TYPES.into_iter())
+                        .filter(|to| to.size_bytes() == from.size_bytes() && (to.is_int() || from.size_bytes() == 4))
+                        .collect();
+                    (dice.pick(&same), vec![from])
+                }
+                _ => (from, vec![from; prim.arity()]),
+            };
+            let args: Vec<ValueId> = operands
+                .iter()
+                .map(|&dtype| of_type(&mut build, &mut dice, dtype))
+                .collect();
+            build.prim(prim, dtype, &args);
+        }
+        let count = build.body.values.len();
+        for at in 0..count {
+            if at + 3 >= count || dice.roll(6) == 0 {
+                build.store(ValueId(at as u32));
+            }
+        }
+        for dtype in [DType::F32, DType::I32, DType::U32] {
+            let id = of_type(&mut build, &mut dice, dtype);
+            let with = dice.pick(&if dtype.is_float() {
+                vec![Combine::Sum, Combine::Product, Combine::Max, Combine::Min]
+            } else {
+                Combine::ALL.to_vec()
+            });
+            let slot = build.slot(Some(dtype));
+            build.body.sinks.push(Sink::Accumulate(dtype, slot, with, id));
+        }
+        build
+    }
+
+    proptest! {
+        #[test]
+        fn random_bodies_compute_what_prim_eval_says(seed: u64, size in 0usize..60, count in 0usize..40) {
+            let build = random(seed, size);
+            check(&build.body, &build.types, &mut Dice(seed + 1), &[count, count + 17]);
+        }
+    }
+
+    #[test]
+    fn every_primitive_on_every_type_and_length() {
+        for from in TYPES {
+            for prim in Prim::ALL.into_iter().filter(|&prim| applies(prim, from)) {
+                for to in TYPES {
+                    let dtype = match prim {
+                        Prim::Cast if to == DType::BF16 && from.is_int() => continue,
+                        Prim::Cast => to,
+                        Prim::Bitcast if to.size_bytes() == from.size_bytes() && to.is_int() => to,
+                        Prim::Eq | Prim::Lt | Prim::Le if to == DType::Bool => to,
+                        Prim::Eq | Prim::Lt | Prim::Le | Prim::Bitcast => continue,
+                        _ if to == from => to,
+                        _ => continue,
+                    };
+                    let mut build = Build::default();
+                    let args: Vec<ValueId> = (0..prim.arity())
+                        .map(|at| {
+                            build.load(if prim == Prim::Select && at == 0 {
+                                DType::Bool
+                            } else {
+                                from
+                            })
+                        })
+                        .collect();
+                    let result = build.prim(prim, dtype, &args);
+                    build.store(result);
+                    let counts: Vec<usize> = (0..=40).chain([300]).collect();
+                    check(&build.body, &build.types, &mut Dice(prim as u64), &counts);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn masked_loads_and_gathers_touch_only_what_holds() {
+        for dtype in [DType::F32, DType::I32, DType::U32] {
+            let mut build = Build::default();
+            let mask = build.load(DType::Bool);
+            let lane = build.value(Value::Lane);
+            let last = build.value(Value::Const(DType::I32, 15));
+            let offset = build.prim(Prim::And, DType::I32, &[lane, last]);
+            // Far away where the mask does not hold.
+            let far = build.value(Value::Const(DType::I32, 0x7fff_0000));
+            let wild = build.prim(Prim::Select, DType::I32, &[mask, offset, far]);
+            let slot = build.slot(Some(dtype));
+            let values = [
+                Value::MaskedLoad(dtype, slot, mask),
+                Value::Gather(dtype, slot, offset),
+                Value::MaskedGather(dtype, slot, wild, mask),
+            ];
+            for value in values {
+                let id = build.value(value);
+                build.store(id);
+            }
+            check(&build.body, &build.types, &mut Dice(7), &(0..=40).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn more_values_than_registers_live_at_once() {
+        let mut build = Build::default();
+        let values: Vec<ValueId> = (0..50).map(|_| build.load(DType::F32)).collect();
+        let masks: Vec<ValueId> = values
+            .iter()
+            .map(|&x| build.prim(Prim::Le, DType::Bool, &[x, values[0]]))
+            .collect();
+        // The last values are wanted first, so all are live when the last is loaded.
+        let mut sum = values[49];
+        for at in (0..49).rev() {
+            let product = build.prim(Prim::Fma, DType::F32, &[values[at], values[at + 1], sum]);
+            sum = build.prim(Prim::Select, DType::F32, &[masks[at], product, values[at]]);
+        }
+        build.store(sum);
+        check(&build.body, &build.types, &mut Dice(3), &[0, 1, 15, 16, 17, 40]);
+    }
+
+    #[test]
+    fn what_has_no_code_is_refused() {
+        let mut build = Build::default();
+        let a = build.load(DType::I32);
+        let quotient = build.prim(Prim::Div, DType::I32, &[a, a]);
+        build.store(quotient);
+        for level in [Level::Avx2, Level::Avx512] {
+            assert_eq!(assemble(&build.body, level), Err("`div` of i32".to_string()));
+        }
+        assert!(assemble(&Body::default(), Level::Portable).is_err());
+    }
 }

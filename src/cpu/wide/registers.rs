@@ -1,0 +1,682 @@
+//! From instructions on virtual registers to machine code.
+//!
+//! The code is straight-line, so registers are assigned in one walk: when none is free, the value whose next use is furthest away
+//! makes room (Belady), and is stored first unless it can be read again from its source. Constants and scalars are read once before
+//! the loop if that leaves the rest enough registers.
+
+use iced_x86::code_asm::{CodeAssembler, CodeLabel, ptr, r11, rbp, rcx, rdi, rsi, rsp};
+use iced_x86::code_asm::{byte_ptr, dword_ptr, qword_ptr, word_ptr};
+use iced_x86::code_asm::{dl, eax, edx, r10, r12, r13, r14, r15, rax, rbx, rdx, xmm0};
+use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpCodeOperandKind, Register};
+use netloom_ir::DType;
+
+use super::Level;
+use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
+
+/// The function of a program.
+///
+/// Which constants and scalars get registers for the whole loop is tried: the most used ones, as many as give the shortest block.
+pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
+    let mut candidates = hoistable(program);
+    let fixed = program.registers.iter().filter(|register| register.accumulator).count();
+    let most = registers_of(level, File::Vector);
+    let mut best: Option<(usize, usize)> = None;
+    for count in (0..=candidates.len().min(most.saturating_sub(fixed + RESERVE))).rev() {
+        let cost = Assigner::new(program, level, &candidates[..count], 0)?.function()?;
+        if best.is_none_or(|(_, least)| cost < least) {
+            best = Some((count, cost));
+        }
+    }
+    let (count, _) = best.unwrap_or((0, 0));
+    candidates.truncate(count);
+    // The size of the frame is known only after a first pass, and does not change the code otherwise.
+    let mut first = Assigner::new(program, level, &candidates, 0)?;
+    first.function()?;
+    let mut second = Assigner::new(program, level, &candidates, first.used)?;
+    second.function()?;
+    second.asm.assemble(0)
+}
+
+/// Registers that hoisting leaves: an instruction has up to three operands and a result.
+const RESERVE: usize = 4;
+
+/// Where addresses of streams are kept; of further streams they are read from the slot at each use.
+const POINTERS: [Register; 7] = [
+    Register::R8,
+    Register::R9,
+    Register::RBX,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
+];
+
+/// Bytes of the frame for parts of narrow vectors.
+const BOUNCE: i64 = 64;
+
+fn registers_of(level: Level, file: File) -> usize {
+    match (file, level) {
+        (File::Mask, _) => 8,
+        (File::Vector, Level::Avx512) => 32,
+        (File::Vector, _) => 16,
+    }
+}
+
+/// The constants and scalars that vectors hold, the most used in a block first.
+fn hoistable(program: &Program) -> Vec<Virtual> {
+    let mut uses = vec![0usize; program.registers.len()];
+    for step in &program.block {
+        step.from.iter().for_each(|from| uses[from.0 as usize] += 1);
+    }
+    let mut found: Vec<Virtual> = (0..program.registers.len() as u32)
+        .map(Virtual)
+        .filter(|at| {
+            let register = &program.registers[at.0 as usize];
+            register.source.is_some() && register.file == File::Vector && uses[at.0 as usize] > 0
+        })
+        .collect();
+    found.sort_by_key(|at| std::cmp::Reverse(uses[at.0 as usize]));
+    found
+}
+
+/// Where a value is while the code runs.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    register: Option<usize>,
+    /// The offset in the frame, once stored.
+    spilled: Option<i64>,
+    /// Keeps its register.
+    pinned: bool,
+}
+
+struct Assigner<'p> {
+    program: &'p Program,
+    level: Level,
+    asm: CodeAssembler,
+    places: Vec<Place>,
+    /// What each register of each file holds.
+    held: [Vec<Option<Virtual>>; 2],
+    pointers: Vec<usize>,
+    hoisted: Vec<Virtual>,
+    /// Bytes of the frame in use.
+    used: i64,
+    frame: i64,
+    pool: CodeLabel,
+}
+
+impl<'p> Assigner<'p> {
+    fn new(program: &'p Program, level: Level, hoisted: &[Virtual], frame: i64) -> Result<Assigner<'p>, IcedError> {
+        let mut asm = CodeAssembler::new(64)?;
+        let pool = asm.create_label();
+        let mut pointers: Vec<usize> = Vec::new();
+        for step in &program.block {
+            let slot = match step.what {
+                Do::Load(_, stream) | Do::Store(_, _, stream) => stream.slot,
+                Do::Gather(slot) => slot,
+                _ => continue,
+            };
+            if !pointers.contains(&slot) && pointers.len() < POINTERS.len() {
+                pointers.push(slot);
+            }
+        }
+        Ok(Assigner {
+            program,
+            level,
+            asm,
+            places: vec![Place::default(); program.registers.len()],
+            held: [File::Vector, File::Mask].map(|file| vec![None; registers_of(level, file)]),
+            pointers,
+            hoisted: hoisted.to_vec(),
+            used: BOUNCE + 4 * program.converted.len() as i64,
+            frame,
+            pool,
+        })
+    }
+
+    /// Everything; gives the number of instructions in a block.
+    fn function(&mut self) -> Result<usize, IcedError> {
+        for saved in [rbp, rbx, r12, r13, r14, r15] {
+            self.asm.push(saved)?;
+        }
+        self.asm.mov(rbp, rsp)?;
+        self.asm
+            .sub(rsp, i32::try_from(self.frame).expect("a frame is small"))?;
+        self.asm.and(rsp, -64)?;
+        self.asm.lea(r11, ptr(self.pool))?;
+        for at in 0..self.program.converted.len() {
+            self.convert(at)?;
+        }
+        for (at, slot) in self.pointers.clone().into_iter().enumerate() {
+            let from = MemoryOperand::with_base_displ(Register::RDI, 8 * slot as i64);
+            self.add(Instruction::with2(Code::Mov_r64_rm64, POINTERS[at], from)?)?;
+        }
+        let mut next = 0;
+        for at in 0..self.program.registers.len() as u32 {
+            if self.program.registers[at as usize].accumulator {
+                self.pin(Virtual(at), &mut next);
+            }
+        }
+        for hoisted in self.hoisted.clone() {
+            self.pin(hoisted, &mut next);
+            self.read(hoisted)?;
+        }
+        let program = self.program;
+        self.run(&program.open)?;
+        self.asm.xor(rcx, rcx)?;
+
+        let mut tail = self.asm.create_label();
+        let mut done = self.asm.create_label();
+        self.asm.sub(rsi, 16)?;
+        self.asm.jb(tail)?;
+        let mut top = self.asm.create_label();
+        self.asm.set_label(&mut top)?;
+        let start = self.asm.instructions().len();
+        self.run(&program.block)?;
+        let cost = self.asm.instructions().len() - start;
+        self.asm.add(rcx, 16)?;
+        self.asm.sub(rsi, 16)?;
+        self.asm.jae(top)?;
+
+        self.asm.set_label(&mut tail)?;
+        self.asm.add(rsi, 16)?;
+        self.asm.je(done)?;
+        for (half, steps) in program.tails.iter().enumerate() {
+            if half > 0 {
+                self.asm.cmp(rsi, 8 * half as i32)?;
+                self.asm.jbe(done)?;
+            }
+            self.run(steps)?;
+        }
+        self.asm.set_label(&mut done)?;
+        self.asm.nop()?;
+        self.run(&program.close)?;
+        self.asm.mov(rsp, rbp)?;
+        for saved in [r15, r14, r13, r12, rbx, rbp] {
+            self.asm.pop(saved)?;
+        }
+        self.asm.vzeroupper()?;
+        self.asm.ret()?;
+
+        self.asm.set_label(&mut self.pool)?;
+        self.asm.dd(&std::array::from_fn::<u32, 16, _>(|lane| lane as u32))?;
+        if !program.constants.is_empty() {
+            self.asm.dd(&program.constants)?;
+        }
+        Ok(cost)
+    }
+
+    fn add(&mut self, instruction: Instruction) -> Result<(), IcedError> {
+        self.asm.add_instruction(instruction)
+    }
+
+    /// Brings a scalar into the form that it has in registers.
+    fn convert(&mut self, at: usize) -> Result<(), IcedError> {
+        let (dtype, slot) = self.program.converted[at];
+        let from = rdi + 8 * slot as i32;
+        match dtype {
+            DType::Bool | DType::U8 => self.asm.movzx(eax, byte_ptr(from))?,
+            DType::I8 => self.asm.movsx(eax, byte_ptr(from))?,
+            DType::I16 => self.asm.movsx(eax, word_ptr(from))?,
+            _ => self.asm.movzx(eax, word_ptr(from))?,
+        }
+        match dtype {
+            DType::Bool => self.asm.neg(eax)?,
+            DType::BF16 => self.asm.shl(eax, 16)?,
+            DType::F16 => {
+                self.asm.vmovd(xmm0, eax)?;
+                self.asm.vcvtph2ps(xmm0, xmm0)?;
+                self.asm.vmovd(eax, xmm0)?;
+            }
+            _ => {}
+        }
+        self.asm.mov(dword_ptr(rsp + (BOUNCE as i32 + 4 * at as i32)), eax)
+    }
+
+    /// Gives a value a register for good.
+    fn pin(&mut self, at: Virtual, next: &mut usize) {
+        self.places[at.0 as usize] = Place {
+            register: Some(*next),
+            spilled: None,
+            pinned: true,
+        };
+        self.held[0][*next] = Some(at);
+        *next += 1;
+    }
+
+    fn file(&self, at: Virtual) -> File {
+        self.program.registers[at.0 as usize].file
+    }
+
+    /// The whole register that a value is in.
+    fn whole(&self, at: Virtual) -> Register {
+        let number = self.places[at.0 as usize].register.expect("an operand in its register") as u32;
+        match (self.file(at), self.level) {
+            (File::Mask, _) => Register::K0 + number,
+            (File::Vector, Level::Avx512) => Register::ZMM0 + number,
+            (File::Vector, _) => Register::YMM0 + number,
+        }
+    }
+
+    /// The register that a value is in, as an operand of that kind names it.
+    fn named(&self, at: Virtual, kind: OpCodeOperandKind) -> Register {
+        use OpCodeOperandKind as Kind;
+        let number = self.places[at.0 as usize].register.expect("an operand in its register") as u32;
+        match kind {
+            Kind::xmm_reg | Kind::xmm_rm | Kind::xmm_vvvv | Kind::xmm_is4 | Kind::xmm_or_mem => Register::XMM0 + number,
+            Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 | Kind::ymm_or_mem => Register::YMM0 + number,
+            _ => self.whole(at),
+        }
+    }
+
+    /// Loads a value from where it is kept into its register.
+    fn read(&mut self, at: Virtual) -> Result<(), IcedError> {
+        let register = self.whole(at);
+        let place = self.places[at.0 as usize];
+        let is_mask = self.file(at) == File::Mask;
+        let wide = self.level == Level::Avx512;
+        if let Some(offset) = place.spilled {
+            let code = match (is_mask, wide) {
+                (true, _) => Code::VEX_Kmovw_kr_km16,
+                (_, true) => Code::EVEX_Vmovups_zmm_k1z_zmmm512,
+                _ => Code::VEX_Vmovups_ymm_ymmm256,
+            };
+            return self.add(Instruction::with2(code, register, memory(Register::RSP, offset))?);
+        }
+        let source = self.program.registers[at.0 as usize]
+            .source
+            .expect("a value is kept somewhere");
+        let from = match source {
+            Source::Constant(place) => memory(Register::R11, 64 + 4 * place as i64),
+            Source::Slot(slot) => memory(Register::RDI, 8 * slot as i64),
+            Source::Converted(place) => memory(Register::RSP, BOUNCE + 4 * place as i64),
+        };
+        let code = match (is_mask, wide) {
+            (true, _) => Code::VEX_Kmovw_kr_km16,
+            (_, true) => Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32,
+            _ => Code::VEX_Vbroadcastss_ymm_m32,
+        };
+        self.add(Instruction::with2(code, register, from)?)
+    }
+
+    /// Runs straight-line code; nothing but what is pinned survives it.
+    fn run(&mut self, steps: &[Step]) -> Result<(), IcedError> {
+        // The next uses of each value, the nearest last.
+        let mut uses: Vec<Vec<usize>> = vec![Vec::new(); self.places.len()];
+        for (at, step) in steps.iter().enumerate().rev() {
+            step.from.iter().for_each(|from| uses[from.0 as usize].push(at));
+        }
+        for (at, step) in steps.iter().enumerate() {
+            for &from in &step.from {
+                if self.places[from.0 as usize].register.is_none() {
+                    self.take(from, &step.from, &uses)?;
+                    self.read(from)?;
+                }
+            }
+            for &from in &step.from {
+                while uses[from.0 as usize].last() == Some(&at) {
+                    uses[from.0 as usize].pop();
+                }
+            }
+            // A gather writes its result while it reads its operands; an FMA writes over one of them.
+            let apart = matches!(step.what, Do::Gather(_));
+            if !apart {
+                self.release(&step.from, &uses);
+            }
+            if let Do::Fma = step.what {
+                self.fma(step, &uses)?;
+            } else {
+                if let Some(to) = step.to
+                    && self.places[to.0 as usize].register.is_none()
+                {
+                    self.take(to, &step.from, &uses)?;
+                }
+                self.emit(step)?;
+            }
+            if apart {
+                self.release(&step.from, &uses);
+            }
+            self.release(step.to.as_slice(), &uses);
+            self.forget(&step.from, &uses);
+        }
+        for place in self.places.iter_mut().filter(|place| !place.pinned) {
+            *place = Place::default();
+        }
+        for file in &mut self.held {
+            for held in file {
+                if held.is_some_and(|at| !self.places[at.0 as usize].pinned) {
+                    *held = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the registers of values that are not used again; what they hold is still there for the instruction at hand.
+    fn release(&mut self, values: &[Virtual], uses: &[Vec<usize>]) {
+        for &at in values {
+            let place = self.places[at.0 as usize];
+            if let Some(register) = place.register
+                && !place.pinned
+                && uses[at.0 as usize].is_empty()
+            {
+                let file = self.file(at) as usize;
+                if self.held[file][register] == Some(at) {
+                    self.held[file][register] = None;
+                }
+            }
+        }
+    }
+
+    /// Values that are not used again are in no register any more.
+    fn forget(&mut self, values: &[Virtual], uses: &[Vec<usize>]) {
+        for &at in values {
+            let place = &mut self.places[at.0 as usize];
+            if !place.pinned && uses[at.0 as usize].is_empty() {
+                place.register = None;
+            }
+        }
+    }
+
+    /// Finds a register for a value: a free one, or that of the value not in `locked` whose next use is furthest away.
+    fn take(&mut self, at: Virtual, locked: &[Virtual], uses: &[Vec<usize>]) -> Result<(), IcedError> {
+        let file = self.file(at);
+        let free = self.held[file as usize].iter().enumerate().position(|(number, held)| {
+            // `k0` as a write mask means no mask.
+            held.is_none() && (file == File::Vector || number > 0)
+        });
+        let register = match free {
+            Some(free) => free,
+            None => {
+                let (register, evicted) = self.held[file as usize]
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(register, held)| held.map(|held| (register, held)))
+                    .filter(|(_, held)| !self.places[held.0 as usize].pinned && !locked.contains(held))
+                    .max_by_key(|(_, held)| uses[held.0 as usize].last().copied().unwrap_or(usize::MAX))
+                    .expect("an instruction has fewer operands than there are registers");
+                self.spill(evicted)?;
+                self.places[evicted.0 as usize].register = None;
+                register
+            }
+        };
+        self.held[file as usize][register] = Some(at);
+        self.places[at.0 as usize].register = Some(register);
+        Ok(())
+    }
+
+    /// Makes sure that a value can be read back.
+    fn spill(&mut self, at: Virtual) -> Result<(), IcedError> {
+        if self.places[at.0 as usize].spilled.is_some() || self.program.registers[at.0 as usize].source.is_some() {
+            return Ok(());
+        }
+        self.used = (self.used + 63) & !63;
+        let offset = self.used;
+        self.used += 64;
+        self.places[at.0 as usize].spilled = Some(offset);
+        let code = match (self.file(at), self.level) {
+            (File::Mask, _) => Code::VEX_Kmovw_m16_kr,
+            (_, Level::Avx512) => Code::EVEX_Vmovups_zmmm512_k1z_zmm,
+            _ => Code::VEX_Vmovups_ymmm256_ymm,
+        };
+        let register = self.whole(at);
+        self.add(Instruction::with2(code, memory(Register::RSP, offset), register)?)
+    }
+
+    /// Writes over an operand that is not used again, whichever it is, or over a copy of the addend.
+    fn fma(&mut self, step: &Step, uses: &[Vec<usize>]) -> Result<(), IcedError> {
+        let wide = self.level == Level::Avx512;
+        let (onto_addend, onto_factor, copy) = if wide {
+            (
+                Code::EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
+                Code::EVEX_Vfmadd213ps_zmm_k1z_zmm_zmmm512b32_er,
+                Code::EVEX_Vmovaps_zmm_k1z_zmmm512,
+            )
+        } else {
+            (
+                Code::VEX_Vfmadd231ps_ymm_ymm_ymmm256,
+                Code::VEX_Vfmadd213ps_ymm_ymm_ymmm256,
+                Code::VEX_Vmovaps_ymm_ymmm256,
+            )
+        };
+        let (to, [a, b, c]) = (step.to.expect("a result"), [step.from[0], step.from[1], step.from[2]]);
+        let dies = |at: Virtual| uses[at.0 as usize].is_empty() && !self.places[at.0 as usize].pinned;
+        let over = [c, a, b].into_iter().find(|&at| dies(at));
+        let [ra, rb, rc] = [a, b, c].map(|at| self.whole(at));
+        match over {
+            Some(over) => {
+                let register = self.places[over.0 as usize].register;
+                self.places[to.0 as usize].register = register;
+                self.held[0][register.expect("an operand in its register")] = Some(to);
+                let instruction = if over == c {
+                    Instruction::with3(onto_addend, rc, ra, rb)?
+                } else if over == a {
+                    Instruction::with3(onto_factor, ra, rb, rc)?
+                } else {
+                    Instruction::with3(onto_factor, rb, ra, rc)?
+                };
+                self.add(instruction)
+            }
+            None => {
+                self.take(to, &step.from, uses)?;
+                let result = self.whole(to);
+                self.add(Instruction::with2(copy, result, rc)?)?;
+                self.add(Instruction::with3(onto_addend, result, ra, rb)?)
+            }
+        }
+    }
+
+    fn emit(&mut self, step: &Step) -> Result<(), IcedError> {
+        let from = &step.from;
+        let to = step.to.map(|to| self.whole(to));
+        let result = || to.expect("a result");
+        let wide = self.level == Level::Avx512;
+        match step.what {
+            Do::Plain(code, immediate) => {
+                let info = code.op_code();
+                let registers: Vec<Register> = step
+                    .to
+                    .iter()
+                    .chain(from)
+                    .enumerate()
+                    .map(|(operand, &at)| self.named(at, info.op_kind(operand as u32)))
+                    .collect();
+                let instruction = match (registers.as_slice(), immediate) {
+                    (&[r, a], None) if info.op_count() == 2 => Instruction::with2(code, r, a)?,
+                    (&[r, a, b], None) => Instruction::with3(code, r, a, b)?,
+                    (&[r, a, b, c], None) => Instruction::with4(code, r, a, b, c)?,
+                    (&[r, a], Some(by)) => Instruction::with3(code, r, a, by)?,
+                    (&[r, a, b], Some(by)) => Instruction::with4(code, r, a, b, by)?,
+                    _ => unreachable!("{code:?} of {} registers", registers.len()),
+                };
+                self.add(instruction)
+            }
+            Do::Masked(code, zeroing) => {
+                let mut instruction = match *from.as_slice() {
+                    [_, a] => Instruction::with2(code, result(), self.whole(a))?,
+                    [_, a, b] => Instruction::with3(code, result(), self.whole(a), self.whole(b))?,
+                    _ => unreachable!("{code:?} of {} registers", from.len()),
+                };
+                instruction.set_op_mask(self.whole(from[0]));
+                instruction.set_zeroing_masking(zeroing);
+                self.add(instruction)
+            }
+            Do::Fma => unreachable!("emitted by itself"),
+            Do::Ones => {
+                let code = match self.file(step.to.expect("a result")) {
+                    File::Mask => Code::VEX_Kxnorw_kr_kr_kr,
+                    File::Vector => Code::VEX_Vpcmpeqd_ymm_ymm_ymmm256,
+                };
+                self.add(Instruction::with3(code, result(), result(), result())?)
+            }
+            Do::Lane(half) => {
+                let iota = memory(Register::R11, 32 * half as i64);
+                if wide {
+                    self.add(Instruction::with2(
+                        Code::EVEX_Vpbroadcastd_zmm_k1z_r32,
+                        result(),
+                        Register::ECX,
+                    )?)?;
+                    let code = Code::EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32;
+                    return self.add(Instruction::with3(code, result(), result(), iota)?);
+                }
+                self.broadcast(Register::ECX, result())?;
+                self.add(Instruction::with3(
+                    Code::VEX_Vpaddd_ymm_ymm_ymmm256,
+                    result(),
+                    result(),
+                    iota,
+                )?)
+            }
+            Do::Tail(half) => {
+                if wide {
+                    self.asm.mov(eax, -1i32)?;
+                    self.add(Instruction::with3(
+                        Code::VEX_Bzhi_r32_rm32_r32,
+                        Register::EAX,
+                        Register::EAX,
+                        Register::ESI,
+                    )?)?;
+                    return self.add(Instruction::with2(Code::VEX_Kmovw_kr_r32, result(), Register::EAX)?);
+                }
+                self.broadcast(Register::ESI, result())?;
+                let iota = memory(Register::R11, 32 * half as i64);
+                self.add(Instruction::with3(
+                    Code::VEX_Vpcmpgtd_ymm_ymm_ymmm256,
+                    result(),
+                    result(),
+                    iota,
+                )?)
+            }
+            Do::Load(code, stream) => {
+                let source = self.address(stream)?;
+                let instruction = match from.first() {
+                    None => Instruction::with2(code, result(), source)?,
+                    Some(&mask) if wide => {
+                        let mut instruction = Instruction::with2(code, result(), source)?;
+                        instruction.set_op_mask(self.whole(mask));
+                        instruction.set_zeroing_masking(true);
+                        instruction
+                    }
+                    Some(&mask) => {
+                        Instruction::with3(Code::VEX_Vmaskmovps_ymm_ymm_m256, result(), self.whole(mask), source)?
+                    }
+                };
+                self.add(instruction)
+            }
+            Do::Store(code, immediate, stream) => {
+                let target = self.address(stream)?;
+                let value = self.named(from[0], code.op_code().op_kind(1));
+                let mut instruction = match (from.get(1), immediate) {
+                    (Some(&mask), None) if !wide => {
+                        Instruction::with3(Code::VEX_Vmaskmovps_m256_ymm_ymm, target, self.whole(mask), value)?
+                    }
+                    (_, None) => Instruction::with2(code, target, value)?,
+                    (_, Some(by)) => Instruction::with3(code, target, value, by)?,
+                };
+                if wide && let Some(&mask) = from.get(1) {
+                    instruction.set_op_mask(self.whole(mask));
+                }
+                self.add(instruction)
+            }
+            Do::LoadPart(code, stream) => {
+                self.asm.mov(qword_ptr(rsp), 0i32)?;
+                self.asm.mov(qword_ptr(rsp + 8), 0i32)?;
+                self.part(stream, true)?;
+                self.add(Instruction::with2(code, result(), memory(Register::RSP, 0))?)
+            }
+            Do::StorePart(code, immediate, stream) => {
+                let value = self.named(from[0], code.op_code().op_kind(1));
+                let bounce = memory(Register::RSP, 0);
+                self.add(match immediate {
+                    None => Instruction::with2(code, bounce, value)?,
+                    Some(by) => Instruction::with3(code, bounce, value, by)?,
+                })?;
+                self.part(stream, false)
+            }
+            Do::Gather(slot) => {
+                let base = self.pointer(slot)?;
+                let (offset, mask) = (self.whole(from[0]), self.whole(from[1]));
+                let source = MemoryOperand::new(base, offset, 4, 0, 0, false, Register::None);
+                let zero = if wide {
+                    Code::EVEX_Vpxord_zmm_k1z_zmm_zmmm512b32
+                } else {
+                    Code::VEX_Vpxor_ymm_ymm_ymmm256
+                };
+                self.add(Instruction::with3(zero, result(), result(), result())?)?;
+                if wide {
+                    let mut gather = Instruction::with2(Code::EVEX_Vpgatherdd_zmm_k1_vm32z, result(), source)?;
+                    gather.set_op_mask(mask);
+                    return self.add(gather);
+                }
+                self.add(Instruction::with3(
+                    Code::VEX_Vpgatherdd_ymm_vm32y_ymm,
+                    result(),
+                    source,
+                    mask,
+                )?)
+            }
+        }
+    }
+
+    /// A 32-bit register into every lane, with AVX2.
+    fn broadcast(&mut self, from: Register, to: Register) -> Result<(), IcedError> {
+        let low = Register::XMM0 + (to as u32 - Register::YMM0 as u32);
+        self.add(Instruction::with2(Code::VEX_Vmovd_xmm_rm32, low, from)?)?;
+        self.add(Instruction::with2(Code::VEX_Vpbroadcastd_ymm_xmmm32, to, low)?)
+    }
+
+    /// Copies what the tail has of a vector of narrow elements between memory and the bounce buffer.
+    fn part(&mut self, stream: Stream, inwards: bool) -> Result<(), IcedError> {
+        let address = self.address(stream)?;
+        self.add(Instruction::with2(Code::Lea_r64_m, Register::RAX, address)?)?;
+        self.asm.mov(r10, rsi)?;
+        if stream.half > 0 {
+            self.asm.sub(r10, 8 * stream.half as i32)?;
+        }
+        self.asm.mov(edx, 8u32)?;
+        self.asm.cmp(r10, rdx)?;
+        self.asm.cmova(r10, rdx)?;
+        if stream.bytes == 2 {
+            self.asm.add(r10, r10)?;
+        }
+        let mut next = self.asm.create_label();
+        self.asm.set_label(&mut next)?;
+        let (outside, inside) = (byte_ptr(rax + r10 - 1), byte_ptr(rsp + r10 - 1));
+        self.asm.mov(dl, if inwards { outside } else { inside })?;
+        self.asm.mov(if inwards { inside } else { outside }, dl)?;
+        self.asm.dec(r10)?;
+        self.asm.jne(next)
+    }
+
+    /// The register with the address in a slot.
+    fn pointer(&mut self, slot: usize) -> Result<Register, IcedError> {
+        if let Some(at) = self.pointers.iter().position(|&kept| kept == slot) {
+            return Ok(POINTERS[at]);
+        }
+        let from = memory(Register::RDI, 8 * slot as i64);
+        self.add(Instruction::with2(Code::Mov_r64_rm64, Register::RAX, from)?)?;
+        Ok(Register::RAX)
+    }
+
+    fn address(&mut self, stream: Stream) -> Result<MemoryOperand, IcedError> {
+        let base = self.pointer(stream.slot)?;
+        let offset = (8 * stream.half * stream.bytes) as i64;
+        if !stream.moves {
+            return Ok(memory(base, offset));
+        }
+        let size = u32::from(offset != 0);
+        Ok(MemoryOperand::new(
+            base,
+            Register::RCX,
+            stream.bytes as u32,
+            offset,
+            size,
+            false,
+            Register::None,
+        ))
+    }
+}
+
+fn memory(base: Register, offset: i64) -> MemoryOperand {
+    MemoryOperand::with_base_displ_size(base, offset, u32::from(offset != 0))
+}
