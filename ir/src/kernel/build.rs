@@ -351,6 +351,11 @@ impl<'k> X<'k> {
         self.exprs.borrow().dtype(self.id)
     }
 
+    /// The value, if it is a constant.
+    pub fn as_const(self) -> Option<Scalar> {
+        self.exprs.borrow().as_const(self.id)
+    }
+
     /// A constant of this value's type.
     pub fn lit(self, value: f64) -> X<'k> {
         self.constant(Scalar::from_f64(value, self.dtype()))

@@ -8,7 +8,11 @@ pub mod bits;
 pub mod compare;
 pub mod convert;
 pub mod exponential;
+pub mod methods;
+mod poly;
 pub mod round;
+#[cfg(test)]
+mod tests;
 pub mod trig;
 
 use std::hash::{Hash, Hasher};

@@ -1,0 +1,274 @@
+//! Sweeps over the table: what holds for every row is tested for every row.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::kernel::expr::{Expr, Exprs, LocalId};
+
+/// Random samples of each row and type, beside the special values.
+const SAMPLES: usize = 400;
+
+fn rows() -> impl Iterator<Item = &'static MapDef> {
+    TABLE.iter().copied().flatten().copied()
+}
+
+/// The operand types that a row takes, each uniform but for `select`.
+fn operand_types(def: &MapDef) -> Vec<Vec<DType>> {
+    DType::ALL
+        .into_iter()
+        .map(|dtype| {
+            let mut dtypes = vec![dtype; def.arity];
+            if def.types == Types::Select {
+                dtypes[0] = DType::Bool;
+            }
+            dtypes
+        })
+        .filter(|dtypes| def.types.result(dtypes).is_ok())
+        .collect()
+}
+
+/// SplitMix64 (Steele, Lea, Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn between(&mut self, (low, high): (f64, f64)) -> f64 {
+        low + (high - low) * (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Values where functions go wrong.
+fn specials(dtype: DType) -> Vec<Scalar> {
+    if let Some((low, high)) = dtype.int_range() {
+        let values = [low, low + 1, -2, -1, 0, 1, 2, 3, 7, 8, 31, 63, high - 1, high];
+        return values
+            .into_iter()
+            .filter(|value| (low..=high).contains(value))
+            .map(Scalar::Int)
+            .collect();
+    }
+    if dtype == DType::Bool {
+        return vec![Scalar::Bool(false), Scalar::Bool(true)];
+    }
+    let one = Scalar::Float(1.0).to_bits(dtype);
+    let infinity = Scalar::Float(f64::INFINITY).to_bits(dtype);
+    let least_normal = 1 << (infinity.trailing_zeros());
+    // Zero, the ends of the denormal and the normal range, and the neighbours of 1.
+    let bits = [
+        0,
+        1,
+        2,
+        least_normal - 1,
+        least_normal,
+        one - 1,
+        one,
+        one + 1,
+        infinity - 1,
+        infinity,
+    ];
+    let positive = bits.into_iter().map(|bits| Scalar::from_bits(bits, dtype).as_f64());
+    let positive = positive.chain([0.5, 2.0, 3.0, 10.0]).collect::<Vec<f64>>();
+    let negative = positive.iter().map(|value| -value);
+    let all = positive.iter().copied().chain(negative).chain([f64::NAN]);
+    all.map(Scalar::Float).collect()
+}
+
+/// Operands for a row: every combination of special values, values within the domain, and random bits.
+fn samples(def: &MapDef, dtypes: &[DType], count: usize) -> Vec<Vec<Scalar>> {
+    let mut random = Random(0x5eed);
+    let mut all = vec![vec![]];
+    for &dtype in dtypes {
+        let longer = |prefix: &Vec<Scalar>| {
+            specials(dtype)
+                .into_iter()
+                .map(|value| [prefix.as_slice(), &[value]].concat())
+                .collect::<Vec<_>>()
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    for _ in 0..count {
+        let inside = |(&dtype, &range): (&DType, &(f64, f64))| Scalar::from_f64(random.between(range), dtype);
+        all.push(dtypes.iter().zip(def.domain).map(inside).collect());
+        let anywhere = |&dtype: &DType| match dtype {
+            DType::Bool => Scalar::Bool(random.bits() & 1 == 1),
+            _ => Scalar::from_bits(random.bits() >> (64 - 8 * dtype.size_bytes()), dtype),
+        };
+        all.push(dtypes.iter().map(anywhere).collect());
+    }
+    all
+}
+
+/// A row's body as a function of scalars.
+struct Compiled {
+    exprs: Exprs,
+    result: ExprId,
+}
+
+impl Compiled {
+    fn new(def: &MapDef, dtypes: &[DType]) -> Compiled {
+        let exprs = RefCell::new(Exprs::default());
+        let arg = |(place, &dtype)| exprs.borrow_mut().local(LocalId(place), dtype);
+        let args: Vec<ExprId> = (0..).zip(dtypes).map(arg).collect();
+        let args: Vec<X<'_>> = args.into_iter().map(|id| X::new(&exprs, id)).collect();
+        let dtype = def.types.result(dtypes).expect("operands that fit");
+        let result = def.apply(&args, dtype).id();
+        assert_eq!(exprs.borrow().dtype(result), dtype, "{}", def.name);
+        Compiled {
+            exprs: exprs.into_inner(),
+            result,
+        }
+    }
+
+    fn run(&self, operands: &[Scalar]) -> Scalar {
+        let mut values: Vec<Scalar> = Vec::with_capacity(self.exprs.len());
+        for id in self.exprs.ids() {
+            let value = match self.exprs.get(id) {
+                Expr::Const(dtype, bits) => Scalar::from_bits(*bits, *dtype),
+                Expr::Local(local, _) => operands[local.at()],
+                Expr::Prim(prim, dtype, args) => {
+                    let from = self.exprs.dtype(args[0]);
+                    let args: Vec<Scalar> = args.iter().map(|arg| values[arg.at()]).collect();
+                    prim.eval(*dtype, from, &args)
+                }
+                other => unreachable!("{other:?} in a body"),
+            };
+            values.push(value);
+        }
+        values[self.result.at()]
+    }
+}
+
+/// How many values of `dtype` lie between two; NaN equals NaN, and 0 equals -0.
+fn distance(a: Scalar, b: Scalar, dtype: DType) -> u64 {
+    let (Scalar::Float(x), Scalar::Float(y)) = (a, b) else {
+        return if a == b { 0 } else { u64::MAX };
+    };
+    if x.is_nan() || y.is_nan() {
+        return if x.is_nan() && y.is_nan() { 0 } else { u64::MAX };
+    }
+    let place = |value: f64| {
+        let magnitude = Scalar::Float(value.abs()).to_bits(dtype) as i128;
+        if value < 0.0 { -magnitude } else { magnitude }
+    };
+    u64::try_from((place(x) - place(y)).unsigned_abs()).unwrap_or(u64::MAX)
+}
+
+fn same_bits(a: Scalar, b: Scalar, dtype: DType) -> bool {
+    distance(a, b, dtype) == 0 && (a.as_f64().is_nan() || a.to_bits(dtype) == b.to_bits(dtype))
+}
+
+/// How far the body may be from the definition for operands of this type.
+fn tolerance(def: &MapDef, dtype: DType) -> u64 {
+    match (def.ulps, dtype) {
+        (0, _) => 0,
+        // A result within a few last places of f32 rounds to the same half or its neighbour.
+        (_, DType::F16 | DType::BF16) => 1,
+        // The definition is itself evaluated in f64, to within one.
+        (ulps, DType::F64) => u64::from(ulps) + 1,
+        (ulps, _) => u64::from(ulps),
+    }
+}
+
+/// Whether the claim of accuracy extends to these operands.
+fn is_claimed(def: &MapDef, operands: &[Scalar]) -> bool {
+    match def.name {
+        "sin" | "cos" | "tan" => !(1e5..f64::INFINITY).contains(&operands[0].as_f64().abs()),
+        "rem" | "mod" => match *operands {
+            [Scalar::Float(a), Scalar::Float(b)] => a.is_infinite() || b == 0.0 || !((a / b).abs() > 4e6),
+            _ => true,
+        },
+        _ => true,
+    }
+}
+
+#[test]
+fn bodies_follow_their_definitions() {
+    let mut wrong = Vec::new();
+    for def in rows() {
+        for dtypes in operand_types(def) {
+            let result = def.types.result(&dtypes).expect("operands that fit");
+            let compiled = Compiled::new(def, &dtypes);
+            let tolerance = tolerance(def, result);
+            let mut worst = (0, vec![], Scalar::Bool(false), Scalar::Bool(false));
+            for operands in samples(def, &dtypes, SAMPLES) {
+                if !is_claimed(def, &operands) {
+                    continue;
+                }
+                let expected = (def.eval)(&operands, dtypes[0]).round(result);
+                let found = compiled.run(&operands);
+                let mut apart = distance(expected, found, result);
+                let zeros = expected.as_f64() == 0.0 && !matches!(def.name, "max" | "min");
+                if apart == 0 && zeros && !same_bits(expected, found, result) {
+                    apart = u64::MAX;
+                }
+                if apart > worst.0 {
+                    worst = (apart, operands, expected, found);
+                }
+            }
+            if worst.0 > tolerance {
+                let (apart, operands, expected, found) = worst;
+                wrong.push(format!(
+                    "{} of {}: {operands:?} gives {found:?}, should be {expected:?}: {apart} places off, {tolerance} allowed",
+                    def.name, dtypes[0]
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn names_are_distinct() {
+    let mut seen = std::collections::HashSet::new();
+    for def in rows() {
+        assert!(seen.insert(def.name), "two rows are named `{}`", def.name);
+        assert_eq!(Map::named(def.name), Some(Map(def)));
+        assert_eq!(
+            def.domain.len(),
+            def.arity,
+            "`{}` has a domain for each operand",
+            def.name
+        );
+        assert!(!operand_types(def).is_empty(), "`{}` takes some type", def.name);
+    }
+}
+
+#[test]
+fn laws_hold_to_the_bit() {
+    for def in rows() {
+        for dtypes in operand_types(def) {
+            let (dtype, result) = (dtypes[0], def.types.result(&dtypes).expect("operands that fit"));
+            let compiled = Compiled::new(def, &dtypes);
+            let by_definition = |operands: &[Scalar]| (def.eval)(operands, dtype).round(result);
+            let by_body = |operands: &[Scalar]| compiled.run(operands);
+            // A body that approximates keeps a law as closely as it keeps the definition, which is tested above.
+            let ways: &[&dyn Fn(&[Scalar]) -> Scalar] = match def.ulps {
+                0 => &[&by_definition, &by_body],
+                _ => &[&by_definition],
+            };
+            for (law, f) in def.laws.iter().flat_map(|law| ways.iter().map(move |f| (law, f))) {
+                for operands in samples(def, &dtypes, SAMPLES) {
+                    let a = operands[0];
+                    let (left, right) = match *law {
+                        Law::Commutative => (f(&operands), f(&[operands[1], a])),
+                        Law::RightIdentity(c) => (f(&[a, Scalar::from_f64(c, dtype)]), a),
+                        Law::RightZero(c) => (f(&[a, Scalar::from_f64(c, dtype)]), Scalar::from_f64(c, dtype)),
+                        Law::Involution => (f(&[f(&[a])]), a),
+                        Law::Idempotent => (f(&[f(&[a])]), f(&[a])),
+                    };
+                    assert!(
+                        same_bits(left, right, result),
+                        "{} {law:?} of {operands:?} as {dtype}: {left:?} and {right:?}",
+                        def.name
+                    );
+                }
+            }
+        }
+    }
+}
