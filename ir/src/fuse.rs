@@ -758,7 +758,7 @@ fn steps(graph: &Graph, node: &Node) -> f64 {
     let product = |extents: &mut dyn Iterator<Item = usize>| extents.map(|extent| extent as f64).product::<f64>();
     match &node.op {
         Op::Fold(fold) => product(&mut fold.axes.iter().map(|&axis| shape(0)[axis])),
-        Op::Pool(pool) => product(&mut pool.size.iter().copied()),
+        Op::Pool(pool) => product(&mut pool.window.size.iter().copied()),
         _ => 1.0,
     }
 }
@@ -823,7 +823,7 @@ fn through(graph: &Graph, node: &Node, place: usize, follows: &[Follow]) -> Vec<
             found
         }
         Op::Pool(pool) => (0..rank)
-            .map(|axis| unless(axis + pool.size.len() >= rank, axis))
+            .map(|axis| unless(axis + pool.window.size.len() >= rank, axis))
             .collect(),
         Op::Gather(gather) => {
             let indexed = graph.ty(node.args[1]).rank();

@@ -32,6 +32,8 @@ pub mod ops;
 pub mod oracle;
 pub mod passes;
 pub mod program;
+#[doc(hidden)]
+pub mod sample;
 pub mod target;
 pub mod tensor;
 pub mod text;

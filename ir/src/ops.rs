@@ -26,7 +26,7 @@ pub use einsum::Einsum;
 pub use fold::{Fold, Prefix};
 pub use gather::{Gather, Scatter};
 pub use map::{Map, MapDef};
-pub use pool::Pool;
+pub use pool::{Pool, Window};
 pub use random::Random;
 pub use sort::Sort;
 pub use source::{Input, Iota};

@@ -1,25 +1,56 @@
 //! Pooling: a reduction over sliding windows of the trailing (spatial) axes.
 
+use std::sync::Arc;
+
+use super::einsum::widened;
+use crate::autodiff::Vjp;
+use crate::builder::Val;
+use crate::dtype::{DType, Scalar};
+use crate::kernel::build::{KernelCx, X};
+use crate::kernel::{AxisId, Combine, ExprId};
+use crate::ops::map::compare;
+use crate::ops::{Attr, Attrs, Fold, Op, Rules, View};
+use crate::tensor::{Shape, Tensor, Type, unravel};
+
 /// What a pool computes of each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PoolKind {
     /// The greatest element; padding never wins. NaN propagates.
     Max,
     /// The place in the window, in row-major order, of the first greatest element, as `u8`: a window has at most 256 places.
-    /// The gradient of `Max` compares with it.
+    /// The first NaN counts as greatest. The gradient of `Max` compares with it.
     ArgMax,
     /// The sum; padding counts zero. The average is this divided by a constant.
     Sum,
 }
 
-/// Slides a window along the last `size.len()` axes: output `p` covers inputs `p * stride + t * dilation - pad_low`.
+impl PoolKind {
+    const ALL: [PoolKind; 3] = [PoolKind::Max, PoolKind::ArgMax, PoolKind::Sum];
+
+    fn name(self) -> &'static str {
+        match self {
+            PoolKind::Max => "max_pool",
+            PoolKind::ArgMax => "argmax_pool",
+            PoolKind::Sum => "sum_pool",
+        }
+    }
+}
+
+/// Slides a window along the last `window.size.len()` axes: output `p` covers inputs `p * stride + t * dilation - pad_low`.
 ///
 /// Every window holds at least one element that is not padding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     /// What is computed.
     pub kind: PoolKind,
-    /// The window's extent along each spatial axis.
+    /// What slides.
+    pub window: Window,
+}
+
+/// A window that slides along spatial axes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Its extent along each spatial axis.
     pub size: Vec<usize>,
     /// The distance between windows.
     pub stride: Vec<usize>,
@@ -31,33 +62,478 @@ pub struct Pool {
     pub dilation: Vec<usize>,
 }
 
-/// The op of that name, if it is of this class.
-pub fn parse(_name: &str, _attrs: &crate::ops::Attrs) -> Option<Result<crate::ops::Op, String>> {
-    None
+/// Reads `max_pool`, `argmax_pool`, `sum_pool`.
+pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
+    let kind = PoolKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+    Some(parse_window(attrs).map(|window| Op::Pool(Pool { kind, window })))
 }
 
-impl crate::ops::Rules for Pool {
+fn parse_window(attrs: &Attrs) -> Result<Window, String> {
+    Ok(Window {
+        size: attrs.sizes("size")?,
+        stride: attrs.sizes("stride")?,
+        pad_low: attrs.sizes("pad_low")?,
+        pad_high: attrs.sizes("pad_high")?,
+        dilation: attrs.sizes("dilation")?,
+    })
+}
+
+impl Window {
+    /// Windows side by side: the stride is the size.
+    pub fn tiling(size: impl Into<Vec<usize>>) -> Window {
+        let size = size.into();
+        Window {
+            stride: size.clone(),
+            ..Window::sliding(size)
+        }
+    }
+
+    /// A window at every place: stride 1, no padding, no dilation.
+    pub fn sliding(size: impl Into<Vec<usize>>) -> Window {
+        let size = size.into();
+        Window {
+            stride: vec![1; size.len()],
+            pad_low: vec![0; size.len()],
+            pad_high: vec![0; size.len()],
+            dilation: vec![1; size.len()],
+            size,
+        }
+    }
+
+    /// The number of spatial axes.
+    pub fn rank(&self) -> usize {
+        self.size.len()
+    }
+
+    /// The place that a tap of a window covers, which may be padding.
+    fn place(&self, axis: usize, window: usize, tap: usize) -> i64 {
+        (window * self.stride[axis] + tap * self.dilation[axis]) as i64 - self.pad_low[axis] as i64
+    }
+
+    /// The same, if it is an element of an axis of extent `size`.
+    fn element(&self, axis: usize, window: usize, tap: usize, size: usize) -> Option<usize> {
+        let place = usize::try_from(self.place(axis, window, tap)).ok()?;
+        (place < size).then_some(place)
+    }
+
+    /// The row-major position of the element that a tap covers, if it is not padding.
+    fn position(&self, window: &[usize], tap: &[usize], sizes: &[usize]) -> Option<usize> {
+        (0..self.rank()).try_fold(0, |position, axis| {
+            let element = self.element(axis, window[axis], tap[axis], sizes[axis])?;
+            Some(position * sizes[axis] + element)
+        })
+    }
+
+    /// The number of windows along an axis of extent `size`, or what does not fit.
+    fn count(&self, axis: usize, size: usize) -> Result<usize, String> {
+        let padded = self.pad_low[axis] + size + self.pad_high[axis];
+        let span = (self.size[axis] - 1) * self.dilation[axis] + 1;
+        if padded < span {
+            return Err(format!(
+                "along spatial axis {axis} the window spans {span}, more than the padded input's {padded}"
+            ));
+        }
+        let count = (padded - span) / self.stride[axis] + 1;
+        let is_padding =
+            |window: &usize| (0..self.size[axis]).all(|tap| self.element(axis, *window, tap, size).is_none());
+        match (0..count).find(is_padding) {
+            Some(window) => Err(format!("along spatial axis {axis} window {window} holds padding only")),
+            None => Ok(count),
+        }
+    }
+
+    /// How many elements each window holds that are not padding, as f64 scalars over the windows of `sizes`.
+    fn element_counts(&self, dtype: DType, sizes: &[usize], counts: &[usize]) -> Tensor {
+        let held = |axis: usize, window: usize| {
+            let taps = 0..self.size[axis];
+            taps.filter(|&tap| self.element(axis, window, tap, sizes[axis]).is_some())
+                .count()
+        };
+        let elements = (0..counts.iter().product()).map(|position| {
+            let window = unravel(counts, position);
+            let product: usize = (0..self.rank()).map(|axis| held(axis, window[axis])).product();
+            Scalar::Float(product as f64)
+        });
+        let elements: Vec<Scalar> = elements.collect();
+        Tensor::from_scalars(dtype, counts, elements)
+    }
+}
+
+impl Rules for Pool {
     fn name(&self) -> &'static str {
-        todo!()
+        self.kind.name()
     }
 
-    fn attrs(&self) -> Vec<(&'static str, crate::ops::Attr)> {
-        todo!()
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        let window = &self.window;
+        vec![
+            ("size", Attr::sizes(&window.size)),
+            ("stride", Attr::sizes(&window.stride)),
+            ("pad_low", Attr::sizes(&window.pad_low)),
+            ("pad_high", Attr::sizes(&window.pad_high)),
+            ("dilation", Attr::sizes(&window.dilation)),
+        ]
     }
 
-    fn infer(&self, _args: &[&crate::tensor::Type]) -> Result<Vec<crate::tensor::Type>, String> {
-        todo!()
+    fn infer(&self, args: &[&Type]) -> Result<Vec<Type>, String> {
+        let [input] = args else {
+            return Err(format!("takes one operand, found {}", args.len()));
+        };
+        let (window, rank) = (&self.window, self.window.rank());
+        for (name, values) in [
+            ("stride", &window.stride),
+            ("pad_low", &window.pad_low),
+            ("pad_high", &window.pad_high),
+            ("dilation", &window.dilation),
+        ] {
+            if values.len() != rank {
+                return Err(format!(
+                    "`size` is for {rank} spatial axes, `{name}` for {}",
+                    values.len()
+                ));
+            }
+        }
+        for (name, values) in [
+            ("size", &window.size),
+            ("stride", &window.stride),
+            ("dilation", &window.dilation),
+        ] {
+            if values.contains(&0) {
+                return Err(format!("`{name}` must be at least 1 along each axis"));
+            }
+        }
+        if input.dtype == DType::Bool {
+            return Err("takes numbers, found bool".to_owned());
+        }
+        if input.rank() < rank {
+            return Err(format!("the window has {rank} axes, more than {input}"));
+        }
+        let places: usize = window.size.iter().product();
+        if self.kind == PoolKind::ArgMax && places > 256 {
+            return Err(format!("a window of {places} places is too large: `u8` counts 256"));
+        }
+        let first = input.rank() - rank;
+        let mut shape = input.shape.clone();
+        for axis in 0..rank {
+            shape[first + axis] = window.count(axis, input.shape[first + axis])?;
+        }
+        let dtype = match self.kind {
+            PoolKind::ArgMax => DType::U8,
+            PoolKind::Max | PoolKind::Sum => input.dtype,
+        };
+        Ok(vec![Type::new(dtype, shape)])
     }
 
-    fn eval(&self, _args: &[&crate::tensor::Tensor]) -> Vec<crate::tensor::Tensor> {
-        todo!()
+    fn eval(&self, args: &[&Tensor]) -> Vec<Tensor> {
+        let input = args[0];
+        let ty = self
+            .infer(&[&input.ty()])
+            .expect("an operand that fits, as the graph was inferred")
+            .remove(0);
+        let window = &self.window;
+        let first = ty.rank() - window.rank();
+        let sizes = &input.shape()[first..];
+        let (tap_count, size_count) = (window.size.iter().product::<usize>(), sizes.iter().product::<usize>());
+        let elements: Vec<Scalar> = (0..ty.count())
+            .map(|position| {
+                let index = unravel(&ty.shape, position);
+                let outer = index[..first]
+                    .iter()
+                    .zip(&ty.shape)
+                    .fold(0, |outer, (at, extent)| outer * extent + at);
+                let covered = (0..tap_count).filter_map(|tap| {
+                    let element = window.position(&index[first..], &unravel(&window.size, tap), sizes)?;
+                    Some((tap, input.get(outer * size_count + element)))
+                });
+                match self.kind {
+                    PoolKind::Max => greatest(covered).1,
+                    PoolKind::ArgMax => Scalar::Int(greatest(covered).0 as i128),
+                    PoolKind::Sum => covered.fold(Scalar::zero(ty.dtype), |sum, (_, element)| match (sum, element) {
+                        (Scalar::Float(sum), Scalar::Float(element)) => Scalar::Float(sum + element),
+                        _ => Scalar::Int(sum.as_i128().wrapping_add(element.as_i128())),
+                    }),
+                }
+            })
+            .collect();
+        vec![Tensor::from_scalars(ty.dtype, ty.shape, elements)]
     }
 
-    fn grad<'g>(&self, _vjp: &crate::autodiff::Vjp<'_, 'g>) -> Vec<Option<crate::builder::Val<'g>>> {
-        todo!()
+    fn grad<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
+        let shape = vjp.args[0].shape();
+        vec![match self.kind {
+            PoolKind::Max => Some(self.grad_max(vjp, &shape)),
+            PoolKind::ArgMax => None,
+            PoolKind::Sum => Some(self.grad_sum(vjp.seed, &shape)),
+        }]
     }
 
-    fn kernel(&self, _cx: &mut crate::kernel::build::KernelCx<'_>) -> Option<crate::kernel::ExprId> {
-        todo!()
+    fn kernel(&self, cx: &mut KernelCx<'_>) -> Option<ExprId> {
+        let dtype = cx.out_type().dtype;
+        let value = match self.kind {
+            PoolKind::Sum => {
+                let (taps, tap) = self.tap(cx);
+                let sum = cx.fold(Combine::Sum, taps, tap.value.id());
+                cx.x(sum)
+            }
+            PoolKind::Max => self.kernel_max(cx),
+            PoolKind::ArgMax => {
+                let greatest = self.kernel_max(cx);
+                let (taps, tap) = self.tap(cx);
+                let equal = tap.value.eq(greatest);
+                let is_greatest = if tap.value.dtype().is_float() {
+                    equal.or(tap.value.is_nan())
+                } else {
+                    equal
+                };
+                let wins = tap
+                    .on_element
+                    .map_or(is_greatest, |on_element| on_element.and(is_greatest));
+                // 256 is beyond every place, and some place always wins.
+                let place = wins.select(tap.number, cx.int(256));
+                let first = cx.fold(Combine::Min, taps, place.id());
+                cx.x(first)
+            }
+        };
+        Some(value.cast(dtype).id())
+    }
+}
+
+/// What one tap of the window at hand covers, in a kernel.
+struct Tap<'a> {
+    /// The tap's place in the window, in row-major order.
+    number: X<'a>,
+    /// The element, or zero in the padding; halves as `f32`.
+    value: X<'a>,
+    /// Whether it is an element; `None` if it is one for certain.
+    on_element: Option<X<'a>>,
+}
+
+impl Pool {
+    /// The gradient of a maximum: each tap hands the seeds of those windows that it won back to the elements it covers.
+    fn grad_max<'g>(&self, vjp: &Vjp<'_, 'g>, shape: &[usize]) -> Val<'g> {
+        let window = &self.window;
+        let places: usize = window.size.iter().product();
+        if places > 256 {
+            return vjp.to.problem(format!(
+                "max_pool: a window of {places} places has no gradient, the most is 256; pool in two steps"
+            ));
+        }
+        let argmax = Pool {
+            kind: PoolKind::ArgMax,
+            window: window.clone(),
+        };
+        let winner = vjp.to.push(Op::Pool(argmax), &[vjp.args[0]]);
+        let first = shape.len() - window.rank();
+        let shares = (0..places).filter_map(|place| {
+            let tap = unravel(&window.size, place);
+            let won = Val::map(&compare::EQ, &[winner, winner.lit(place as f64)]);
+            let share = Val::map(&compare::SELECT, &[won, vjp.seed, vjp.seed.lit(0.0)]);
+            let spatial = 0..window.rank();
+            spatial.into_iter().try_fold(share, |share, axis| {
+                self.hand_back(share, axis, tap[axis], shape[first + axis])
+            })
+        });
+        shares
+            .reduce(|sum, share| sum + share)
+            .unwrap_or_else(|| vjp.to.full(vjp.seed.dtype(), shape, 0.0))
+    }
+
+    /// The gradient of a sum, one axis after the other, as each axis is summed by itself.
+    fn grad_sum<'g>(&self, seed: Val<'g>, shape: &[usize]) -> Val<'g> {
+        let window = &self.window;
+        let first = shape.len() - window.rank();
+        (0..window.rank()).fold(seed, |seed, axis| {
+            let size = shape[first + axis];
+            let shares = (0..window.size[axis]).filter_map(|tap| self.hand_back(seed, axis, tap, size));
+            shares
+                .reduce(|sum, share| sum + share)
+                .expect("every window holds an element")
+        })
+    }
+
+    /// Puts what each window along an axis has for the element under `tap` at that element's place on an axis of extent `size`, with
+    /// zeros elsewhere; `None` if the tap is over padding in every window.
+    fn hand_back<'g>(&self, seed: Val<'g>, axis: usize, tap: usize, size: usize) -> Option<Val<'g>> {
+        let shape = seed.shape();
+        let at = shape.len() - self.window.rank() + axis;
+        let stride = self.window.stride[axis];
+        let covers = |window: &usize| self.window.element(axis, *window, tap, size);
+        let from = (0..shape[at]).find(|window| covers(window).is_some())?;
+        let to = (from..shape[at]).rev().find(|window| covers(window).is_some())? + 1;
+        let low = covers(&from)?;
+        let last = covers(&(to - 1))?;
+        let along = |value: usize| -> Vec<usize> {
+            (0..shape.len())
+                .map(|other| if other == at { value } else { 0 })
+                .collect()
+        };
+        let mut kept = shape.clone();
+        kept[at] = to - from;
+        let slice = View::Slice {
+            start: along(from),
+            step: vec![1; shape.len()],
+            count: kept.clone(),
+        };
+        let pad = View::Pad {
+            low: along(low),
+            high: along(size - 1 - last),
+            inner: along(stride - 1),
+            fill: Arc::new(Tensor::scalar(seed.dtype(), Scalar::zero(seed.dtype()))),
+        };
+        let to = seed.builder();
+        let seed = if kept == shape {
+            seed
+        } else {
+            to.push(Op::View(slice), &[seed])
+        };
+        let padded = size != kept[at];
+        Some(if padded { to.push(Op::View(pad), &[seed]) } else { seed })
+    }
+
+    fn kernel_max<'a>(&self, cx: &mut KernelCx<'a>) -> X<'a> {
+        let (taps, tap) = self.tap(cx);
+        let dtype = tap.value.dtype();
+        let value = match tap.on_element {
+            Some(on_element) => on_element.select(tap.value, cx.constant(dtype, Combine::Max.identity(dtype))),
+            None => tap.value,
+        };
+        let greatest = cx.fold(Combine::Max, taps, value.id());
+        cx.x(greatest)
+    }
+
+    /// A tap of the window at the kernel's index, with new axes that range over the taps.
+    fn tap<'a>(&self, cx: &mut KernelCx<'a>) -> (Vec<AxisId>, Tap<'a>) {
+        let window = &self.window;
+        let (input, out_shape) = (cx.arg_type(0).clone(), cx.out_type().shape.clone());
+        let first = input.rank() - window.rank();
+        let taps: Vec<AxisId> = window.size.iter().map(|&extent| cx.fold_axis(extent)).collect();
+        let mut index = cx.index().to_vec();
+        let mut number = cx.int(0);
+        let mut on_element: Option<X<'a>> = None;
+        for axis in 0..window.rank() {
+            let (size, windows) = (input.shape[first + axis], out_shape[first + axis]);
+            let tap = cx.axis(taps[axis]);
+            let start = cx.x(index[first + axis]) * cx.int(window.stride[axis] as i64);
+            let place = start + tap * cx.int(window.dilation[axis] as i64) - cx.int(window.pad_low[axis] as i64);
+            number = number * cx.int(window.size[axis] as i64) + tap;
+            let last = windows.saturating_sub(1);
+            let mut needs = Vec::new();
+            if window.place(axis, 0, 0) < 0 {
+                needs.push(cx.int(0).le(place));
+            }
+            if window.place(axis, last, window.size[axis] - 1) >= size as i64 {
+                needs.push(place.lt(cx.int(size as i64)));
+            }
+            for need in needs {
+                on_element = Some(on_element.map_or(need, |others| others.and(need)));
+            }
+            index[first + axis] = place.id();
+        }
+        let loaded = if on_element.is_some() {
+            cx.arg_or_zero(0, index)
+        } else {
+            cx.arg(0, index)
+        };
+        let value = widened(cx.x(loaded));
+        (
+            taps,
+            Tap {
+                number,
+                value,
+                on_element,
+            },
+        )
+    }
+}
+
+/// The first greatest of what a window covers, NaN above all, with its place.
+fn greatest(covered: impl Iterator<Item = (usize, Scalar)>) -> (usize, Scalar) {
+    let is_greater = |one: Scalar, other: Scalar| match (one, other) {
+        (Scalar::Float(one), Scalar::Float(other)) => one > other || (one.is_nan() && !other.is_nan()),
+        _ => one.as_i128() > other.as_i128(),
+    };
+    let first_greatest = covered.reduce(|best, next| if is_greater(next.1, best.1) { next } else { best });
+    first_greatest.expect("a window holds an element")
+}
+
+impl<'g> Val<'g> {
+    /// The greatest element of each window along the last axes.
+    #[track_caller]
+    pub fn max_pool(self, window: Window) -> Val<'g> {
+        self.pool(PoolKind::Max, window)
+    }
+
+    /// The sum of each window along the last axes; padding counts zero.
+    #[track_caller]
+    pub fn sum_pool(self, window: Window) -> Val<'g> {
+        self.pool(PoolKind::Sum, window)
+    }
+
+    /// The mean of each window along the last axes, padding not counted.
+    #[track_caller]
+    pub fn avg_pool(self, window: Window) -> Val<'g> {
+        let sum = self.sum_pool(window.clone());
+        if sum.is_poison() {
+            return sum;
+        }
+        let first = self.rank() - window.rank();
+        let counts = window.element_counts(self.dtype(), &self.shape()[first..], &sum.shape()[first..]);
+        self.divided(sum, sum.builder().constant(counts))
+    }
+
+    /// The mean of each window along the last axes, padding counted as zeros.
+    #[track_caller]
+    pub fn avg_pool_with_padding(self, window: Window) -> Val<'g> {
+        let places: usize = window.size.iter().product();
+        let sum = self.sum_pool(window);
+        self.divided(sum, sum.lit(places as f64))
+    }
+
+    /// The greatest element over all spatial axes of `[N, C, S…]`, as `[N, C, 1…]`.
+    #[track_caller]
+    pub fn global_max_pool(self) -> Val<'g> {
+        self.global_pool(Combine::Max)
+    }
+
+    /// The mean over all spatial axes of `[N, C, S…]`, as `[N, C, 1…]`.
+    #[track_caller]
+    pub fn global_avg_pool(self) -> Val<'g> {
+        let count: usize = self.shape().iter().skip(2).product();
+        let sum = self.global_pool(Combine::Sum);
+        self.divided(sum, sum.lit(count as f64))
+    }
+
+    #[track_caller]
+    fn pool(self, kind: PoolKind, window: Window) -> Val<'g> {
+        self.builder().push(Op::Pool(Pool { kind, window }), &[self])
+    }
+
+    #[track_caller]
+    fn global_pool(self, with: Combine) -> Val<'g> {
+        if self.is_poison() {
+            return self;
+        }
+        let shape = self.shape();
+        if shape.len() < 3 {
+            let found = Shape(&shape).to_string();
+            return self
+                .builder()
+                .problem(format!("global pool: takes [N,C,S…], found {found}"));
+        }
+        let axes = (2..shape.len()).collect();
+        let folded = self.builder().push(Op::Fold(Fold { with, axes }), &[self]);
+        let kept: Vec<usize> = shape[..2].iter().copied().chain(shape[2..].iter().map(|_| 1)).collect();
+        folded.reshape(kept)
+    }
+
+    /// A sum of this value's elements divided by their number, for a mean.
+    #[track_caller]
+    fn divided(self, sum: Val<'g>, count: Val<'g>) -> Val<'g> {
+        if !sum.is_poison() && !self.dtype().is_float() {
+            return self
+                .builder()
+                .problem(format!("mean pool: takes floats, found {self}; convert it first"));
+        }
+        sum / count
     }
 }
