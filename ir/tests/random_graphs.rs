@@ -26,7 +26,7 @@ fn choices_reach_every_class() {
         seen.extend(graph.nodes().map(|(_, node)| node.op.name()));
     }
     for name in [
-        "add", "mul", "tanh", "sum", "max", "reshape", "pad", "windows", "concat", "einsum", "conv", "max_pool",
+        "add", "mul", "tanh", "sum", "fold_max", "reshape", "pad", "windows", "concat", "einsum", "conv", "max_pool",
         "gather",
     ] {
         assert!(seen.contains(name), "no graph has `{name}`, only {seen:?}");

@@ -112,7 +112,7 @@ impl Scan {
         match ty.shape.split_first() {
             Some((&first, rest)) if first == self.length => Ok(Type::new(ty.dtype, rest)),
             _ => Err(format!(
-                "sliced operand {place} must have {} entries, found {ty}",
+                "operand {place} is sliced, so it must have {} entries, found {ty}",
                 self.length
             )),
         }
@@ -750,4 +750,203 @@ fn parts(whole: Val<'_>, count: usize) -> Vec<Val<'_>> {
         parts.push(whole.part(part));
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::map::compare;
+    use crate::ops::parse;
+
+    fn steps<'g>(carried: Vec<Val<'g>>, sliced: Vec<Val<'g>>, reverse: bool) -> Steps<'g> {
+        Steps {
+            length: 3,
+            carried,
+            sliced,
+            constants: vec![],
+            reverse,
+        }
+    }
+
+    fn outputs(graph: &Graph, inputs: &[(&str, Tensor)]) -> Vec<Vec<f32>> {
+        let outputs = oracle::run(graph, inputs).expect("inputs fit");
+        outputs.iter().map(|(_, value)| value.to_f32()).collect()
+    }
+
+    #[test]
+    fn a_scan_carries_slices_stacks_and_counts_in_both_directions() {
+        for (reverse, last, stacked) in [(false, 321.0, [1.0, 21.0, 321.0]), (true, 123.0, [123.0, 23.0, 3.0])] {
+            let b = Builder::new();
+            let x = b.input("x", DType::F32, [3]);
+            let zero = b.scalar(DType::F32, 0.0);
+            let one = b.scalar(DType::F32, 1.0);
+            let (carried, stacks) = b.scan(steps(vec![zero, one], vec![x], reverse), |_, step| {
+                let sum = step.carried[0] + step.carried[1] * step.sliced[0];
+                (vec![sum, step.carried[1] * 10.0], vec![sum, step.entry])
+            });
+            let named = [("last", carried[0]), ("sums", stacks[0]), ("entries", stacks[1])];
+            let graph = b.finish(named).expect("a graph");
+            let found = outputs(&graph, &[("x", Tensor::from_f32([3], &[1.0, 2.0, 3.0]))]);
+            assert_eq!(found, [vec![last], stacked.to_vec(), vec![0.0, 1.0, 2.0]]);
+        }
+    }
+
+    #[test]
+    fn a_while_runs_until_its_condition_fails() {
+        let b = Builder::new();
+        let (x, limit) = (b.input("x", DType::F32, []), b.input("limit", DType::F32, []));
+        let result = b.while_(
+            &[x],
+            &[limit],
+            |_, carried, constants| Val::map(&compare::LT, &[carried[0], constants[0]]),
+            |_, carried, _| vec![carried[0] * 2.0],
+        );
+        let graph = b.finish([("result", result[0])]).expect("a graph");
+        let scalar = |value: f32| Tensor::from_f32([], &[value]);
+        assert_eq!(
+            outputs(&graph, &[("x", scalar(3.0)), ("limit", scalar(20.0))]),
+            [[24.0]]
+        );
+        assert_eq!(outputs(&graph, &[("x", scalar(3.0)), ("limit", scalar(1.0))]), [[3.0]]);
+    }
+
+    #[test]
+    fn an_if_runs_the_body_chosen() {
+        let b = Builder::new();
+        let (c, x) = (b.input("c", DType::Bool, []), b.input("x", DType::F32, []));
+        let result = b.if_(c, &[x], |_, x| vec![x[0] + 1.0], |_, x| vec![x[0] * 10.0]);
+        let graph = b.finish([("result", result[0])]).expect("a graph");
+        for (chosen, expected) in [(true, 3.0), (false, 20.0)] {
+            let c = Tensor::scalar(DType::Bool, Scalar::Bool(chosen));
+            assert_eq!(
+                outputs(&graph, &[("c", c), ("x", Tensor::from_f32([], &[2.0]))]),
+                [[expected]]
+            );
+        }
+    }
+
+    #[test]
+    fn draws_in_bodies_have_streams_of_their_own() {
+        let b = Builder::new();
+        let (key, step) = (b.scalar(DType::U64, 1.0), b.scalar(DType::U64, 2.0));
+        let before = b.random_bits(key, step, [4]);
+        let loops = Steps {
+            constants: vec![key, step],
+            ..steps(vec![], vec![], false)
+        };
+        let (_, drawn) = b.scan(loops, |b, step| {
+            let bits = b.random_bits(step.constants[0], step.constants[1], [4]);
+            (vec![], vec![bits])
+        });
+        let after = b.random_bits(key, step, [4]);
+        let graph = b
+            .finish([("before", before), ("drawn", drawn[0]), ("after", after)])
+            .expect("a graph");
+        let streams: Vec<u32> = graph
+            .nodes()
+            .map(|(_, node)| match &node.op {
+                Op::Scan(scan) => scan
+                    .body
+                    .nodes()
+                    .map(|(_, node)| stream(&node.op))
+                    .max()
+                    .expect("a draw"),
+                op => stream(op),
+            })
+            .filter(|&stream| stream > 0)
+            .collect();
+        assert_eq!(streams, [1, 2, 3]);
+        let b = Builder::from_graph(graph);
+        let later = b.random_bits(b.scalar(DType::U64, 1.0), b.scalar(DType::U64, 2.0), [4]);
+        assert_eq!(
+            stream(&b.node(later.id()).op),
+            4,
+            "a builder goes on after the streams of bodies"
+        );
+    }
+
+    /// The stream of a draw, from 1; 0 for other ops.
+    fn stream(op: &Op) -> u32 {
+        match op {
+            Op::Random(random) => random.stream + 1,
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let b = Builder::new();
+        let (x, c) = (b.input("x", DType::F32, [3]), b.input("c", DType::Bool, []));
+        let short = b.input("short", DType::F32, [2]);
+        b.scan(steps(vec![x], vec![short], false), |_, step| (step.carried, vec![]));
+        b.scan(steps(vec![x], vec![], false), |_, step| (vec![step.entry], vec![]));
+        b.scan(steps(vec![], vec![], false), |_, _| (vec![], vec![]));
+        b.if_(c, &[x], |_, x| vec![x[0]], |_, x| vec![x[0].reshape([3, 1])]);
+        b.if_(
+            x,
+            &[],
+            |b, _| vec![b.scalar(DType::F32, 1.0)],
+            |b, _| vec![b.scalar(DType::F32, 2.0)],
+        );
+        b.while_(&[x], &[], |_, carried, _| carried[0], |_, carried, _| carried.to_vec());
+        b.while_(
+            &[x],
+            &[c],
+            |_, _, constants| constants[0],
+            |_, carried, _| vec![carried[0].reshape([1, 3])],
+        );
+        // What is wrong inside a body is reported outside.
+        b.if_(c, &[x, short], |_, x| vec![x[0] + x[1]], |_, x| vec![x[0]]);
+        let messages: Vec<String> = b.problems().into_iter().map(|problem| problem.message).collect();
+        assert_eq!(
+            messages,
+            [
+                "scan: operand 1 is sliced, so it must have 3 entries, found f32[2]",
+                "scan: carried value 0 is f32[3], the body makes it i64[]",
+                "scan: carries nothing and stacks nothing, so there is no result",
+                "if: `then` gives (f32[3]) and `otherwise` gives (f32[3,1])",
+                "if: the condition must be bool[], found f32[3]",
+                "while: what `condition` gives must be bool[], found f32[3]",
+                "while: carried value 0 is f32[3], the `body` makes it f32[1,3]",
+                "add: shapes do not broadcast to one: f32[3] and f32[2]",
+            ]
+        );
+    }
+
+    #[test]
+    fn text_round_trips() {
+        let b = Builder::new();
+        let x = b.input("x", DType::Bool, []);
+        let body = Arc::new(b.finish([("y", x)]).expect("a graph"));
+        let ops = [
+            Op::Scan(Scan {
+                body: body.clone(),
+                length: 3,
+                carried: 1,
+                sliced: 0,
+                counted: true,
+                reverse: true,
+            }),
+            Op::Scan(Scan {
+                body: body.clone(),
+                length: 0,
+                carried: 0,
+                sliced: 1,
+                counted: false,
+                reverse: false,
+            }),
+            Op::If(Branch {
+                then: body.clone(),
+                otherwise: body.clone(),
+            }),
+            Op::While(Loop {
+                condition: body.clone(),
+                body,
+                carried: 1,
+            }),
+        ];
+        for op in ops {
+            assert_eq!(parse(op.name(), &op.rules().attrs().into_iter().collect()), Ok(op));
+        }
+    }
 }

@@ -465,3 +465,140 @@ impl<'g> Val<'g> {
         self.conv(turn_around(kernel, groups), conv)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::ops::parse;
+
+    fn run(conv: &Conv, input: (&[usize], &[f32]), kernel: (&[usize], &[f32])) -> Vec<f32> {
+        let (input, kernel) = (Tensor::from_f32(input.0, input.1), Tensor::from_f32(kernel.0, kernel.1));
+        conv.eval(&[&input, &kernel])[0].to_f32()
+    }
+
+    #[test]
+    fn values_by_hand() {
+        let input: (&[usize], &[f32]) = (&[1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+        let kernel: (&[usize], &[f32]) = (&[1, 1, 2], &[10.0, 1.0]);
+        let unit = Conv::unit(1);
+        assert_eq!(run(&unit, input, kernel), [12.0, 23.0, 34.0]);
+        let padded = Conv {
+            pad_low: vec![1],
+            pad_high: vec![1],
+            stride: vec![2],
+            ..unit.clone()
+        };
+        assert_eq!(run(&padded, input, kernel), [1.0, 23.0, 40.0]);
+        let cropped = Conv {
+            pad_low: vec![-1],
+            ..unit.clone()
+        };
+        assert_eq!(run(&cropped, input, kernel), [23.0, 34.0]);
+        let dilated = Conv {
+            input_dilation: vec![2],
+            ..unit.clone()
+        };
+        assert_eq!(run(&dilated, input, kernel), [10.0, 2.0, 20.0, 3.0, 30.0, 4.0]);
+        let spread = Conv {
+            kernel_dilation: vec![3],
+            ..unit.clone()
+        };
+        assert_eq!(run(&spread, input, kernel), [14.0]);
+        let grouped = Conv { groups: 2, ..unit };
+        assert_eq!(
+            run(
+                &grouped,
+                (&[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]),
+                (&[2, 1, 1], &[1.0, 10.0])
+            ),
+            [1.0, 2.0, 30.0, 40.0]
+        );
+    }
+
+    #[test]
+    fn padding_is_a_zero_like_any_other() {
+        let padded = Conv {
+            pad_low: vec![1],
+            ..Conv::unit(1)
+        };
+        let result = run(&padded, (&[1, 1, 1], &[1.0]), (&[1, 1, 1], &[f32::INFINITY]));
+        assert!(result[0].is_nan());
+        assert_eq!(result[1], f32::INFINITY);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let input = Type::new(DType::F32, [1, 4, 5]);
+        let kernel = |shape: [usize; 3]| Type::new(DType::F32, shape);
+        let error = |conv: Conv, kernel: Type| conv.infer(&[&input, &kernel]).expect_err("it does not fit");
+        let cases = [
+            (
+                error(Conv::unit(1), kernel([2, 3, 3])),
+                "the kernel sees 3 channels in each of 1 groups, the input has 4",
+            ),
+            (
+                error(
+                    Conv {
+                        groups: 3,
+                        ..Conv::unit(1)
+                    },
+                    kernel([4, 2, 3]),
+                ),
+                "4 output channels cannot be in 3 equal groups",
+            ),
+            (
+                error(
+                    Conv {
+                        kernel_dilation: vec![3],
+                        ..Conv::unit(1)
+                    },
+                    kernel([2, 4, 3]),
+                ),
+                "along spatial axis 0 the kernel spans 7, more than the padded input's 5",
+            ),
+            (
+                error(Conv::unit(2), kernel([2, 4, 3])),
+                "for 2 spatial axes the input must have 4 axes, found f32[1,4,5]",
+            ),
+            (
+                error(
+                    Conv {
+                        stride: vec![0],
+                        ..Conv::unit(1)
+                    },
+                    kernel([2, 4, 3]),
+                ),
+                "`stride` must be at least 1 along each axis",
+            ),
+            (
+                error(
+                    Conv {
+                        pad_low: vec![],
+                        ..Conv::unit(1)
+                    },
+                    kernel([2, 4, 3]),
+                ),
+                "`stride` is for 1 spatial axes, `pad_low` for 0",
+            ),
+            (
+                error(Conv::unit(1), kernel([2, 4, 0])),
+                "the kernel is empty along spatial axis 0",
+            ),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn text_round_trips() {
+        let op = Op::Conv(Conv {
+            pad_low: vec![1, -2],
+            stride: vec![2, 1],
+            groups: 3,
+            ..Conv::unit(2)
+        });
+        assert_eq!(parse(op.name(), &op.rules().attrs().into_iter().collect()), Ok(op));
+    }
+}

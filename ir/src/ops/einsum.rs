@@ -538,3 +538,89 @@ fn arrange<'g>(val: Val<'g>, letters: &[char], out: &[char]) -> Val<'g> {
     };
     sum.permute(out.iter().map(place).collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Builder;
+    use crate::ops::parse;
+
+    #[test]
+    fn text_round_trips() {
+        let (left, right, out) = (vec!['m', 'k'], vec!['k', 'n'], vec!['m', 'n']);
+        let op = Op::Einsum(Einsum { left, right, out });
+        let attrs = op.rules().attrs();
+        assert_eq!(attrs, [("", Attr::Text("mk,kn->mn".to_owned()))]);
+        assert_eq!(parse(op.name(), &attrs.into_iter().collect()), Ok(op));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let cases = [
+            (
+                "mk,kn->mn",
+                "einsum: axis `k` is 3 in %0: f32[2,3] and 4 in %1: f32[4,5], in \"mk,kn->mn\"",
+            ),
+            ("mk->m", "einsum: 1 operands are named, 2 given, in \"mk->m\""),
+            (
+                "mkx,kn->mn",
+                "einsum: 3 axes are named for %0: f32[2,3], which has 2, in \"mkx,kn->mn\"",
+            ),
+            (
+                "mk,ln->mq",
+                "einsum: axis `q` of the result is in no operand, in \"mk,ln->mq\"",
+            ),
+            (
+                "mk,ln->mm",
+                "einsum: axis `m` is named twice on the result, in \"mk,ln->mm\"",
+            ),
+            ("m.,ln->m", "einsum: `.` is not a letter, in \"m.,ln->m\""),
+        ];
+        for (spec, expected) in cases {
+            let b = Builder::new();
+            let (x, y) = (b.input("x", DType::F32, [2, 3]), b.input("y", DType::F32, [4, 5]));
+            Val::einsum(spec, &[x, y]);
+            assert_eq!(b.problems()[0].message, expected);
+        }
+    }
+
+    #[test]
+    fn matmul_says_which_axis_differs() {
+        let b = Builder::new();
+        let (x, y) = (b.input("x", DType::F32, [8, 64]), b.input("y", DType::F32, [32, 16]));
+        x.matmul(y);
+        let problem = &b.problems()[0];
+        assert_eq!(
+            problem.message,
+            "einsum: axis `k` is 64 on the left and 32 on the right"
+        );
+        assert_eq!(problem.notes, ["%0: f32[8,64]", "%1: f32[32,16]"]);
+    }
+
+    #[test]
+    fn integers_wrap_in_their_type() {
+        let einsum = Einsum {
+            left: vec!['i'],
+            right: vec!['i'],
+            out: vec![],
+        };
+        let bytes = |elements: [u8; 2]| Tensor::from_bytes(DType::U8, [2], elements.to_vec());
+        let sum = einsum.eval(&[&bytes([200, 100]), &bytes([2, 3])]);
+        assert_eq!(sum[0].get(0), Scalar::Int((400 + 300) % 256));
+    }
+
+    #[test]
+    fn the_cheapest_pair_is_contracted_first() {
+        let b = Builder::new();
+        let input = |name: &str, shape: [usize; 2]| b.input(name, DType::F32, shape);
+        let operands = [input("x", [100, 100]), input("y", [100, 100]), input("z", [100, 1])];
+        let product = Val::einsum("ij,jk,kl->il", &operands);
+        let graph = b.finish([("product", product)]).expect("a graph");
+        let inner = graph.node(graph.outputs[0].1).args[1];
+        assert_eq!(
+            graph.ty(inner).shape,
+            [100, 1],
+            "y and z first: 10^4 products each time instead of 10^6"
+        );
+    }
+}

@@ -537,3 +537,124 @@ impl<'g> Val<'g> {
         sum / count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::parse;
+    use crate::{Builder, oracle};
+
+    fn run(kind: PoolKind, window: Window, elements: &[f32]) -> Vec<f32> {
+        let pool = Pool { kind, window };
+        pool.eval(&[&Tensor::from_f32([elements.len()], elements)])[0].to_f32()
+    }
+
+    #[test]
+    fn the_first_greatest_wins_and_nan_is_above_all() {
+        let cases: [(&[f32], f32, f32); 5] = [
+            (&[1.0, 3.0, 3.0], 3.0, 1.0),
+            (&[f32::NEG_INFINITY; 3], f32::NEG_INFINITY, 0.0),
+            (&[1.0, f32::NAN, f32::INFINITY], f32::NAN, 1.0),
+            (&[f32::NAN, 1.0, f32::NAN], f32::NAN, 0.0),
+            (&[-0.0, 0.0, -1.0], 0.0, 0.0),
+        ];
+        for (elements, greatest, place) in cases {
+            let found = run(PoolKind::Max, Window::tiling([3]), elements)[0];
+            assert!(
+                found == greatest || found.is_nan() && greatest.is_nan(),
+                "{elements:?}: {found}"
+            );
+            assert_eq!(
+                run(PoolKind::ArgMax, Window::tiling([3]), elements),
+                [place],
+                "{elements:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn padding_never_wins_and_counts_places() {
+        let window = Window {
+            pad_low: vec![1],
+            pad_high: vec![1],
+            ..Window::sliding([3])
+        };
+        let elements = [-5.0, -7.0, -6.0];
+        assert_eq!(run(PoolKind::Max, window.clone(), &elements), [-5.0, -5.0, -6.0]);
+        assert_eq!(run(PoolKind::ArgMax, window.clone(), &elements), [1.0, 0.0, 1.0]);
+        assert_eq!(run(PoolKind::Sum, window, &elements), [-12.0, -18.0, -13.0]);
+    }
+
+    #[test]
+    fn averages_count_padding_or_not() {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [2]);
+        let window = Window {
+            pad_low: vec![1],
+            ..Window::sliding([2])
+        };
+        let (without, with) = (x.avg_pool(window.clone()), x.avg_pool_with_padding(window));
+        let graph = b.finish([("without", without), ("with", with)]).expect("a graph");
+        let outputs = oracle::run(&graph, &[("x", Tensor::from_f32([2], &[4.0, 6.0]))]).expect("inputs fit");
+        assert_eq!(outputs[0].1.to_f32(), [4.0, 5.0]);
+        assert_eq!(outputs[1].1.to_f32(), [2.0, 5.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let input = Type::new(DType::F32, [1, 4]);
+        let error =
+            |kind: PoolKind, window: Window| Pool { kind, window }.infer(&[&input]).expect_err("it does not fit");
+        let max = |window: Window| error(PoolKind::Max, window);
+        let cases = [
+            (
+                max(Window::tiling([5])),
+                "along spatial axis 0 the window spans 5, more than the padded input's 4",
+            ),
+            (
+                max(Window {
+                    pad_low: vec![2],
+                    ..Window::tiling([2])
+                }),
+                "along spatial axis 0 window 0 holds padding only",
+            ),
+            (
+                max(Window::tiling([1, 1, 1])),
+                "the window has 3 axes, more than f32[1,4]",
+            ),
+            (
+                max(Window {
+                    stride: vec![0],
+                    ..Window::tiling([1])
+                }),
+                "`stride` must be at least 1 along each axis",
+            ),
+            (
+                error(
+                    PoolKind::ArgMax,
+                    Window {
+                        pad_low: vec![150],
+                        pad_high: vec![150],
+                        ..Window::sliding([300])
+                    },
+                ),
+                "a window of 300 places is too large: `u8` counts 256",
+            ),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn text_round_trips() {
+        for kind in PoolKind::ALL {
+            let window = Window {
+                pad_high: vec![0, 1],
+                ..Window::tiling([2, 3])
+            };
+            let op = Op::Pool(Pool { kind, window });
+            assert_eq!(parse(op.name(), &op.rules().attrs().into_iter().collect()), Ok(op));
+        }
+    }
+}
