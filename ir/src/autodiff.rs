@@ -3,6 +3,9 @@
 //! A reverse walk over the nodes; what each op contributes is its class's [`Rules::grad`](crate::ops::Rules::grad), so no op's
 //! name appears here. Rules are written with the builder, in the same ops, so gradients of gradients work.
 
+#[cfg(test)]
+pub(crate) mod check;
+
 use crate::builder::{Builder, Val};
 use crate::graph::{Node, NodeId};
 use crate::ops::Op;

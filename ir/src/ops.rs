@@ -164,6 +164,47 @@ pub fn parse(name: &str, attrs: &Attrs) -> Result<Op, String> {
     Ok(op)
 }
 
+/// The types of exactly `N` operands, for [`Rules::infer`].
+pub(crate) fn operands<'a, const N: usize>(args: &[&'a Type]) -> Result<[&'a Type; N], String> {
+    let plural = if N == 1 { "" } else { "s" };
+    <[&Type; N]>::try_from(args).map_err(|_| format!("takes {N} operand{plural}, found {}", args.len()))
+}
+
+/// Whether `ty` has that axis.
+pub(crate) fn check_axis(ty: &Type, axis: usize) -> Result<(), String> {
+    if axis < ty.rank() {
+        return Ok(());
+    }
+    let plural = if ty.rank() == 1 { "axis" } else { "axes" };
+    Err(format!(
+        "there is no axis {axis} in {ty}, which has {} {plural}",
+        ty.rank()
+    ))
+}
+
+/// Whether `ty` has those axes, and they are ascending and distinct, so that equal ops are written alike.
+pub(crate) fn check_axes(ty: &Type, axes: &[usize]) -> Result<(), String> {
+    axes.iter().try_for_each(|&axis| check_axis(ty, axis))?;
+    match axes.is_sorted_by(|a, b| a < b) {
+        true => Ok(()),
+        false => Err(format!(
+            "axes must be ascending and distinct, found {}",
+            Attr::sizes(axes)
+        )),
+    }
+}
+
+/// Whether the attribute `name` has one value for each of `count` axes.
+pub(crate) fn check_len(name: &str, values: &[usize], count: usize) -> Result<(), String> {
+    match values.len() == count {
+        true => Ok(()),
+        false => Err(format!(
+            "`{name}` must have {count} values, one an axis, found {}",
+            Attr::sizes(values)
+        )),
+    }
+}
+
 /// An attribute's value in the text form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attr {
@@ -406,6 +447,22 @@ fn show_name(name: &str) -> String {
         "" => "the attribute without a name".to_owned(),
         _ => format!("attribute `{name}`"),
     }
+}
+
+/// What is wrong with an op of operands of these types, for tests.
+#[cfg(test)]
+pub(crate) fn infer_error(op: &Op, args: &[&Type]) -> String {
+    match op.rules().infer(args) {
+        Ok(types) => panic!("`{}` accepts these operands and gives {types:?}", op.name()),
+        Err(message) => message,
+    }
+}
+
+/// Asserts that an op's name and attributes say all about it, for tests.
+#[cfg(test)]
+pub(crate) fn assert_round_trip(op: Op) {
+    let attrs = op.rules().attrs().into_iter().collect();
+    assert_eq!(parse(op.name(), &attrs).as_ref(), Ok(&op));
 }
 
 #[cfg(test)]

@@ -156,6 +156,14 @@ impl Tensor {
         Tensor::from_bytes(dtype, shape, bytes)
     }
 
+    /// The tensor whose element at each index is what `element` gives, cast to `dtype`.
+    pub fn from_fn(dtype: DType, shape: impl Into<Vec<usize>>, mut element: impl FnMut(&[usize]) -> Scalar) -> Tensor {
+        let shape = shape.into();
+        let count = shape.iter().product();
+        let elements: Vec<Scalar> = (0..count).map(|position| element(&unravel(&shape, position))).collect();
+        Tensor::from_scalars(dtype, shape, elements)
+    }
+
     /// An f32 tensor from its elements in row-major order.
     ///
     /// # Panics
@@ -217,6 +225,11 @@ impl Tensor {
         let mut bits = [0; 8];
         bits[..size].copy_from_slice(&self.bytes[position * size..][..size]);
         Scalar::from_bits(u64::from_le_bytes(bits), self.dtype)
+    }
+
+    /// The element at an index.
+    pub fn at(&self, index: &[usize]) -> Scalar {
+        self.get(Layout::Dense.offset(&self.shape, index))
     }
 
     /// Replaces the element at a row-major position.

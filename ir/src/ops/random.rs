@@ -18,7 +18,13 @@ pub struct Random {
     pub stream: u32,
 }
 
-use crate::ops::{Attrs, Op};
+use crate::autodiff::Vjp;
+use crate::builder::Val;
+use crate::dtype::{DType, Scalar};
+use crate::kernel::build::{KernelCx, X};
+use crate::kernel::{ExprId, Prim};
+use crate::ops::{Attr, Attrs, Op, Rules, operands};
+use crate::tensor::{Tensor, Type};
 
 /// The op of that name, if it is of this class.
 pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
@@ -32,28 +38,222 @@ pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
     (name == "random").then(random)
 }
 
-impl crate::ops::Rules for Random {
+/// The multipliers and the key's increments of Philox 4x32.
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+const ROUNDS: usize = 10;
+
+/// Philox4x32-10: four random words from a counter and a key.
+pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for _ in 0..ROUNDS {
+        let [first, second] = [(0, 0), (2, 1)].map(|(word, which)| {
+            let product = u64::from(counter[word]) * u64::from(MULTIPLIERS[which]);
+            ((product >> 32) as u32, product as u32)
+        });
+        counter = [
+            second.0 ^ counter[1] ^ key[0],
+            second.1,
+            first.0 ^ counter[3] ^ key[1],
+            first.1,
+        ];
+        key = [key[0].wrapping_add(INCREMENTS[0]), key[1].wrapping_add(INCREMENTS[1])];
+    }
+    counter
+}
+
+/// The same as kernel expressions, all of type `u32`.
+fn philox_body<'k>(mut counter: [X<'k>; 4], mut key: [X<'k>; 2]) -> [X<'k>; 4] {
+    for _ in 0..ROUNDS {
+        let [first, second] = [(0, 0), (2, 1)].map(|(word, which)| {
+            let multiplier = counter[word].int(i128::from(MULTIPLIERS[which]));
+            let high = counter[word].prim(Prim::MulHi, DType::U32, &[multiplier]);
+            (high, counter[word] * multiplier)
+        });
+        counter = [
+            second.0.xor(counter[1]).xor(key[0]),
+            second.1,
+            first.0.xor(counter[3]).xor(key[1]),
+            first.1,
+        ];
+        let next = |which: usize| key[which] + key[which].int(i128::from(INCREMENTS[which]));
+        key = [next(0), next(1)];
+    }
+    counter
+}
+
+impl Rules for Random {
     fn name(&self) -> &'static str {
-        todo!()
+        "random"
     }
 
-    fn attrs(&self) -> Vec<(&'static str, crate::ops::Attr)> {
-        todo!()
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        vec![
+            ("", Attr::sizes(&self.shape)),
+            ("stream", Attr::Int(i64::from(self.stream))),
+        ]
     }
 
-    fn infer(&self, _args: &[&crate::tensor::Type]) -> Result<Vec<crate::tensor::Type>, String> {
-        todo!()
+    fn infer(&self, args: &[&Type]) -> Result<Vec<Type>, String> {
+        let [key, step] = operands(args)?;
+        for (name, ty) in [("key", key), ("step", step)] {
+            if ty.dtype != DType::U64 || ty.rank() != 0 {
+                return Err(format!("the {name} must be u64[], found {ty}"));
+            }
+        }
+        let ty = Type::new(DType::U32, self.shape.clone());
+        ty.check()?;
+        // The counter's first word numbers blocks of four.
+        if ty.count() > 1 << 34 {
+            return Err(format!("draws 2^34 elements at most, found {ty}"));
+        }
+        Ok(vec![ty])
     }
 
-    fn eval(&self, _args: &[&crate::tensor::Tensor]) -> Vec<crate::tensor::Tensor> {
-        todo!()
+    fn eval(&self, args: &[&Tensor]) -> Vec<Tensor> {
+        let [key, step] = [args[0], args[1]].map(|arg| arg.get(0).as_i128() as u64);
+        let halves = |value: u64| [value as u32, (value >> 32) as u32];
+        let [step_low, step_high] = halves(step);
+        let word = |element: usize| {
+            let block = (element / 64 * 16 + element % 16) as u32;
+            let words = philox([block, self.stream, step_low, step_high], halves(key));
+            Scalar::Int(i128::from(words[element / 16 % 4]))
+        };
+        let count = self.shape.iter().product();
+        vec![Tensor::from_scalars(
+            DType::U32,
+            self.shape.clone(),
+            (0..count).map(word),
+        )]
     }
 
-    fn grad<'g>(&self, _vjp: &crate::autodiff::Vjp<'_, 'g>) -> Vec<Option<crate::builder::Val<'g>>> {
-        todo!()
+    fn grad<'g>(&self, _vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
+        vec![None, None]
     }
 
-    fn kernel(&self, _cx: &mut crate::kernel::build::KernelCx<'_>) -> Option<crate::kernel::ExprId> {
-        todo!()
+    fn kernel(&self, cx: &mut KernelCx<'_>) -> Option<ExprId> {
+        let mut element = cx.int(0);
+        for (&at, &extent) in cx.index().iter().zip(&self.shape) {
+            element = element * cx.int(extent as i64) + cx.x(at);
+        }
+        let (key, step) = (cx.arg(0, Vec::new()), cx.arg(1, Vec::new()));
+        let halves = |x: X<'_>| [x, x.shr(x.int(32))].map(|half| half.cast(DType::U32).id());
+        let ([key_low, key_high], [step_low, step_high]) = (halves(cx.x(key)), halves(cx.x(step)));
+        let row = element / cx.int(16);
+        let block = row / cx.int(4) * cx.int(16) + element.rem(cx.int(16));
+        let stream = cx.constant(DType::U32, Scalar::Int(i128::from(self.stream)));
+        let counter = [block.cast(DType::U32), stream, cx.x(step_low), cx.x(step_high)];
+        let words = philox_body(counter, [cx.x(key_low), cx.x(key_high)]);
+        let which = row.rem(cx.int(4));
+        let later = (1..4).rev().fold(words[3], |later, word| {
+            let here = which.lt(cx.int(word as i64));
+            here.select(words[word - 1], later)
+        });
+        Some(later.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{assert_round_trip, infer_error};
+
+    /// The known answers published with the generator (`kat_vectors` of Random123).
+    #[test]
+    fn philox_gives_the_published_answers() {
+        let ones = u32::MAX;
+        for (counter, key, expected) in [
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            (
+                [ones; 4],
+                [ones; 2],
+                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+            ),
+            (
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0],
+                [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+            ),
+        ] {
+            assert_eq!(philox(counter, key), expected);
+        }
+    }
+
+    #[test]
+    fn the_kernel_computes_the_same_words() {
+        let exprs = std::cell::RefCell::new(crate::kernel::Exprs::default());
+        let constant = |value: u32| {
+            let id = exprs.borrow_mut().constant(DType::U32, Scalar::Int(i128::from(value)));
+            X::new(&exprs, id)
+        };
+        let (counter, key) = ([7, u32::MAX, 3, 0x1234_5678], [0x9abc_def0, 11]);
+        let words = philox_body(counter.map(constant), key.map(constant));
+        let words = words.map(|word| exprs.borrow().as_const(word.id()).expect("constants fold"));
+        assert_eq!(words, philox(counter, key).map(|word| Scalar::Int(i128::from(word))));
+    }
+
+    #[test]
+    fn elements_are_words_of_blocks() {
+        let random = Random {
+            shape: vec![3, 50],
+            stream: 9,
+        };
+        let scalar = |value: u64| Tensor::scalar(DType::U64, Scalar::Int(i128::from(value)));
+        let (key, step) = (0x0123_4567_89ab_cdef, (5 << 32) + 6);
+        let found = random.eval(&[&scalar(key), &scalar(step)]).remove(0);
+        for (element, block, word) in [
+            (0, 0, 0),
+            (15, 15, 0),
+            (16, 0, 1),
+            (63, 15, 3),
+            (64, 16, 0),
+            (149, 37, 1),
+        ] {
+            let expected = philox([block, 9, 6, 5], [0x89ab_cdef, 0x0123_4567])[word];
+            assert_eq!(
+                found.get(element),
+                Scalar::Int(i128::from(expected)),
+                "element {element}"
+            );
+        }
+        let other = Random { stream: 10, ..random };
+        assert_ne!(other.eval(&[&scalar(key), &scalar(step)])[0], found);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let random = |shape: &[usize]| {
+            Op::Random(Random {
+                shape: shape.to_vec(),
+                stream: 0,
+            })
+        };
+        let (scalar, wrong) = (Type::new(DType::U64, []), Type::new(DType::U32, []));
+        for (op, args, expected) in [
+            (
+                random(&[2]),
+                vec![&scalar, &wrong],
+                "the step must be u64[], found u32[]",
+            ),
+            (random(&[2]), vec![&scalar], "takes 2 operands, found 1"),
+            (
+                random(&[1 << 20, 1 << 20]),
+                vec![&scalar, &scalar],
+                "draws 2^34 elements at most, found u32[1048576,1048576]",
+            ),
+        ] {
+            assert_eq!(infer_error(&op, &args), expected);
+        }
+    }
+
+    #[test]
+    fn text_attributes_round_trip() {
+        assert_round_trip(Op::Random(Random {
+            shape: vec![],
+            stream: u32::MAX,
+        }));
+        assert_round_trip(Op::Random(Random {
+            shape: vec![3, 0],
+            stream: 0,
+        }));
     }
 }
