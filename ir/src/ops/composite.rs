@@ -1,1 +1,4 @@
 //! Functions over the builder: what can be written with the ops of the other files, and so is no op.
+
+pub mod draws;
+pub mod rows;
