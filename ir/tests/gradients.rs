@@ -1,15 +1,36 @@
-//! Gradients of every class of contraction, window and loop, at orders 1 and 2, against finite differences.
+//! Every class of contraction, window and loop: its gradients at orders 1 and 2 against finite differences, and its kernel
+//! and those of its gradients against the oracle.
 
 mod support;
 
 use netloom_ir::ops::compound::Steps;
 use netloom_ir::ops::{Conv, ConvTranspose, Window};
-use netloom_ir::{Builder, DType, Graph, Val, autodiff};
-use support::{check_gradients, total};
+use netloom_ir::{Builder, DType, Graph, Val, autodiff, fuse, sample};
+use support::differences::{check_gradients, total, with_gradients};
+use support::kernels::check_kernels;
 
 /// Checks the graph that `build` makes of inputs `x0`, `x1` … of these shapes. Gives the number of elements compared.
 fn check(name: &str, shapes: &[&[usize]], build: impl for<'b> Fn(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>) -> usize {
-    check_gradients(name, &graph_of(shapes, build), 7, 2)
+    let graph = graph_of(shapes, build);
+    let differentiated = with_gradients(&graph, 1);
+    let inputs = sample::inputs(&differentiated, 7);
+    // A thousand additions of numbers no greater than the greatest result, at 2^-53 each.
+    let tolerance = 1e3 * f64::EPSILON;
+    check_kernels(
+        name,
+        &differentiated,
+        &fuse::singletons(&differentiated),
+        &inputs,
+        tolerance,
+    );
+    check_kernels(
+        name,
+        &differentiated,
+        &fuse::regions(&differentiated),
+        &inputs,
+        tolerance,
+    );
+    check_gradients(name, &graph, 7, 2)
 }
 
 fn graph_of(shapes: &[&[usize]], build: impl for<'b> Fn(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>) -> Graph {

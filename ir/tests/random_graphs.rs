@@ -1,8 +1,8 @@
-//! Random graphs: their gradients agree with finite differences.
+//! Random graphs: their gradients agree with finite differences, their kernels with the oracle.
 
 mod support;
 
-use netloom_ir::{DType, sample};
+use netloom_ir::{DType, fuse, sample};
 use proptest::prelude::*;
 
 proptest! {
@@ -11,7 +11,17 @@ proptest! {
     #[test]
     fn gradients_agree_with_differences(choices in prop::collection::vec(any::<u8>(), 8..80), seed in any::<u64>()) {
         let graph = sample::graph(&choices, DType::F64);
-        support::check_gradients("random graph", &graph, seed, 1);
+        support::differences::check_gradients("random graph", &graph, seed, 1);
+    }
+
+    #[test]
+    fn kernels_agree_with_the_oracle(choices in prop::collection::vec(any::<u8>(), 8..60), seed in any::<u64>()) {
+        let graph = sample::graph(&choices, DType::F64);
+        let inputs = sample::inputs(&graph, seed);
+        // Functions are bodies good to a few units in f32; what follows them may amplify that.
+        let tolerance = 1e-4;
+        support::kernels::check_kernels("one node each", &graph, &fuse::singletons(&graph), &inputs, tolerance);
+        support::kernels::check_kernels("fused", &graph, &fuse::regions(&graph), &inputs, tolerance);
     }
 }
 
