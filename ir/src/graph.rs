@@ -220,8 +220,8 @@ impl Graph {
         live
     }
 
-    /// A new graph made node by node: `make` is given the graph so far, each live node in order (inputs always), and the new
-    /// ids of its operands, and returns the new id. Dead nodes vanish and equal ones merge. What a pass is made of.
+    /// A new graph made node by node: `make` is given the graph so far, each live node in order (inputs always, and first), and the
+    /// new ids of its operands, and returns the new id. Dead nodes vanish and equal ones merge. What a pass is made of.
     ///
     /// # Panics
     /// If `make` pushes an invalid node: then a pass is wrong.
@@ -232,10 +232,9 @@ impl Graph {
             loc: Loc::None,
         };
         let mut new_ids = vec![NodeId(u32::MAX); self.len()];
-        for (id, node) in self.nodes() {
-            if !live[id.at()] && !matches!(node.op, Op::Input(_)) {
-                continue;
-            }
+        let is_input = |(_, node): &(NodeId, &Node)| matches!(node.op, Op::Input(_));
+        let others = self.nodes().filter(|node| !is_input(node) && live[node.0.at()]);
+        for (id, node) in self.nodes().filter(is_input).chain(others) {
             let args: Vec<NodeId> = node.args.iter().map(|arg| new_ids[arg.at()]).collect();
             to.loc = node.loc.clone();
             new_ids[id.at()] = make(&mut to, node, &args);

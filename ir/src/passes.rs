@@ -1,1 +1,253 @@
-//! passes
+//! Improving a graph: functions from graph to graph, in an order that is data.
+//!
+//! The driver, [`run`], verifies the graph after each pass, times it, shows it to an observer, and names the culprit if it is broken; a
+//! pass does none of these. Bodies of scan, if and while are improved before the graph that holds them. What passes change is exact: the
+//! outputs have the same bits before and after, where a NaN counts as any other.
+
+pub mod fold;
+pub mod motion;
+pub mod simplify;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::dtype::{DType, Scalar};
+use crate::graph::{Graph, NodeId, Rebuild};
+use crate::ops::{Branch, Loop, Op, Scan, View};
+use crate::target::Target;
+use crate::tensor::Tensor;
+use crate::verify::verify;
+
+/// A pass, and why it stands where it does.
+pub struct Pass {
+    /// The name in dumps and messages.
+    pub name: &'static str,
+    /// What it does.
+    pub run: fn(&Graph, &Target) -> Graph,
+    /// The passes it comes after, each with the reason.
+    pub after: &'static [(&'static str, &'static str)],
+}
+
+/// Every pass, in order. The list is run again while it changes something, [`MAX_ROUNDS`] times at most.
+pub static PASSES: &[Pass] = &[
+    Pass {
+        name: "motion",
+        run: motion::move_views,
+        after: &[],
+    },
+    Pass {
+        name: "fold",
+        run: fold::fold_constants,
+        after: &[(
+            "motion",
+            "an op on broadcasts of scalars has become a broadcast of an op on scalars, which is small enough to fold",
+        )],
+    },
+    Pass {
+        name: "simplify",
+        run: simplify::simplify,
+        after: &[(
+            "fold",
+            "the constant that an equation asks for may be the result of other ops",
+        )],
+    },
+];
+
+/// Each round is linear in the nodes, and what a second one finds is rarely more than a view that an equation laid bare; more rounds
+/// would not pay.
+pub const MAX_ROUNDS: usize = 3;
+
+/// One run of one pass, for an observer.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// The pass.
+    pub pass: &'static str,
+    /// How often the list had been run before.
+    pub round: usize,
+    /// The graph after it.
+    pub graph: &'a Graph,
+    /// How long it took, without verification.
+    pub took: Duration,
+}
+
+/// The graph after all passes.
+///
+/// # Panics
+/// If a pass fails or leaves a broken graph; the message names it and says what is wrong.
+pub fn run(graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
+    run_list(PASSES, graph, target, observer)
+}
+
+fn run_list(passes: &[Pass], graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
+    let mut improved = improve_bodies(graph, target);
+    for round in 0..MAX_ROUNDS {
+        let mut graph = run_pass(&passes[0], &improved, target, round, observer);
+        for pass in &passes[1..] {
+            graph = run_pass(pass, &graph, target, round, observer);
+        }
+        let is_done = graph == improved;
+        improved = graph;
+        if is_done {
+            break;
+        }
+    }
+    improved
+}
+
+fn run_pass(pass: &Pass, graph: &Graph, target: &Target, round: usize, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
+    let start = Instant::now();
+    // A pass does not change its graph, so what a failed one leaves behind is not seen.
+    let result = catch_unwind(AssertUnwindSafe(|| (pass.run)(graph, target)));
+    let took = start.elapsed();
+    let graph = result.unwrap_or_else(|failure| {
+        let message = match (failure.downcast_ref::<String>(), failure.downcast_ref::<&str>()) {
+            (Some(text), _) => text,
+            (None, Some(text)) => *text,
+            (None, None) => "it failed without a message",
+        };
+        panic!("in pass `{}`: {message}", pass.name)
+    });
+    if let Err(problems) = verify(&graph) {
+        panic!("after pass `{}`: {problems}", pass.name);
+    }
+    observer(Step {
+        pass: pass.name,
+        round,
+        graph: &graph,
+        took,
+    });
+    graph
+}
+
+fn improve_bodies(graph: &Graph, target: &Target) -> Graph {
+    let improve = |body: &Arc<Graph>| Arc::new(run(body, target, &mut |_| {}));
+    graph.rebuild(|to, node, args| {
+        let op = match &node.op {
+            Op::Scan(scan) => Op::Scan(Scan {
+                body: improve(&scan.body),
+                ..scan.clone()
+            }),
+            Op::If(branch) => Op::If(Branch {
+                then: improve(&branch.then),
+                otherwise: improve(&branch.otherwise),
+            }),
+            Op::While(whil) => Op::While(Loop {
+                condition: improve(&whil.condition),
+                body: improve(&whil.body),
+                carried: whil.carried,
+            }),
+            op => op.clone(),
+        };
+        to.push(op, args)
+    })
+}
+
+/// The scalar constant that a node is everywhere: a scalar constant, or a broadcast of one.
+fn splat(graph: &Graph, id: NodeId) -> Option<&Arc<Tensor>> {
+    let node = graph.node(id);
+    match &node.op {
+        Op::Const(tensor) if tensor.shape().is_empty() => Some(tensor),
+        Op::View(View::Broadcast(_)) => match &graph.node(node.args[0]).op {
+            Op::Const(tensor) if tensor.shape().is_empty() => Some(tensor),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A scalar constant repeated to a shape.
+fn push_splat(to: &mut Rebuild, scalar: Arc<Tensor>, shape: &[usize]) -> NodeId {
+    let scalar = to.push(Op::Const(scalar), &[]);
+    match shape {
+        [] => scalar,
+        _ => to.push(Op::View(View::Broadcast(shape.to_vec())), &[scalar]),
+    }
+}
+
+/// The same with a number.
+fn push_number(to: &mut Rebuild, dtype: DType, value: f64, shape: &[usize]) -> NodeId {
+    push_splat(
+        to,
+        Arc::new(Tensor::scalar(dtype, Scalar::from_f64(value, dtype))),
+        shape,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::TargetKind;
+    use crate::{Builder, DType, Loc};
+
+    const TARGET: Target = Target {
+        kind: TargetKind::Cpu,
+        vector_lanes: 8,
+        vector_registers: 16,
+    };
+
+    fn small() -> Graph {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [4]);
+        b.finish([("y", x * 1.0)]).unwrap()
+    }
+
+    #[test]
+    fn the_order_keeps_its_reasons() {
+        for (place, pass) in PASSES.iter().enumerate() {
+            for (earlier, reason) in pass.after {
+                assert!(
+                    PASSES[..place].iter().any(|other| other.name == *earlier),
+                    "{}: {reason}",
+                    pass.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_step_is_shown() {
+        let mut seen = Vec::new();
+        run(&small(), &TARGET, &mut |step| {
+            seen.push((step.round, step.pass, step.graph.len()))
+        });
+        let expected = [
+            (0, "motion", 4),
+            (0, "fold", 4),
+            (0, "simplify", 3),
+            (1, "motion", 1),
+            (1, "fold", 1),
+            (1, "simplify", 1),
+        ];
+        // The equation leaves the constant behind, which the next pass does not carry on.
+        assert_eq!(seen[..6], expected);
+    }
+
+    #[test]
+    fn a_broken_pass_is_named() {
+        let message = |run: fn(&Graph, &Target) -> Graph| {
+            let pass = Pass {
+                name: "broken",
+                run,
+                after: &[],
+            };
+            let failure = catch_unwind(|| run_list(&[pass], &small(), &TARGET, &mut |_| {})).unwrap_err();
+            failure.downcast_ref::<String>().unwrap().clone()
+        };
+        let dangling = message(|graph, _| {
+            let mut graph = graph.clone();
+            graph.outputs[0].1 = NodeId(99);
+            graph
+        });
+        assert_eq!(
+            dangling,
+            "after pass `broken`: the output `y` is %99, which does not exist"
+        );
+        let failed = message(|graph, _| {
+            let mut graph = graph.clone();
+            let no_operand = graph.push(Op::View(View::Flip(vec![])), vec![], Loc::None);
+            no_operand.map(|_| graph).expect("this cannot work")
+        });
+        assert!(failed.starts_with("in pass `broken`: this cannot work"), "{failed}");
+    }
+}

@@ -20,12 +20,17 @@
 //!
 //! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`.
 //!
-//! `parse(print(g)) == g`, node for node, bit for bit.
+//! `parse(print(g)) == g`, node for node, bit for bit. Printing is `Display`, of [`Graph`](crate::Graph) and
+//! [`Program`](crate::Program).
 
+mod dot;
+mod json;
 mod lex;
 mod parse;
 mod print;
 
+pub use dot::dot;
+pub use json::{VERSION, from_json, to_json};
 pub use parse::{parse, parse_program};
 
 use crate::dtype::DType;

@@ -88,7 +88,8 @@ pub enum Types {
     BitsTo(DType),
 }
 
-/// An equation that holds for a row, for passes to use.
+/// An equation that holds for a row, for passes to use: bit for bit, for NaN, infinities and both zeros too (a NaN counts as any
+/// other). Where a type does not hold the constant, it says nothing; integers hold -0 as 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Law {
     /// `f(a, b) = f(b, a)`

@@ -33,8 +33,8 @@ use crate::tensor::{Tensor, Type};
 const MAX_DEPTH: usize = 32;
 /// The greatest absolute value of a number among attributes, and of the product of a list of them: then no size computed from
 /// them overflows.
-const MAX_NUMBER: i64 = 1 << 31;
-const MAX_PRODUCT: i64 = 1 << 47;
+const MAX_NUMBER: u64 = 1 << 31;
+const MAX_PRODUCT: u64 = 1 << 47;
 /// The most characters of a line that a problem shows.
 const MAX_SHOWN: usize = 200;
 
@@ -58,6 +58,50 @@ pub fn parse_program(file: &str, source: &str) -> Result<Program, Problems> {
     let program = parser.finish(program)?;
     program.verify()?;
     Ok(program)
+}
+
+/// A type by itself, as the text form writes it.
+pub(super) fn parse_type(source: &str) -> Result<Type, String> {
+    let mut parser = Parser::new("type", source);
+    let parsed = parser.ty().and_then(|ty| parser.end().map(|()| ty));
+    parser.finish(parsed).map_err(|problems| problems.0[0].message.clone())
+}
+
+/// The elements of a constant from hexadecimal bytes.
+pub(super) fn bytes_of(ty: &Type, digits: &str) -> Result<Vec<u8>, String> {
+    let value = |digit: &u8| (*digit as char).to_digit(16).map(|value| value as u8);
+    let pairs = digits
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| Some(value(&pair[0])? << 4 | value(pair.get(1)?)?));
+    let bytes: Vec<u8> = pairs
+        .collect::<Option<_>>()
+        .ok_or("not a string of hexadecimal bytes")?;
+    check_elements(ty, bytes.len())?;
+    Ok(bytes)
+}
+
+fn check_elements(ty: &Type, found: usize) -> Result<(), String> {
+    let expected = ty.count() * ty.dtype.size_bytes();
+    if found != expected {
+        return Err(format!("a constant of type {ty} has {expected} bytes, found {found}"));
+    }
+    if ty.layout != Layout::Dense {
+        return Err("a constant is dense".to_owned());
+    }
+    Ok(())
+}
+
+/// Bounds the numbers among attributes.
+pub(super) fn check_numbers(numbers: &[i64]) -> Result<(), String> {
+    if let Some(number) = numbers.iter().find(|number| number.unsigned_abs() > MAX_NUMBER) {
+        return Err(format!("{number} is out of range: the most is 2^31"));
+    }
+    let sizes = numbers.iter().map(|number| number.unsigned_abs().max(1));
+    if sizes.fold(1, u64::saturating_mul) > MAX_PRODUCT {
+        return Err("the product of these numbers exceeds 2^47".to_owned());
+    }
+    Ok(())
 }
 
 /// Why a statement was given up.
@@ -247,29 +291,15 @@ impl<'s> Parser<'s> {
     }
 
     fn outputs(&mut self, scope: &mut Scope<'s>) -> Parsed<()> {
-        while !matches!(self.peek().kind, Kind::Newline | Kind::End) && self.peek().text != "}" {
-            let place = self.peek();
-            let is_named = matches!(place.kind, Kind::Word | Kind::Quoted) && self.peek_after(1).text == "=";
-            let name = if is_named {
-                let name = self.name()?;
-                self.expect("=")?;
-                name
-            } else {
-                scope.graph.outputs.len().to_string()
-            };
-            let value = self.peek();
-            let operand = self.operand()?;
-            let Operand::Named(named) = operand else {
-                return Err(self.wrong_at(value, "an output names a node; give the constant a line of its own"));
-            };
-            if scope.graph.outputs.iter().any(|(known, _)| *known == name) {
-                return Err(self.wrong_at(place, format!("there are two outputs `{name}`")));
+        for place in 0.. {
+            if matches!(self.peek().kind, Kind::Newline | Kind::End) || self.peek().text == "}" {
+                break;
             }
-            let id = self.find(scope, value, &named)?;
-            if scope.graph.node(id).types.len() != 1 {
-                return Err(self.wrong_at(value, "an output has one result; take one of them with `part`"));
+            match self.output(scope, place) {
+                Ok(output) => scope.graph.outputs.push(output),
+                // The outputs after it can be checked all the same.
+                Err(stop) => self.report(stop),
             }
-            scope.graph.outputs.push((name, id));
             if !self.take(",") {
                 break;
             }
@@ -279,6 +309,30 @@ impl<'s> Parser<'s> {
         } else {
             self.statement_end()
         }
+    }
+
+    fn output(&mut self, scope: &mut Scope<'s>, place: usize) -> Parsed<(String, NodeId)> {
+        let first = self.peek();
+        let is_named = matches!(first.kind, Kind::Word | Kind::Quoted) && self.peek_after(1).text == "=";
+        let name = if is_named {
+            let name = self.name()?;
+            self.expect("=")?;
+            name
+        } else {
+            place.to_string()
+        };
+        let value = self.peek();
+        let Operand::Named(named) = self.operand()? else {
+            return Err(self.wrong_at(value, "an output names a node; give the constant a line of its own"));
+        };
+        if scope.graph.outputs.iter().any(|(known, _)| *known == name) {
+            return Err(self.wrong_at(first, format!("there are two outputs `{name}`")));
+        }
+        let id = self.find(scope, value, &named)?;
+        if scope.graph.node(id).types.len() != 1 {
+            return Err(self.wrong_at(value, "an output has one result; take one of them with `part`"));
+        }
+        Ok((name, id))
     }
 
     fn statement(&mut self, scope: &mut Scope<'s>) -> Parsed<()> {
@@ -557,14 +611,7 @@ impl<'s> Parser<'s> {
         let mut bytes: Vec<u8> = Vec::new();
         if place.kind == Kind::Text {
             self.at += 1;
-            let digits = place.text.as_bytes();
-            let value = |digit: &u8| (*digit as char).to_digit(16).map(|value| value as u8);
-            let pairs = digits
-                .chunks(2)
-                .map(|pair| Some(value(&pair[0])? << 4 | value(pair.get(1)?)?));
-            bytes = pairs
-                .collect::<Option<_>>()
-                .ok_or_else(|| self.wrong_at(place, "not a string of hexadecimal bytes"))?;
+            bytes = bytes_of(&ty, place.text).map_err(|message| self.wrong_at(place, message))?;
         } else {
             self.expect("[")?;
             self.list("]", |parser| {
@@ -574,14 +621,7 @@ impl<'s> Parser<'s> {
                 Ok(())
             })?;
         }
-        let (found, expected) = (bytes.len(), ty.count() * ty.dtype.size_bytes());
-        if found != expected {
-            let message = format!("a constant of type {ty} has {expected} bytes, found {found}");
-            return Err(self.wrong_at(place, message));
-        }
-        if ty.layout != Layout::Dense {
-            return Err(self.wrong_at(place, "a constant is dense"));
-        }
+        check_elements(&ty, bytes.len()).map_err(|message| self.wrong_at(place, message))?;
         Ok(Tensor::from_bytes(ty.dtype, ty.shape, bytes))
     }
 
@@ -646,13 +686,7 @@ impl<'s> Parser<'s> {
             numbers.push(parser.number()?);
             Ok(())
         })?;
-        let mut product: i64 = 1;
-        for number in &numbers {
-            product = product.saturating_mul(number.abs().max(1));
-        }
-        if product > MAX_PRODUCT {
-            return Err(self.wrong_at(place, "the product of these numbers exceeds 2^47"));
-        }
+        check_numbers(&numbers).map_err(|message| self.wrong_at(place, message))?;
         Ok(numbers)
     }
 
@@ -661,9 +695,7 @@ impl<'s> Parser<'s> {
         let number = token.text.parse::<i64>().ok().filter(|_| token.kind == Kind::Number);
         let number =
             number.ok_or_else(|| self.wrong_at(token, format!("expected a whole number, found {}", show(token))))?;
-        if number.unsigned_abs() > MAX_NUMBER.unsigned_abs() {
-            return Err(self.wrong_at(token, format!("{number} is out of range: the most is 2^31")));
-        }
+        check_numbers(&[number]).map_err(|message| self.wrong_at(token, message))?;
         Ok(number)
     }
 
