@@ -532,7 +532,7 @@ impl<'a> Cut<'a> {
         axes.dedup();
         let reached: usize = axes.iter().map(|&axis| shape[axis as usize]).product();
         let count = self.graph.ty(id).count();
-        reached == count && count == shape.iter().product()
+        reached == count && count == shape.iter().product::<usize>()
     }
 
     /// Whether a region that needs the node can also write it: it computes it at every point of its outer loops, and no cycle arises.
