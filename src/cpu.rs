@@ -20,7 +20,7 @@ pub mod emit;
 pub mod isa;
 pub mod jit;
 pub mod lanes;
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod machine;
 pub mod object;
 pub mod threads;

@@ -404,7 +404,7 @@ fn displacement(bytes: i64) -> i64 {
     bytes
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use proptest::prelude::*;
 

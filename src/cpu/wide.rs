@@ -95,7 +95,7 @@ impl Value {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use netloom_ir::dtype::Scalar;
     use netloom_ir::kernel::Exprs;
