@@ -4,31 +4,35 @@
 //! computed: an expression is emitted before the outermost loop that changes none of what it depends on ([`Cx::hoist`]), so an
 //! address is a sum whose outer parts were added outside ([`place`]).
 //!
-//! Reading order: [`prim`], [`place`], this file, `tile`.
+//! Reading order: [`prim`], [`place`], this file, `lanes`, `tile`.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use cranelift::codegen::Context;
-use cranelift::codegen::ir::{BlockArg, StackSlotData, StackSlotKind, UserFuncName};
+use cranelift::codegen::ir::{BlockArg, UserFuncName};
 use cranelift::codegen::isa::CallConv;
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
     AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
 };
 use cranelift_module::{FuncId, Linkage, Module, ModuleError};
-use netloom_ir::kernel::nest::LANES;
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Role, Stmt};
 use netloom_ir::tensor::Type;
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
 use super::isa::{Cpu, Level, Place as Home};
-use super::tile::{Tile, assemble};
+use super::lanes::Slot;
+use super::tile::{self as assembled, Tile};
+use super::wide::{self, Body};
 use place::{Guard, Place, Places};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
+mod lanes;
 pub mod place;
 pub mod prim;
+
 mod tile;
 
 /// The function that a barrier calls; see [`super`].
@@ -38,7 +42,7 @@ pub const BARRIER: &str = "netloom_barrier";
 const CODE_ALIGNMENT: u64 = 64;
 
 /// All of a nest that decides its code: nests of equal form can share one function.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Form {
     axes: Vec<usize>,
     buffers: Vec<(Type, Role)>,
@@ -76,6 +80,8 @@ struct Shared {
     cpu: Cpu,
     home: Home,
     tiles: HashMap<Tile, FuncId>,
+    /// `None` for a body that the level has no code for.
+    bodies: HashMap<Body, Option<FuncId>>,
 }
 
 impl Emitter {
@@ -88,6 +94,7 @@ impl Emitter {
                 cpu: cpu.clone(),
                 home,
                 tiles: HashMap::new(),
+                bodies: HashMap::new(),
             },
         }
     }
@@ -133,11 +140,36 @@ impl Shared {
         }
         let function = module.declare_function(&free_name(module, "tile"), Linkage::Local, &signature)?;
         if assembled {
-            module.define_function_bytes(function, CODE_ALIGNMENT, &assemble(&tile, self.cpu.level), &[])?;
+            module.define_function_bytes(
+                function,
+                CODE_ALIGNMENT,
+                &assembled::assemble(&tile, self.cpu.level),
+                &[],
+            )?;
         } else {
             tile::define(module, function, signature, &tile, &self.cpu, self.home)?;
         }
         self.tiles.insert(tile, function);
+        Ok(function)
+    }
+
+    /// The assembled function `fn(slots, count)` of a vector loop's body, if the level has one.
+    fn body(&mut self, module: &mut dyn Module, body: &Body) -> Result<Option<FuncId>, ModuleError> {
+        if let Some(&function) = self.bodies.get(body) {
+            return Ok(function);
+        }
+        let function = match wide::assemble(body, self.cpu.level) {
+            Err(_) => None,
+            Ok(code) => {
+                let mut signature = module.make_signature();
+                signature.params.extend([I64; 2].map(AbiParam::new));
+                signature.call_conv = CallConv::SystemV;
+                let function = module.declare_function(&free_name(module, "lanes"), Linkage::Local, &signature)?;
+                module.define_function_bytes(function, CODE_ALIGNMENT, &code, &[])?;
+                Some(function)
+            }
+        };
+        self.bodies.insert(body.clone(), function);
         Ok(function)
     }
 }
@@ -201,6 +233,7 @@ fn emit_function(
         axes: vec![None; nest.axes.len()],
         known: HashMap::new(),
         trail: Vec::new(),
+        vectors: HashMap::new(),
     };
     cx.load_bases();
     let body = nest.body.clone();
@@ -262,6 +295,8 @@ struct Cx<'a> {
     known: HashMap<Key, Value>,
     /// What was added to `known`, in order, so that the end of a body can take it back.
     trail: Vec<Key>,
+    /// The common code of vector loops, by the address of their bodies.
+    vectors: HashMap<usize, Option<Rc<lanes::Vector>>>,
 }
 
 impl Cx<'_> {
@@ -300,13 +335,13 @@ impl Cx<'_> {
     fn emit_loop(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) -> Result<(), ModuleError> {
         let writes = Writes::of(body);
         self.forget(&writes);
-        self.hoist(body, &writes);
+        self.hoist(axis, bind, body, &writes)?;
         let constant = match self.nest.exprs.as_const(extent) {
             Some(Scalar::Int(extent)) => Some(extent as i64),
             _ => None,
         };
         match (bind, constant) {
-            (_, Some(0)) => Ok(()),
+            (Bind::Serial | Bind::Workers, Some(0)) => Ok(()),
             (Bind::Unroll, Some(extent)) => {
                 for at in 0..extent {
                     let value = self.builder.ins().iconst(I64, at);
@@ -317,14 +352,14 @@ impl Cx<'_> {
             (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
                 let from = self.builder.ins().iconst(I64, 0);
                 let to = self.value(extent);
-                self.emit_range(axis, from, to, constant.is_some(), |cx, _| cx.emit_body(body))
+                self.emit_range(axis, from, to, constant > Some(0), |cx, _| cx.emit_body(body))
             }
             (Bind::Workers, _) => {
                 let extent = self.value(extent);
                 let (from, to) = self.emit_share(extent);
                 self.emit_range(axis, from, to, false, |cx, _| cx.emit_body(body))
             }
-            (Bind::Lanes, _) => self.emit_lanes(axis, extent, constant.is_some(), body),
+            (Bind::Lanes, _) => self.emit_lanes(axis, extent, constant > Some(0), body),
         }
     }
 
@@ -386,81 +421,6 @@ impl Cx<'_> {
         self.axes[axis.at()] = None;
         self.rewind(mark);
         Ok(())
-    }
-
-    /// A vector loop, one lane at a time: the virtual lanes of each accumulation lie on the stack.
-    fn emit_lanes(&mut self, axis: AxisId, extent: ExprId, entered: bool, body: &[Stmt]) -> Result<(), ModuleError> {
-        let mut lanes = Vec::new();
-        for stmt in body {
-            if let &Stmt::Accumulate { local, with, .. } = stmt {
-                let dtype = self.nest.locals[local.at()].dtype;
-                lanes.push((local, with, dtype, self.emit_identities(with, dtype)));
-            }
-        }
-        let from = self.builder.ins().iconst(I64, 0);
-        let to = self.value(extent);
-        self.emit_range(axis, from, to, entered, |cx, at| {
-            let mut next = lanes.iter();
-            for stmt in body {
-                match stmt {
-                    Stmt::Store { buffer, index, value } => cx.emit_store(*buffer, index, *value),
-                    Stmt::Accumulate { value, .. } => {
-                        let &(_, with, dtype, address) = next.next().expect("one entry an accumulation");
-                        let value = cx.value(*value);
-                        let b = &mut cx.builder;
-                        let mask = b.ins().iconst(I64, LANES as i64 - 1);
-                        let lane = b.ins().band(at, mask);
-                        let size = b.ins().iconst(I64, i64::from(clif_type(dtype).bytes()));
-                        let offset = b.ins().imul(lane, size);
-                        let address = b.ins().iadd(address, offset);
-                        let state = b.ins().load(clif_type(dtype), trusted(), address, 0);
-                        let state = emit_combine(b, with, dtype, state, value);
-                        b.ins().store(trusted(), state, address, 0);
-                    }
-                    _ => unreachable!("a vector loop holds only stores and accumulations"),
-                }
-            }
-            Ok(())
-        })?;
-        for (local, with, dtype, address) in lanes {
-            let lanes = self.emit_fold_lanes(with, dtype, address);
-            self.combine_local(local, with, lanes);
-        }
-        Ok(())
-    }
-
-    /// The address of [`LANES`] identities of a combiner on the stack.
-    fn emit_identities(&mut self, with: Combine, dtype: DType) -> Value {
-        let size = clif_type(dtype).bytes();
-        let slot = self.builder.create_sized_stack_slot(StackSlotData::new(
-            StackSlotKind::ExplicitSlot,
-            LANES as u32 * size,
-            6,
-        ));
-        let address = self.builder.ins().stack_addr(I64, slot, 0);
-        let identity = emit_const(&mut self.builder, dtype, with.identity(dtype).to_bits(dtype));
-        for lane in 0..LANES as u32 {
-            self.builder
-                .ins()
-                .store(trusted(), identity, address, (lane * size) as i32);
-        }
-        address
-    }
-
-    /// The virtual lanes at an address, combined pairwise.
-    fn emit_fold_lanes(&mut self, with: Combine, dtype: DType, address: Value) -> Value {
-        let ty = clif_type(dtype);
-        let b = &mut self.builder;
-        let mut lanes: Vec<Value> = (0..LANES as u32)
-            .map(|lane| b.ins().load(ty, trusted(), address, (lane * ty.bytes()) as i32))
-            .collect();
-        while lanes.len() > 1 {
-            let upper = lanes.split_off(lanes.len() / 2);
-            for (lane, upper) in lanes.iter_mut().zip(upper) {
-                *lane = emit_combine(b, with, dtype, *lane, upper);
-            }
-        }
-        lanes[0]
     }
 
     fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<(), ModuleError> {
@@ -701,17 +661,57 @@ impl Cx<'_> {
     // What is known, and what may be computed early.
 
     /// Computes, before a loop is entered, everything in its body that the loop does not change.
-    fn hoist(&mut self, body: &[Stmt], writes: &Writes) {
+    fn hoist(&mut self, axis: AxisId, bind: Bind, body: &[Stmt], writes: &Writes) -> Result<(), ModuleError> {
         let mut seen = HashSet::new();
-        self.hoist_body(body, writes, false, &mut seen);
+        self.hoist_loop(axis, bind, body, writes, false, &mut seen)
     }
 
-    fn hoist_body(&mut self, body: &[Stmt], writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+    fn hoist_loop(
+        &mut self,
+        axis: AxisId,
+        bind: Bind,
+        body: &[Stmt],
+        writes: &Writes,
+        conditional: bool,
+        seen: &mut HashSet<ExprId>,
+    ) -> Result<(), ModuleError> {
+        let vector = match bind {
+            Bind::Lanes => self.vector(axis, body)?,
+            _ => None,
+        };
+        let Some(vector) = vector else {
+            return self.hoist_body(body, writes, conditional, seen);
+        };
+        for slot in &vector.slots {
+            match slot {
+                Slot::Address(buffer, offset) => {
+                    let place = self.places.at(&mut self.nest, *buffer, *offset);
+                    self.hoist_place(&place, writes, conditional, seen);
+                }
+                Slot::Scalar(id) => self.hoist_expr(*id, writes, conditional, seen),
+                Slot::Accumulator(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn hoist_body(
+        &mut self,
+        body: &[Stmt],
+        writes: &Writes,
+        conditional: bool,
+        seen: &mut HashSet<ExprId>,
+    ) -> Result<(), ModuleError> {
         for stmt in body {
             match stmt {
-                Stmt::Loop { extent, body, .. } => {
+                Stmt::Loop {
+                    axis,
+                    extent,
+                    bind,
+                    body,
+                } => {
                     self.hoist_expr(*extent, writes, conditional, seen);
-                    self.hoist_body(body, writes, conditional, seen);
+                    self.hoist_loop(*axis, *bind, body, writes, conditional, seen)?;
                 }
                 Stmt::If {
                     condition,
@@ -719,8 +719,8 @@ impl Cx<'_> {
                     otherwise,
                 } => {
                     self.hoist_expr(*condition, writes, conditional, seen);
-                    self.hoist_body(then, writes, true, seen);
-                    self.hoist_body(otherwise, writes, true, seen);
+                    self.hoist_body(then, writes, true, seen)?;
+                    self.hoist_body(otherwise, writes, true, seen)?;
                 }
                 Stmt::Set { value, .. } | Stmt::Accumulate { value, .. } => {
                     self.hoist_expr(*value, writes, conditional, seen);
@@ -738,6 +738,7 @@ impl Cx<'_> {
                 Stmt::Barrier => {}
             }
         }
+        Ok(())
     }
 
     /// Computes the largest parts of an expression that can be known here. Under a condition, memory is not read: the condition may be

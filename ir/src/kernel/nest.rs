@@ -63,7 +63,7 @@ pub enum Bind {
 }
 
 /// One statement of a nest.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Stmt {
     /// Runs `body` for every value of `axis` from 0 to `extent` - 1.
     Loop {
@@ -120,7 +120,7 @@ pub enum Stmt {
 ///
 /// `k` runs over the loops of `k` in row-major order. All offsets and strides are in elements of *memory*, so operands must be
 /// buffers whose layout the schedule knows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Contract {
     /// The element type of all three: `F32` or `F64`.
     pub dtype: DType,
@@ -141,7 +141,7 @@ pub struct Contract {
 }
 
 /// One side of a [`Contract`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
     /// The tensor.
     pub buffer: BufferId,

@@ -77,19 +77,28 @@ impl Places {
 
     fn make(&mut self, nest: &mut Nest, buffer: BufferId, index: &[ExprId], guarded: bool) -> Place {
         let ty = nest.buffers[buffer.at()].ty.clone();
-        let elements = index::offset(&mut nest.exprs, &ty, index);
-        let mut bytes = Linear::default();
-        bytes.add(&Linear::of(&nest.exprs, elements), ty.dtype.size_bytes() as i64);
+        let offset = index::offset(&mut nest.exprs, &ty, index);
         let guard = if guarded {
             self.guard(nest, &ty.shape, index)
         } else {
             Guard::Always
         };
         Place {
+            guard,
+            ..self.at(nest, buffer, offset)
+        }
+    }
+
+    /// The place of the element at an offset, in elements of memory.
+    pub fn at(&mut self, nest: &mut Nest, buffer: BufferId, offset: ExprId) -> Place {
+        let size = nest.buffers[buffer.at()].ty.dtype.size_bytes();
+        let mut bytes = Linear::default();
+        bytes.add(&Linear::of(&nest.exprs, offset), size as i64);
+        Place {
             buffer,
             constant: bytes.constant,
             steps: self.steps(&mut nest.exprs, bytes.terms),
-            guard,
+            guard: Guard::Always,
         }
     }
 

@@ -568,6 +568,59 @@ fn every_combiner_keeps_its_virtual_lanes() {
     }
 }
 
+/// Every primitive on 32-bit elements in a vector loop, with whole vectors and a rest.
+#[test]
+fn vector_loops_give_the_bits_of_the_interpreter() {
+    for prim in Prim::ALL {
+        for dtype in [DType::F32, DType::I32, DType::U32] {
+            for from in signatures(prim, dtype) {
+                let rows = combinations(&from);
+                let rows: Vec<_> = rows.iter().step_by(rows.len() / 200 + 1).collect();
+                check_vector(prim, dtype, &from, &rows);
+            }
+        }
+    }
+}
+
+fn check_vector(prim: Prim, dtype: DType, from: &[DType], rows: &[&Vec<Scalar>]) {
+    let count = rows.len();
+    let mut buffers: Vec<(Type, Role)> = from
+        .iter()
+        .map(|&from| (Type::new(from, [count]), Role::Input))
+        .collect();
+    buffers.push((Type::new(dtype, [2, count]), Role::Output));
+    let mut nest = nest(&[2, count], &buffers, &[]);
+    let (row, at) = (nest.exprs.axis(AxisId(0)), nest.exprs.axis(AxisId(1)));
+    let args: Vec<_> = (0..from.len())
+        .map(|operand| {
+            nest.exprs
+                .load(BufferId(operand as u32), from[operand], vec![at], false)
+        })
+        .collect();
+    let value = nest.exprs.prim(prim, dtype, &args);
+    let value = match dtype {
+        DType::F32 => value,
+        // The second row differs from the first by what the loop around gives.
+        _ => {
+            let row = nest.exprs.prim(Prim::Cast, dtype, &[row]);
+            nest.exprs.prim(Prim::Xor, dtype, &[value, row])
+        }
+    };
+    let store = Stmt::Store {
+        buffer: BufferId(from.len() as u32),
+        index: vec![row, at],
+        value,
+    };
+    let body = looped(&mut nest, 1, Bind::Lanes, vec![store]);
+    let body = looped(&mut nest, 0, Bind::Workers, vec![body]);
+    nest.body.push(body);
+    let column = |operand: usize| rows.iter().map(move |row| row[operand]);
+    let inputs: Vec<Tensor> = (0..from.len())
+        .map(|operand| Tensor::from_scalars(from[operand], [count], column(operand)))
+        .collect();
+    check(&nest, &inputs);
+}
+
 /// A branch that changes a register and memory which the code below reads again.
 #[test]
 fn branches_forget_what_they_change() {
