@@ -145,7 +145,9 @@ pub trait Rules {
 /// No class has an op of that name, an attribute is missing, of another kind, unknown, or given twice; what is wrong, as a
 /// sentence without the op's name.
 pub fn parse(name: &str, attrs: &Attrs) -> Result<Op, String> {
-    let classes: [fn(&str, &Attrs) -> Option<Result<Op, String>>; 11] = [
+    /// A class's answer; `None` if the name is not one of its.
+    type Parse = fn(&str, &Attrs) -> Option<Result<Op, String>>;
+    let classes: [Parse; 11] = [
         map::parse,
         view::parse,
         fold::parse,

@@ -10,7 +10,11 @@ use crate::ops::view::inverse;
 use crate::ops::{Attr, Attrs, Op, Rules, check_axes, check_axis, operands};
 use crate::tensor::{Tensor, Type, unravel};
 
-/// Combines all elements along some axes, which vanish from the shape: `sum`, `prod`, `max`, `min`, `any`, `all`.
+/// Combines all elements along some axes, which vanish from the shape: `sum`, `prod`, `fold_max`, `fold_min`, `any`, `all` in the
+/// text form (`max` and `min` are the maps of two operands).
+///
+/// The exact value of a float sum or product is computed in f64 and rounded once. Max and min of floats are NaN if any element is.
+/// Integers wrap. A fold over nothing gives the identity: 0, 1, the least, the greatest value, false, true.
 ///
 /// The mean, argmax and argmin are composites.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +25,8 @@ pub struct Fold {
     pub axes: Vec<usize>,
 }
 
-/// Combines each element with those before it along an axis: `cumsum`, `cumprod`, `cummax`, `cummin`.
+/// Combines each element with those before it along an axis: `cumsum`, `cumprod`, `cummax`, `cummin`, `cumany`, `cumall` in the
+/// text form. Each result is exact and rounded once, as a fold's.
 ///
 /// From the end instead: flip before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +121,7 @@ impl Rules for Fold {
                 let chosen = x.eq(vjp.out.spread(&self.axes, &shape));
                 let ties = chosen.cast(x.dtype()).sum(&*self.axes);
                 let share = (seed / ties).spread(&self.axes, &shape);
-                chosen.select(share, x.lit(0.0))
+                chosen.select(share, 0.0)
             }
             Combine::Any | Combine::All => unreachable!("folds of booleans only"),
         };
@@ -289,7 +294,7 @@ fn to_records<'g>(with: Combine, x: Val<'g>, seed: Val<'g>, axis: usize) -> Val<
         _ => x.lt(before),
     };
     let place = x.builder().iota(DType::I64, shape, axis);
-    let began = record.select(place, place.lit(0.0)).prefix(Combine::Max, axis, false);
+    let began = record.select(place, 0.0).prefix(Combine::Max, axis, false);
     seed.scatter_add_along_axis(began, axis)
 }
 

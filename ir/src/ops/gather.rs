@@ -22,6 +22,10 @@ pub struct Gather {
 
 /// Operands `x`, `indices`, `updates`, the last of gather's result shape. The result is `x` with each update combined into the
 /// slice it names, in row-major order of `indices`; an index outside the axis is dropped.
+///
+/// In the text form `scatter` replaces, `scatter_sum`, `scatter_prod`, `scatter_max`, `scatter_min`, `scatter_any`,
+/// `scatter_all` combine. Replacing sends the gradient to the last update of a slice, max and min share it equally among ties;
+/// a product has no gradient, and asking for it is reported.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scatter {
     /// The axis of `x` that is indexed.
@@ -198,8 +202,8 @@ impl Rules for Scatter {
                     .cast(x.dtype())
                     .scatter_add(indices, updates_chosen.cast(x.dtype()), axis);
                 let share = seed / ties;
-                let for_updates = updates_chosen.select(share.gather_or_zero(indices, axis), x.lit(0.0));
-                (x_chosen.select(share, x.lit(0.0)), for_updates)
+                let for_updates = updates_chosen.select(share.gather_or_zero(indices, axis), 0.0);
+                (x_chosen.select(share, 0.0), for_updates)
             }
             Some(Combine::Product) => {
                 let problem = vjp
