@@ -59,8 +59,8 @@ pub enum Sink {
 
 /// The function's bytes, or what in the body this level has no code for (the caller then uses CLIF).
 ///
-/// There is code for values of at most 32 bits; for accumulators and gathers of `F32`, `I32` and `U32`; not for integer division,
-/// nor, with AVX2, for masked loads of narrow types.
+/// There is code for values of at most 32 bits; for accumulators (up to 6 with AVX2, 28 with AVX-512) and gathers of `F32`, `I32` and
+/// `U32`; not for integer division, nor, with AVX2, for masked loads of narrow types.
 pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
     let program = lower::lower(body, level)?;
     Ok(registers::assign(&program, level).expect("instructions of a body encode"))
@@ -506,6 +506,28 @@ mod tests {
         }
         build.store(sum);
         check(&build.body, &build.types, &mut Dice(3), &[0, 1, 15, 16, 17, 40]);
+    }
+
+    #[test]
+    fn accumulators_keep_their_registers_up_to_the_limit() {
+        for (level, most) in [(Level::Avx2, 6), (Level::Avx512, 28)] {
+            let mut build = Build::default();
+            let (x, mask) = (build.load(DType::F32), build.load(DType::Bool));
+            let y = build.load(DType::F32);
+            for at in 0..most {
+                let product = build.prim(Prim::Fma, DType::F32, &[x, y, x]);
+                let chosen = build.prim(Prim::Select, DType::F32, &[mask, product, y]);
+                let slot = build.slot(Some(DType::F32));
+                let with = [Combine::Sum, Combine::Max, Combine::Min][at % 3];
+                build.body.sinks.push(Sink::Accumulate(DType::F32, slot, with, chosen));
+            }
+            if level == Level::Avx2 {
+                check(&build.body, &build.types, &mut Dice(5), &[0, 3, 16, 29, 40]);
+            }
+            assert!(assemble(&build.body, level).is_ok());
+            build.body.sinks.push(build.body.sinks[most - 1].clone());
+            assert!(assemble(&build.body, level).is_err());
+        }
     }
 
     #[test]

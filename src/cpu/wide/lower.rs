@@ -9,6 +9,7 @@ use iced_x86::Code;
 use netloom_ir::DType;
 use netloom_ir::kernel::{Combine, Prim};
 
+use super::registers::{RESERVE, registers_of};
 use super::{Body, Level, Sink, Value, ValueId};
 
 /// A virtual register: a position in [`Program::registers`]. All but accumulators are written once.
@@ -135,6 +136,14 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
         half: 0,
         tail: None,
     };
+    let sums = body
+        .sinks
+        .iter()
+        .filter(|sink| matches!(sink, Sink::Accumulate(..)))
+        .count();
+    if sums * halves + RESERVE > registers_of(level, File::Vector) {
+        return Err(format!("{sums} accumulations at once"));
+    }
     let mut accumulators = Vec::new();
     for sink in &body.sinks {
         let mut states = Vec::new();

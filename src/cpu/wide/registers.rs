@@ -32,13 +32,13 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     // The size of the frame is known only after a first pass, and does not change the code otherwise.
     let mut first = Assigner::new(program, level, &candidates, 0)?;
     first.function()?;
-    let mut second = Assigner::new(program, level, &candidates, first.used)?;
+    let mut second = Assigner::new(program, level, &candidates, first.most)?;
     second.function()?;
     second.asm.assemble(0)
 }
 
-/// Registers that hoisting leaves: an instruction has up to three operands and a result.
-const RESERVE: usize = 4;
+/// Vector registers that accumulators and hoisting leave: an instruction has up to three operands and a result.
+pub const RESERVE: usize = 4;
 
 /// Where addresses of streams are kept; of further streams they are read from the slot at each use.
 const POINTERS: [Register; 7] = [
@@ -54,7 +54,8 @@ const POINTERS: [Register; 7] = [
 /// Bytes of the frame for parts of narrow vectors.
 const BOUNCE: i64 = 64;
 
-fn registers_of(level: Level, file: File) -> usize {
+/// The registers of a file.
+pub fn registers_of(level: Level, file: File) -> usize {
     match (file, level) {
         (File::Mask, _) => 8,
         (File::Vector, Level::Avx512) => 32,
@@ -100,6 +101,8 @@ struct Assigner<'p> {
     hoisted: Vec<Virtual>,
     /// Bytes of the frame in use.
     used: i64,
+    /// The most that were ever in use.
+    most: i64,
     frame: i64,
     pool: CodeLabel,
 }
@@ -128,6 +131,7 @@ impl<'p> Assigner<'p> {
             pointers,
             hoisted: hoisted.to_vec(),
             used: BOUNCE + 4 * program.converted.len() as i64,
+            most: BOUNCE + 4 * program.converted.len() as i64,
             frame,
             pool,
         })
@@ -300,6 +304,7 @@ impl<'p> Assigner<'p> {
 
     /// Runs straight-line code; nothing but what is pinned survives it.
     fn run(&mut self, steps: &[Step]) -> Result<(), IcedError> {
+        let used = self.used;
         // The next uses of each value, the nearest last.
         let mut uses: Vec<Vec<usize>> = vec![Vec::new(); self.places.len()];
         for (at, step) in steps.iter().enumerate().rev() {
@@ -338,6 +343,7 @@ impl<'p> Assigner<'p> {
             self.release(step.to.as_slice(), &uses);
             self.forget(&step.from, &uses);
         }
+        self.used = used;
         for place in self.places.iter_mut().filter(|place| !place.pinned) {
             *place = Place::default();
         }
@@ -412,6 +418,7 @@ impl<'p> Assigner<'p> {
         self.used = (self.used + 63) & !63;
         let offset = self.used;
         self.used += 64;
+        self.most = self.most.max(self.used);
         self.places[at.0 as usize].spilled = Some(offset);
         let code = match (self.file(at), self.level) {
             (File::Mask, _) => Code::VEX_Kmovw_m16_kr,
