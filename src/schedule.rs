@@ -1,12 +1,262 @@
 //! Schedules: from what is computed to how, for one machine.
 //!
 //! In: a `Kernel`. Out: a `Nest` with the same buffers in the same order, then scratch. Emitters decide nothing further.
+//!
+//! A kernel becomes one or more *phases* with barriers between them. A fold that does not fit into the loops of what uses it, or that
+//! is long, is a phase of its own: it is *staged* in scratch that all workers share. What is staged, and how long sums are cut, depends on
+//! shapes alone, so the bits of results do not depend on the machine.
 
-use netloom_ir::Target;
-use netloom_ir::kernel::{Kernel, Nest};
+mod collapse;
+mod contract;
+mod draft;
+mod fold;
+mod prefix;
+mod scatter;
+mod sort;
+
+use std::collections::{BTreeSet, HashMap};
+
+use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Prim, Role, Stmt, Work};
+use netloom_ir::{DType, Target};
+
+use contract::Form;
+use draft::{Draft, Task};
+use fold::Plan;
+
+/// Work below this many primitives is done by one worker: about 4 µs of scalar code, the price of waking another.
+const ALONE: usize = 16 * 1024;
+/// A fold over more elements than this is cut.
+const LONG: usize = 4096;
+/// With fewer shares than this some of many workers have nothing to do.
+const SHARES: usize = 16;
 
 /// Makes every decision for a kernel.
 pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
-    let _ = (kernel, target);
-    todo!()
+    let mut draft = Draft::new(kernel);
+    let (name, mut phases, alone) = match &kernel.work {
+        Work::Stores(stores) => {
+            let tasks: Vec<Task> = stores.iter().map(Task::of).collect();
+            let tasks = collapse::collapse(&mut draft, tasks);
+            let alone = draft::cost(&draft, &tasks) < ALONE;
+            ("stores", stores_phases(&mut draft, tasks, target, alone), alone)
+        }
+        Work::Prefix { store, with, exclusive } => {
+            let mut task = Task::of(store);
+            let mut phases = stage_folds(&mut draft, &mut task, target);
+            phases.push(prefix::schedule(&mut draft, &task, *with, *exclusive));
+            ("prefix", phases, false)
+        }
+        Work::Scatter {
+            initial,
+            updates,
+            index,
+            axis,
+            with,
+            value,
+        } => {
+            let mut phases = stores_phases(&mut draft, vec![Task::of(initial)], target, false);
+            let mut update = Task {
+                buffer: initial.buffer,
+                over: updates.clone(),
+                index: index.clone(),
+                value: *value,
+            };
+            phases.extend(stage_folds(&mut draft, &mut update, target));
+            phases.push(scatter::schedule(&mut draft, &update, *axis, *with));
+            ("scatter", phases, false)
+        }
+        Work::Sort { store, descending } => {
+            let mut task = Task::of(store);
+            let mut phases = stage_folds(&mut draft, &mut task, target);
+            phases.push(sort::schedule(&mut draft, &task, *descending));
+            ("sort", phases, false)
+        }
+    };
+    if alone {
+        phases.iter_mut().for_each(run_by_one);
+        phases = vec![fold::once(&mut draft, phases)];
+    }
+    let mut body = Vec::new();
+    for phase in phases {
+        if !body.is_empty() {
+            body.push(Stmt::Barrier);
+        }
+        body.push(phase);
+    }
+    draft.nest(name, body)
+}
+
+/// Takes the sharing out of a loop that one worker will run.
+fn run_by_one(stmt: &mut Stmt) {
+    if let Stmt::Loop { bind, .. } = stmt
+        && *bind == Bind::Workers
+    {
+        *bind = Bind::Serial;
+    }
+}
+
+/// The phases of stores, in order.
+fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bool) -> Vec<Stmt> {
+    let mut phases = Vec::new();
+    for mut group in groups(tasks) {
+        loop {
+            match next(draft, &group, alone) {
+                Step::Stage(id) => stage(draft, &mut group, id, target, alone, &mut phases),
+                Step::Cut(fold) => {
+                    let pieces = cut(draft, fold);
+                    let known = HashMap::from([(fold, pieces.whole)]);
+                    group
+                        .iter_mut()
+                        .for_each(|task| task.value = draft.replace(&known, task.value));
+                    stage(draft, &mut group, pieces.piece, target, alone, &mut phases);
+                }
+                Step::Contract(form) => {
+                    phases.push(contract::schedule(draft, &group, &form, target));
+                    break;
+                }
+                Step::Loops(plan) => {
+                    phases.push(fold::schedule(draft, &group, plan));
+                    break;
+                }
+            }
+        }
+    }
+    phases
+}
+
+/// What to do next with tasks that share their loops.
+enum Step {
+    /// Compute an expression in a phase of its own.
+    Stage(ExprId),
+    /// Cut a fold into pieces.
+    Cut(ExprId),
+    /// Write the loops: of a contraction.
+    Contract(Form),
+    /// Write the loops: of anything else.
+    Loops(Plan),
+}
+
+/// Tasks over the same axes share their loops.
+fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
+    let mut groups: Vec<Vec<Task>> = Vec::new();
+    for task in tasks {
+        match groups.iter_mut().find(|group| group[0].over == task.over) {
+            Some(group) => group.push(task),
+            None => groups.push(vec![task]),
+        }
+    }
+    groups
+}
+
+fn next(draft: &mut Draft, group: &[Task], alone: bool) -> Step {
+    let roots: Vec<ExprId> = group.iter().map(|task| task.value).collect();
+    let folds = draft.folds(&roots);
+    let form = folds.iter().find_map(|&fold| Form::of(draft, fold, &group[0]));
+    let Some(form) = form else {
+        let plan = Plan::of(draft, group, &folds);
+        return match (plan.long(draft, &folds), plan.misfit(draft, group, &folds, alone)) {
+            (Some(fold), _) => Step::Cut(fold),
+            (None, Some(fold)) => Step::Stage(fold),
+            (None, None) => Step::Loops(plan),
+        };
+    };
+    if let Some(&nested) = draft.folds(&[form.a, form.b]).first() {
+        return Step::Stage(nested);
+    }
+    if form.is_narrow(draft) {
+        Step::Cut(form.fold)
+    } else if folds.len() > 1 || !form.spans(&group[0]) {
+        Step::Stage(form.fold)
+    } else if !form.reads_a(draft) {
+        Step::Stage(form.a)
+    } else {
+        Step::Contract(form)
+    }
+}
+
+/// Computes an expression in phases of its own, into scratch, and reads it from there.
+fn stage(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alone: bool, phases: &mut Vec<Stmt>) {
+    // New axes, those of pieces, stand outermost, so that what is staged is contiguous along the same axes as the result.
+    let free = draft.free(id);
+    let parallel = &group[0].over;
+    let (inner, mut over): (Vec<AxisId>, Vec<AxisId>) = free.iter().partition(|axis| parallel.contains(axis));
+    let folded = !matches!(draft.source.get(id), Expr::Fold { .. });
+    if folded {
+        // An operand of a contraction: its sum's axes are innermost.
+        over = inner.iter().chain(&over).copied().collect();
+    } else {
+        over.extend(inner);
+    }
+    let dtype = draft.source.dtype(id);
+    let shape = over.iter().map(|&axis| draft.extent(axis)).collect();
+    let buffer = draft.scratch("staged", dtype, shape, Role::SharedScratch);
+    let index: Vec<ExprId> = over.iter().map(|&axis| draft.source.axis(axis)).collect();
+    let task = Task {
+        buffer,
+        over,
+        index: index.clone(),
+        value: id,
+    };
+    phases.extend(stores_phases(draft, vec![task], target, alone));
+    let load = draft.source.load(buffer, dtype, index, false);
+    let known = HashMap::from([(id, load)]);
+    for task in group {
+        task.value = draft.replace(&known, task.value);
+        task.index = task.index.iter().map(|&at| draft.replace(&known, at)).collect();
+    }
+}
+
+/// Computes every fold in a task's index and value in phases of its own.
+fn stage_folds(draft: &mut Draft, task: &mut Task, target: &Target) -> Vec<Stmt> {
+    let mut phases = Vec::new();
+    loop {
+        let roots: Vec<ExprId> = task.index.iter().copied().chain([task.value]).collect();
+        let parallel: BTreeSet<AxisId> = task.over.iter().copied().collect();
+        let folds = draft.folds(&roots);
+        let Some(&fold) = folds.iter().rfind(|&&fold| draft.free(fold).is_subset(&parallel)) else {
+            return phases;
+        };
+        stage(draft, std::slice::from_mut(task), fold, target, false, &mut phases);
+    }
+}
+
+/// A fold cut into pieces.
+struct Pieces {
+    /// The fold over one piece, depending on a new axis.
+    piece: ExprId,
+    /// The combination of all pieces, and of the rest that did not fill one.
+    whole: ExprId,
+}
+
+/// Cuts a fold along its longest axis, where the piece's length depends on the shape alone.
+fn cut(draft: &mut Draft, fold: ExprId) -> Pieces {
+    let Expr::Fold { with, over, .. } = draft.source.get(fold).clone() else {
+        unreachable!("a fold")
+    };
+    let axis = *over
+        .iter()
+        .max_by_key(|&&axis| draft.extent(axis))
+        .expect("a fold over an axis");
+    let extent = draft.extent(axis);
+    let others = draft.count(&over) / extent;
+    let length = (LONG / 2 / others).clamp(1, extent);
+    let count = extent / length;
+    let number = draft.axis("piece", count);
+    let inner = draft.axis("part", length);
+    let [number_value, inner_value] = [number, inner].map(|axis| draft.source.axis(axis));
+    let size = draft.source.int(length as i64);
+    let start = draft.source.prim(Prim::Mul, DType::I64, &[number_value, size]);
+    let at = draft.source.prim(Prim::Add, DType::I64, &[start, inner_value]);
+    let piece = draft.refold(fold, axis, inner, at);
+    let mut whole = draft.source.fold(with, vec![number], piece);
+    let rest = extent - count * length;
+    if rest > 0 {
+        let inner = draft.axis("rest", rest);
+        let inner_value = draft.source.axis(inner);
+        let start = draft.source.int((count * length) as i64);
+        let at = draft.source.prim(Prim::Add, DType::I64, &[start, inner_value]);
+        let rest = draft.refold(fold, axis, inner, at);
+        whole = with.apply(&mut draft.source, whole, rest);
+    }
+    Pieces { piece, whole }
 }

@@ -1,1 +1,382 @@
-//! verify
+//! Checks nests before code is made of them: a nest that passes touches no memory outside its buffers.
+
+use std::collections::HashSet;
+
+use super::index::Linear;
+use super::nest::LANES;
+use super::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Nest, Operand, Prim, Role, Stmt};
+use crate::dtype::DType;
+
+/// How many cases of `min`, `max` and uneven loops a proof of one bound distinguishes, one inside another.
+const CASES: usize = 4;
+
+/// Every rule of [`super::nest`] that can be proved from the nest alone, with what is wrong otherwise:
+///
+/// - every load, unless guarded, every store and every element of a tile lies within its buffer, for all values of the axes;
+/// - each axis is bound once on a path, by a loop no longer than its extent, before it is used;
+/// - vector loops hold only stores and accumulations;
+/// - outside `Workers` loops only locals and worker scratch are written, inside there is neither barrier nor another `Workers` loop;
+/// - inputs are not written, and types agree.
+pub fn verify(nest: &Nest) -> Result<(), Vec<String>> {
+    let mut check = Check {
+        nest,
+        open: Vec::new(),
+        in_workers: false,
+        in_lanes: false,
+        checked: Vec::new(),
+        wrong: Vec::new(),
+    };
+    check.block(&nest.body);
+    if check.wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(check.wrong)
+    }
+}
+
+struct Check<'a> {
+    nest: &'a Nest,
+    /// The loops around, with their extents.
+    open: Vec<(AxisId, ExprId)>,
+    in_workers: bool,
+    in_lanes: bool,
+    /// The expressions found right inside each of the loops around.
+    checked: Vec<HashSet<ExprId>>,
+    wrong: Vec<String>,
+}
+
+impl Check<'_> {
+    fn require(&mut self, holds: bool, message: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.push(message());
+        }
+    }
+
+    fn name(&self, buffer: BufferId) -> &str {
+        &self.nest.buffers[buffer.at()].name
+    }
+
+    fn block(&mut self, body: &[Stmt]) {
+        self.checked.push(HashSet::new());
+        for stmt in body {
+            self.stmt(stmt);
+        }
+        self.checked.pop();
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) {
+        if self.in_lanes {
+            let allowed = matches!(stmt, Stmt::Store { .. } | Stmt::Accumulate { .. });
+            self.require(allowed, || {
+                "a vector loop holds something other than stores and accumulations".into()
+            });
+        }
+        match stmt {
+            Stmt::Loop {
+                axis,
+                extent,
+                bind,
+                body,
+            } => self.enter(*axis, *extent, *bind, body),
+            Stmt::If {
+                condition,
+                then,
+                otherwise,
+            } => {
+                self.expr(*condition, DType::Bool);
+                self.block(then);
+                self.block(otherwise);
+            }
+            Stmt::Set { local, value } | Stmt::Accumulate { local, value, .. } => {
+                self.expr(*value, self.nest.locals[local.at()].dtype);
+            }
+            Stmt::Store { buffer, index, value } => {
+                self.written(*buffer);
+                self.expr(*value, self.nest.buffers[buffer.at()].ty.dtype);
+                index.iter().for_each(|&at| self.expr(at, DType::I64));
+                self.within(*buffer, index, "store to");
+            }
+            Stmt::Contract(contract) => self.contract(contract),
+            Stmt::Barrier => self.require(!self.in_workers, || "a barrier stands inside a `Workers` loop".into()),
+        }
+    }
+
+    fn enter(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) {
+        let name = &self.nest.axes[axis.at()].name;
+        let again = self.open.iter().any(|&(open, _)| open == axis);
+        self.require(!again, || format!("axis `{name}` is bound again inside its own loop"));
+        self.expr(extent, DType::I64);
+        let most = self.nest.axes[axis.at()].extent as i64;
+        let length = Linear::of(&self.nest.exprs, extent);
+        let short = self.high(&length, CASES).is_some_and(|high| high <= most);
+        self.require(short, || format!("the loop over `{name}` may be longer than {most}"));
+        let shared = bind == Bind::Workers;
+        self.require(!(shared && self.in_workers), || {
+            format!("the `Workers` loop over `{name}` is inside another")
+        });
+        let outside = (self.in_workers, self.in_lanes);
+        self.in_workers |= shared;
+        self.in_lanes |= bind == Bind::Lanes;
+        self.open.push((axis, extent));
+        self.block(body);
+        self.open.pop();
+        (self.in_workers, self.in_lanes) = outside;
+    }
+
+    fn written(&mut self, buffer: BufferId) {
+        let role = self.nest.buffers[buffer.at()].role;
+        let name = self.name(buffer).to_owned();
+        self.require(role != Role::Input, || format!("input `{name}` is written"));
+        let own = role == Role::WorkerScratch || self.in_workers;
+        self.require(own, || format!("`{name}` is written outside any `Workers` loop"));
+    }
+
+    fn expr(&mut self, root: ExprId, dtype: DType) {
+        let found = self.nest.exprs.dtype(root);
+        self.require(found == dtype, || {
+            format!("a value of type {found} stands where {dtype} is needed")
+        });
+        let mut open = vec![root];
+        while let Some(id) = open.pop() {
+            if self.checked.iter().any(|checked| checked.contains(&id)) {
+                continue;
+            }
+            self.checked.last_mut().expect("inside a block").insert(id);
+            open.extend(self.nest.exprs.operands(id));
+            match self.nest.exprs.get(id) {
+                Expr::Axis(axis) => {
+                    let bound = self.open.iter().any(|(open, _)| open == axis);
+                    let name = &self.nest.axes[axis.at()].name;
+                    self.require(bound, || format!("axis `{name}` is used outside its loop"));
+                }
+                Expr::Load {
+                    buffer,
+                    index,
+                    guarded: false,
+                } => self.within(*buffer, index, "load of"),
+                Expr::Fold { .. } => self.wrong.push("a fold is left in the nest".into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Proves that a logical index lies within a buffer.
+    fn within(&mut self, buffer: BufferId, index: &[ExprId], what: &str) {
+        let shape = &self.nest.buffers[buffer.at()].ty.shape;
+        let name = self.name(buffer).to_owned();
+        self.require(index.len() == shape.len(), || {
+            format!("{what} `{name}` with {} indices", index.len())
+        });
+        for (place, (&at, &extent)) in index.iter().zip(shape).enumerate() {
+            let linear = Linear::of(&self.nest.exprs, at);
+            let inside = self.is_inside(&linear, extent as i64);
+            self.require(inside, || {
+                format!("{what} `{name}`: index {place} may lie outside 0..{extent}")
+            });
+        }
+    }
+
+    fn is_inside(&self, index: &Linear, extent: i64) -> bool {
+        self.is_dead()
+            || (self.low(index).is_some_and(|low| low >= 0)
+                && self.high(index, CASES).is_some_and(|high| high < extent))
+    }
+
+    /// Whether a loop around never runs.
+    fn is_dead(&self) -> bool {
+        self.open.iter().any(|&(axis, extent)| {
+            self.nest.axes[axis.at()].extent == 0 || self.nest.exprs.range(extent).is_some_and(|(_, high)| high <= 0)
+        })
+    }
+
+    fn low(&self, linear: &Linear) -> Option<i64> {
+        let mut negative = Linear::default();
+        negative.add(linear, -1);
+        self.high(&negative, CASES).and_then(i64::checked_neg)
+    }
+
+    /// The greatest value of a sum, as far as it can be proved: by the ranges of its terms, or by cases.
+    fn high(&self, linear: &Linear, cases: usize) -> Option<i64> {
+        let exprs = &self.nest.exprs;
+        let mut best = linear.range(exprs).map(|(_, high)| high);
+        let mut tighten = |bound: Option<i64>| best = [best, bound].into_iter().flatten().min();
+        if cases == 0 {
+            return best;
+        }
+        for &(term, factor) in &linear.terms {
+            let with = |value: ExprId, less: i64| {
+                let mut sum = linear.clone();
+                sum.terms.retain(|&(other, _)| other != term);
+                sum.add(&Linear::of(exprs, value), factor);
+                sum.constant = sum.constant.checked_sub(less.checked_mul(factor)?)?;
+                self.high(&sum, cases - 1)
+            };
+            match exprs.get(term) {
+                // The variable of a loop is below the loop's extent.
+                Expr::Axis(axis) if factor > 0 => {
+                    let extent = self
+                        .open
+                        .iter()
+                        .find(|(open, _)| open == axis)
+                        .map(|&(_, extent)| extent);
+                    if let Some(extent) = extent.filter(|&extent| exprs.as_const(extent).is_none()) {
+                        tighten(with(extent, 1));
+                    }
+                }
+                Expr::Prim(prim @ (Prim::Min | Prim::Max), _, args) => {
+                    let [a, b] = [with(args[0], 0), with(args[1], 0)];
+                    if (*prim == Prim::Min) == (factor > 0) {
+                        // Both are bounds.
+                        tighten(a);
+                        tighten(b);
+                    } else {
+                        // It is one of them.
+                        tighten(a.zip(b).map(|(a, b)| a.max(b)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        best
+    }
+
+    fn contract(&mut self, contract: &Contract) {
+        let Contract {
+            dtype,
+            rows,
+            columns,
+            ref k,
+            ref a,
+            ref b,
+            ref c,
+            ..
+        } = *contract;
+        self.require(matches!(dtype, DType::F32 | DType::F64), || {
+            format!("a tile of {dtype}")
+        });
+        self.require(rows > 0, || "a tile without rows".into());
+        self.require(columns > 0 && columns % LANES == 0, || {
+            format!("a tile of {columns} columns")
+        });
+        self.require(b.across == 1, || "columns of a tile's B are not contiguous".into());
+        self.require(c.across >= columns, || "rows of a tile's C overlap".into());
+        self.written(c.buffer);
+        let scratch = matches!(
+            self.nest.buffers[c.buffer.at()].role,
+            Role::WorkerScratch | Role::SharedScratch
+        );
+        self.require(scratch, || "a tile's C is not scratch".into());
+        for (name, side, count, along) in [
+            ("A", a, rows, &k[..]),
+            ("B", b, columns, &k[..]),
+            ("C", c, rows, &[][..]),
+        ] {
+            let Operand {
+                buffer,
+                start,
+                across,
+                along: ref strides,
+            } = *side;
+            self.expr(start, DType::I64);
+            let ty = &self.nest.buffers[buffer.at()].ty;
+            let (found, len) = (ty.dtype, ty.layout.len(&ty.shape));
+            self.require(found == dtype, || format!("a tile of {dtype} has {name} of {found}"));
+            self.require(strides.len() == along.len(), || {
+                format!("{name} of a tile has {} strides", strides.len())
+            });
+            let row = if name == "C" { columns - 1 } else { 0 };
+            let reach = strides
+                .iter()
+                .zip(along)
+                .map(|(stride, extent)| stride * extent.saturating_sub(1))
+                .sum::<usize>()
+                + across * count.saturating_sub(1)
+                + row;
+            let inside =
+                along.contains(&0) || self.is_inside(&Linear::of(&self.nest.exprs, start), len as i64 - reach as i64);
+            self.require(inside, || format!("{name} of a tile may lie outside its buffer"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Axis, Buffer, Exprs};
+    use crate::tensor::Type;
+
+    /// `y[i] = x[i + shift]` in blocks of 4 over 10 elements.
+    fn blocks(shift: i64, role: Role, bind: Bind) -> Nest {
+        let mut exprs = Exprs::default();
+        let [block, lane] = [exprs.add_axis(3), exprs.add_axis(4)];
+        let [number, inner] = [block, lane].map(|axis| exprs.axis(axis));
+        let [three, four, ten, shift] = [3, 4, 10, shift].map(|value| exprs.int(value));
+        let mut prim = |prim, a, b| exprs.prim(prim, DType::I64, &[a, b]);
+        let start = prim(Prim::Mul, number, four);
+        let at = prim(Prim::Add, start, inner);
+        let from = prim(Prim::Add, at, shift);
+        let rest = prim(Prim::Sub, ten, start);
+        let count = prim(Prim::Min, rest, four);
+        let value = exprs.load(BufferId(0), DType::F32, vec![from], false);
+        let buffer = |name: &str, role| Buffer {
+            name: name.into(),
+            ty: Type::new(DType::F32, [10]),
+            role,
+        };
+        let axis = |name: &str, extent| Axis {
+            name: name.into(),
+            extent,
+        };
+        let store = Stmt::Store {
+            buffer: BufferId(1),
+            index: vec![at],
+            value,
+        };
+        let lanes = Stmt::Loop {
+            axis: lane,
+            extent: count,
+            bind: Bind::Lanes,
+            body: vec![store],
+        };
+        Nest {
+            name: "copy".into(),
+            axes: vec![axis("block", 3), axis("lane", 4)],
+            buffers: vec![buffer("x", Role::Input), buffer("y", role)],
+            locals: vec![],
+            exprs,
+            body: vec![Stmt::Loop {
+                axis: block,
+                extent: three,
+                bind,
+                body: vec![lanes],
+            }],
+        }
+    }
+
+    #[test]
+    fn uneven_blocks_are_proved_inside() {
+        assert_eq!(verify(&blocks(0, Role::Output, Bind::Workers)), Ok(()));
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let wrong = |shift, role, bind| {
+            verify(&blocks(shift, role, bind))
+                .expect_err("a broken rule")
+                .join("; ")
+        };
+        let outside = "load of `x`: index 0 may lie outside 0..10";
+        assert_eq!(wrong(1, Role::Output, Bind::Workers), outside);
+        assert_eq!(wrong(-1, Role::Output, Bind::Workers), outside);
+        assert_eq!(wrong(0, Role::Input, Bind::Workers), "input `y` is written");
+        assert_eq!(
+            wrong(0, Role::Output, Bind::Serial),
+            "`y` is written outside any `Workers` loop"
+        );
+        let holds = "a vector loop holds something other than stores and accumulations";
+        assert_eq!(
+            wrong(0, Role::Output, Bind::Lanes),
+            format!("{holds}; `y` is written outside any `Workers` loop")
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! Adjacent axes that every access walks as one become one.
+
+use std::collections::HashMap;
+
+use netloom_ir::DType;
+use netloom_ir::kernel::{AxisId, Expr, ExprId, Prim};
+
+use super::draft::{Draft, Task};
+
+/// The same tasks with as few axes as their accesses allow, so that an elementwise kernel is one flat loop.
+pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
+    while let Some((outer, inner)) = candidate(draft, &tasks) {
+        let factor = draft.extent(inner);
+        let joint = draft.axis("flat", draft.extent(outer) * factor);
+        let value = draft.source.axis(joint);
+        let size = draft.source.int(factor as i64);
+        let known = HashMap::from([
+            (
+                draft.source.axis(outer),
+                draft.source.prim(Prim::Div, DType::I64, &[value, size]),
+            ),
+            (
+                draft.source.axis(inner),
+                draft.source.prim(Prim::Rem, DType::I64, &[value, size]),
+            ),
+        ]);
+        for task in &mut tasks {
+            join(&mut task.over, outer, inner, joint);
+            let roots: Vec<ExprId> = task.index.iter().copied().chain([task.value]).collect();
+            let roots = rewrite(draft, &roots, known.clone(), |over| join(over, outer, inner, joint));
+            let (value, index) = roots.split_last().expect("a value");
+            (task.value, task.index) = (*value, index.to_vec());
+        }
+    }
+    tasks
+}
+
+/// Replaces two neighbours by one.
+fn join(axes: &mut Vec<AxisId>, outer: AxisId, inner: AxisId, joint: AxisId) {
+    axes.retain(|&axis| axis != inner);
+    axes.iter_mut()
+        .filter(|axis| **axis == outer)
+        .for_each(|axis| *axis = joint);
+}
+
+/// Rewrites expressions of the source with replacements, and the axes of their folds.
+fn rewrite(
+    draft: &mut Draft,
+    roots: &[ExprId],
+    mut known: HashMap<ExprId, ExprId>,
+    axes: impl Fn(&mut Vec<AxisId>),
+) -> Vec<ExprId> {
+    for id in draft.below(roots) {
+        if known.contains_key(&id) {
+            continue;
+        }
+        let dtype = draft.source.dtype(id);
+        let new = match draft.source.get(id).clone() {
+            Expr::Load { buffer, index, guarded } => {
+                let index = index.iter().map(|id| known[id]).collect();
+                draft.source.load(buffer, dtype, index, guarded)
+            }
+            Expr::Prim(prim, dtype, args) => {
+                let args: Vec<ExprId> = args.iter().map(|id| known[id]).collect();
+                draft.source.prim(prim, dtype, &args)
+            }
+            Expr::Fold { with, mut over, value } => {
+                axes(&mut over);
+                draft.source.fold(with, over, known[&value])
+            }
+            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => id,
+        };
+        known.insert(id, new);
+    }
+    roots.iter().map(|id| known[id]).collect()
+}
+
+/// Two axes that are neighbours wherever one of them is, and that every access walks as one.
+fn candidate(draft: &mut Draft, tasks: &[Task]) -> Option<(AxisId, AxisId)> {
+    let roots: Vec<ExprId> = tasks
+        .iter()
+        .flat_map(|task| task.index.iter().copied().chain([task.value]))
+        .collect();
+    let mut lists: Vec<Vec<AxisId>> = tasks.iter().map(|task| task.over.clone()).collect();
+    let mut addresses = Vec::new();
+    let mut fixed = Vec::new();
+    // Whatever an index computes is covered by the address; an axis used as a value, or in an address that is not affine, stays.
+    let mut values: Vec<ExprId> = tasks.iter().map(|task| task.value).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(id) = values.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        match draft.source.get(id).clone() {
+            Expr::Load { index, .. } => match draft.load_address(id) {
+                Some((_, address)) => addresses.push(address),
+                None => index.iter().for_each(|&at| fixed.extend(draft.free(at))),
+            },
+            Expr::Axis(axis) => fixed.push(axis),
+            _ => values.extend(draft.source.operands(id)),
+        }
+    }
+    for task in tasks {
+        match draft.address(task.buffer, &task.index) {
+            Some(address) => addresses.push(address),
+            None => fixed.extend(task.over.iter().copied()),
+        }
+    }
+    for fold in draft.folds(&roots) {
+        if let Expr::Fold { over, .. } = draft.source.get(fold) {
+            lists.push(over.clone());
+        }
+    }
+    let pairs: Vec<(AxisId, AxisId)> = lists
+        .iter()
+        .flat_map(|list| list.windows(2).map(|pair| (pair[0], pair[1])))
+        .collect();
+    pairs.into_iter().find(|&(outer, inner)| {
+        let size = draft.extent(inner) as i64;
+        !fixed.contains(&outer)
+            && !fixed.contains(&inner)
+            && lists.iter().all(|list| {
+                let [a, b] = [outer, inner].map(|axis| list.iter().position(|&other| other == axis));
+                (a.is_none() && b.is_none()) || matches!((a, b), (Some(a), Some(b)) if b == a + 1)
+            })
+            && addresses
+                .iter()
+                .all(|address| address.factor(outer) == address.factor(inner) * size)
+    })
+}

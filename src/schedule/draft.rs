@@ -1,0 +1,279 @@
+//! A nest in the making, and questions about the expressions it is made from.
+
+use std::collections::{BTreeSet, HashMap};
+
+use netloom_ir::kernel::index::{self, Affine};
+use netloom_ir::kernel::{
+    Axis, AxisId, Bind, Buffer, BufferId, Expr, ExprId, Exprs, Kernel, Local, LocalId, Nest, Prim, Role, Stmt, Store,
+};
+use netloom_ir::{DType, Type};
+
+/// Values that are written in one set of loops: `buffer[index] = value` for all values of the `over` axes.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub buffer: BufferId,
+    pub over: Vec<AxisId>,
+    pub index: Vec<ExprId>,
+    pub value: ExprId,
+}
+
+impl Task {
+    /// A store of a kernel.
+    pub fn of(store: &Store) -> Task {
+        let over = (0..store.over as u32).map(AxisId).collect();
+        Task {
+            buffer: store.buffer,
+            over,
+            index: store.index.clone(),
+            value: store.value,
+        }
+    }
+}
+
+/// The nest so far. Both arenas know the same axes.
+pub struct Draft {
+    /// What is computed: the kernel's expressions, with folds.
+    pub source: Exprs,
+    /// The nest's expressions.
+    pub exprs: Exprs,
+    pub axes: Vec<Axis>,
+    pub buffers: Vec<Buffer>,
+    pub locals: Vec<Local>,
+}
+
+impl Draft {
+    pub fn new(kernel: &Kernel) -> Draft {
+        let mut exprs = Exprs::default();
+        for axis in &kernel.axes {
+            exprs.add_axis(axis.extent);
+        }
+        Draft {
+            source: kernel.exprs.clone(),
+            exprs,
+            axes: kernel.axes.clone(),
+            buffers: kernel.buffers.clone(),
+            locals: Vec::new(),
+        }
+    }
+
+    pub fn nest(self, name: &str, body: Vec<Stmt>) -> Nest {
+        let Draft {
+            exprs,
+            axes,
+            buffers,
+            locals,
+            ..
+        } = self;
+        Nest {
+            name: name.into(),
+            axes,
+            buffers,
+            locals,
+            exprs,
+            body,
+        }
+    }
+
+    /// A new axis.
+    pub fn axis(&mut self, name: &str, extent: usize) -> AxisId {
+        self.source.add_axis(extent);
+        let axis = self.exprs.add_axis(extent);
+        assert_eq!(axis.at(), self.axes.len(), "the arenas know the draft's axes");
+        self.axes.push(Axis {
+            name: format!("{name}_{}", axis.at()),
+            extent,
+        });
+        axis
+    }
+
+    pub fn extent(&self, axis: AxisId) -> usize {
+        self.axes[axis.at()].extent
+    }
+
+    /// The number of points of several axes.
+    pub fn count<'a>(&self, axes: impl IntoIterator<Item = &'a AxisId>) -> usize {
+        axes.into_iter().map(|&axis| self.extent(axis)).product()
+    }
+
+    pub fn scratch(&mut self, name: &str, dtype: DType, shape: Vec<usize>, role: Role) -> BufferId {
+        let name = format!("{name}_{}", self.buffers.len());
+        self.buffers.push(Buffer {
+            name,
+            ty: Type::new(dtype, shape),
+            role,
+        });
+        BufferId(self.buffers.len() as u32 - 1)
+    }
+
+    pub fn local(&mut self, name: &str, dtype: DType) -> LocalId {
+        self.locals.push(Local {
+            name: format!("{name}_{}", self.locals.len()),
+            dtype,
+        });
+        LocalId(self.locals.len() as u32 - 1)
+    }
+
+    pub fn int(&mut self, value: usize) -> ExprId {
+        self.exprs.int(value as i64)
+    }
+
+    pub fn i64(&mut self, prim: Prim, a: ExprId, b: ExprId) -> ExprId {
+        self.exprs.prim(prim, DType::I64, &[a, b])
+    }
+
+    /// `a * factor + b`
+    pub fn mul_add(&mut self, a: ExprId, factor: usize, b: ExprId) -> ExprId {
+        let factor = self.int(factor);
+        let product = self.i64(Prim::Mul, a, factor);
+        self.i64(Prim::Add, product, b)
+    }
+
+    /// How many of `extent` elements there are from `start` on, at most `most`.
+    pub fn rest(&mut self, extent: usize, start: ExprId, most: usize) -> ExprId {
+        let [extent, most] = [extent, most].map(|value| self.int(value));
+        let rest = self.i64(Prim::Sub, extent, start);
+        self.i64(Prim::Min, rest, most)
+    }
+
+    /// A loop over all values of an axis; none if there is only one statement list to run once.
+    pub fn all(&mut self, axis: AxisId, bind: Bind, body: Vec<Stmt>) -> Stmt {
+        let extent = self.int(self.extent(axis));
+        Stmt::Loop {
+            axis,
+            extent,
+            bind,
+            body,
+        }
+    }
+
+    /// One axis that stands for several, to be shared among workers, and the value of each of them.
+    pub fn share(&mut self, axes: &[AxisId]) -> (AxisId, Vec<ExprId>) {
+        let task = self.axis("task", self.count(axes));
+        let mut rest = self.exprs.axis(task);
+        let mut values = Vec::new();
+        for (place, &axis) in axes.iter().enumerate().rev() {
+            let extent = self.int(self.extent(axis));
+            values.push(if place == 0 {
+                rest
+            } else {
+                self.i64(Prim::Rem, rest, extent)
+            });
+            rest = self.i64(Prim::Div, rest, extent);
+        }
+        values.reverse();
+        (task, values)
+    }
+
+    /// `index` moved to the nearest place in `0..extent`.
+    pub fn clamp(&mut self, index: ExprId, extent: usize) -> ExprId {
+        let [first, last] = [0, extent.saturating_sub(1)].map(|value| self.int(value));
+        let raised = self.i64(Prim::Max, index, first);
+        self.i64(Prim::Min, raised, last)
+    }
+
+    /// Nested loops.
+    pub fn nested(&mut self, axes: &[AxisId], body: Vec<Stmt>) -> Vec<Stmt> {
+        axes.iter()
+            .rev()
+            .fold(body, |body, &axis| vec![self.all(axis, Bind::Serial, body)])
+    }
+
+    /// The value in the nest of an expression of the source, with replacements.
+    pub fn import(&mut self, known: &mut HashMap<ExprId, ExprId>, id: ExprId) -> ExprId {
+        index::substitute(&self.source, &mut self.exprs, known, id)
+    }
+
+    /// The same expression of the source with one replaced.
+    pub fn replace(&mut self, known: &HashMap<ExprId, ExprId>, id: ExprId) -> ExprId {
+        let from = self.source.clone();
+        index::substitute(&from, &mut self.source, &mut known.clone(), id)
+    }
+
+    /// The same fold with one of its axes replaced by another, in the value too.
+    pub fn refold(&mut self, fold: ExprId, axis: AxisId, by: AxisId, at: ExprId) -> ExprId {
+        let Expr::Fold { with, mut over, value } = self.source.get(fold).clone() else {
+            unreachable!("a fold")
+        };
+        let known = HashMap::from([(self.source.axis(axis), at)]);
+        let value = self.replace(&known, value);
+        over.iter_mut()
+            .filter(|kept| **kept == axis)
+            .for_each(|kept| *kept = by);
+        self.source.fold(with, over, value)
+    }
+
+    /// Every expression of the source below one, itself included, operands first.
+    pub fn below(&self, roots: &[ExprId]) -> Vec<ExprId> {
+        let mut seen = BTreeSet::new();
+        let mut open = roots.to_vec();
+        while let Some(id) = open.pop() {
+            if seen.insert(id) {
+                open.extend(self.source.operands(id));
+            }
+        }
+        seen.into_iter().collect()
+    }
+
+    /// The folds below some expressions, inner ones first.
+    pub fn folds(&self, roots: &[ExprId]) -> Vec<ExprId> {
+        let mut folds = self.below(roots);
+        folds.retain(|&id| matches!(self.source.get(id), Expr::Fold { .. }));
+        folds
+    }
+
+    /// The axes that an expression of the source depends on.
+    pub fn free(&self, root: ExprId) -> BTreeSet<AxisId> {
+        let mut free: HashMap<ExprId, BTreeSet<AxisId>> = HashMap::new();
+        for id in self.below(&[root]) {
+            let mut axes: BTreeSet<AxisId> = self
+                .source
+                .operands(id)
+                .iter()
+                .flat_map(|operand| free[operand].iter().copied())
+                .collect();
+            match self.source.get(id) {
+                Expr::Axis(axis) => drop(axes.insert(*axis)),
+                Expr::Fold { over, .. } => axes.retain(|axis| !over.contains(axis)),
+                _ => {}
+            }
+            free.insert(id, axes);
+        }
+        free.remove(&root).expect("the root is below itself")
+    }
+
+    /// The address of an element, as a sum of multiples of axes.
+    pub fn address(&mut self, buffer: BufferId, at: &[ExprId]) -> Option<Affine> {
+        let ty = self.buffers[buffer.at()].ty.clone();
+        let offset = index::offset(&mut self.source, &ty, at);
+        index::affine(&self.source, offset)
+    }
+
+    /// The address of a load that is never outside, as a sum of multiples of axes.
+    pub fn load_address(&mut self, id: ExprId) -> Option<(BufferId, Affine)> {
+        match self.source.get(id).clone() {
+            Expr::Load {
+                buffer,
+                index,
+                guarded: false,
+            } => Some((buffer, self.address(buffer, &index)?)),
+            _ => None,
+        }
+    }
+}
+
+/// How much work some expressions are: elements times primitives, folds times their length.
+pub fn cost(draft: &Draft, tasks: &[Task]) -> usize {
+    let mut total = 0usize;
+    for task in tasks {
+        let points = draft.count(&task.over);
+        let below = draft.below(&[task.value]);
+        total = total.saturating_add(points.saturating_mul(below.len()));
+        for &id in &below {
+            if let Expr::Fold { over, value, .. } = draft.source.get(id) {
+                let results = draft.count(&draft.free(id)).saturating_mul(draft.count(over));
+                total = total.saturating_add(results.saturating_mul(draft.below(&[*value]).len()));
+            }
+        }
+    }
+    total
+}
