@@ -1,4 +1,5 @@
 //! Functions over the builder: what can be written with the ops of the other files, and so is no op.
 
 pub mod draws;
+pub mod elementwise;
 pub mod rows;

@@ -10,7 +10,9 @@ use crate::dtype::{DType, Scalar};
 use crate::kernel::build::X;
 
 /// The rows.
-pub static TABLE: &[&MapDef] = &[&EXP, &EXP2, &EXPM1, &LOG, &LOG2, &LOG10, &LOG1P, &SIGMOID, &ERF, &POW];
+pub static TABLE: &[&MapDef] = &[
+    &EXP, &EXP2, &EXPM1, &LOG, &LOG2, &LOG10, &LOG1P, &SIGMOID, &SOFTPLUS, &ERF, &POW,
+];
 
 /// `(e^r - 1 - r) / r²` for `|r| ≤ ln 2 / 2`.
 const EXP_TAIL: Poly = Poly {
@@ -252,16 +254,25 @@ fn log10(x: X<'_>) -> X<'_> {
 /// `ln(1 + x)`: the exponent is that of the rounded sum, the fraction `(1 + x)/2^e - 1` is taken from `x` itself, without rounding the
 /// sum (after N. Juffa's `log1pf`).
 pub(super) fn log1p(x: X<'_>) -> X<'_> {
+    unless_tiny(x, log_limits(x + 1.0, log1p_inside(x)))
+}
+
+/// [`log1p`] for `-1 < x < ∞`, but for the sign of -0.
+fn log1p_inside(x: X<'_>) -> X<'_> {
     let format = Format::of(x);
-    let sum = x + 1.0;
-    let e = exponent(sum);
+    let e = exponent(x + 1.0);
     let shift = format.to_exponent(e);
     let scaled = (x.bitcast(format.signed) - shift).bitcast(x.dtype());
     // Four times 2^-e, because 2^-e itself may be denormal.
     let unit = (x.lit(4.0).bitcast(format.signed) - shift).bitcast(x.dtype());
     let f = scaled + unit.fma(x.lit(0.25), x.lit(-1.0));
-    let log = e.cast(x.dtype()).fma(x.lit(std::f64::consts::LN_2), log_reduced(f));
-    unless_tiny(x, log_limits(sum, log))
+    e.cast(x.dtype()).fma(x.lit(std::f64::consts::LN_2), log_reduced(f))
+}
+
+/// `ln(1 + e^x)` as `max(x, 0) + ln(1 + e^-|x|)`, which does not overflow.
+fn softplus(x: X<'_>) -> X<'_> {
+    // The machine's maximum gives its second operand if either is NaN.
+    x.lit(0.0).max(x) + log1p_inside(exp(-x.abs()))
 }
 
 /// `erf(x)/x - 1` in `x²`, for `|x| ≤ 1`.
@@ -511,6 +522,12 @@ unary!(
     // e^x below: 1 + e^-x would overflow where the result is still a denormal.
     |x: f64| if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) },
     sigmoid, |v| vec![Some(v.seed * (v.out * (1.0 - v.out)))], (-20.0, 20.0), 4
+);
+unary!(
+    /// `ln(1 + e^a)`
+    SOFTPLUS, "softplus", "ln(1 + e^a)",
+    |x: f64| x.max(0.0) + if x.is_nan() { x } else { (-x.abs()).exp().ln_1p() },
+    softplus, |v| vec![Some(v.seed * v.args[0].sigmoid())], (-20.0, 20.0), 4
 );
 unary!(
     /// The error function.

@@ -84,6 +84,8 @@ unary! {
     log1p => exponential::LOG1P;
     /// `1 / (1 + e^-x)`
     sigmoid => exponential::SIGMOID;
+    /// `ln(1 + e^x)`, without overflow.
+    softplus => exponential::SOFTPLUS;
     /// The error function.
     erf => exponential::ERF;
     /// The greatest whole number not above.
