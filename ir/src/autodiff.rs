@@ -33,7 +33,8 @@ pub struct Vjp<'a, 'g> {
 #[track_caller]
 pub fn grad<'g>(loss: Val<'g>, wrt: &[Val<'g>]) -> Vec<Val<'g>> {
     let ty = loss.ty();
-    if !loss.is_poison() && !(ty.dtype.is_float() && ty.rank() == 0) {
+    let is_float_scalar = ty.dtype.is_float() && ty.rank() == 0;
+    if !loss.is_poison() && !is_float_scalar {
         let message = format!("grad: the loss must be a float scalar, found {loss}; sum it, or use `grad_from`");
         return vec![loss.builder().problem(message); wrt.len()];
     }

@@ -8,6 +8,7 @@ use crate::builder::{Builder, Val, broadcast_shapes};
 use crate::dtype::{DType, Scalar};
 use crate::graph::Graph;
 use crate::kernel::Combine;
+use crate::ops::compound::Steps;
 use crate::ops::{Conv, Fold, Gather, Map, Op, View, Window};
 use crate::tensor::{Tensor, Type};
 
@@ -17,7 +18,7 @@ const MOST_ELEMENTS: usize = 256;
 /// Elementwise functions that are smooth, and bounded or linear, so that any chain of them can be differentiated numerically.
 const UNARY: [&str; 6] = ["neg", "tanh", "sin", "cos", "sigmoid", "atan"];
 
-/// A graph of maps, folds, views, contractions, convolutions, pools and gathers over inputs of a float type. Every value that
+/// A graph of maps, folds, views, contractions, convolutions, pools, gathers and scans over inputs of a float type. Every value that
 /// nothing reads is an output.
 pub fn graph(choices: &[u8], dtype: DType) -> Graph {
     let b = Builder::new();
@@ -99,14 +100,15 @@ impl Choices<'_> {
 
 /// One more value, made of `val` and perhaps others.
 fn grow<'g>(b: &'g Builder, val: Val<'g>, vals: &[Val<'g>], choices: &mut Choices<'_>) -> Val<'g> {
-    match choices.below(9) {
+    match choices.below(10) {
         0 | 1 => unary(val, choices),
         2 | 3 => binary(val, vals, choices),
         4 => fold(val, choices),
         5 => view(val, choices),
         6 => contract(b, val, choices),
         7 => slide(b, val, choices),
-        _ => gather(b, val, choices),
+        8 => gather(b, val, choices),
+        _ => scan(b, val, choices),
     }
 }
 
@@ -276,4 +278,28 @@ fn gather<'g>(b: &'g Builder, val: Val<'g>, choices: &mut Choices<'_>) -> Val<'g
         .collect();
     let indices = b.constant(Tensor::from_i64([indices.len()], &indices));
     b.push(Op::Gather(Gather { axis }), &[val, indices])
+}
+
+/// A recurrence along the first axis: its last state beside the stack of all.
+fn scan<'g>(b: &'g Builder, val: Val<'g>, choices: &mut Choices<'_>) -> Val<'g> {
+    let shape = val.shape();
+    let Some((&length, entry)) = shape.split_first() else {
+        return val + val;
+    };
+    let steps = Steps {
+        length,
+        carried: vec![b.full(val.dtype(), entry, 0.5)],
+        sliced: vec![val],
+        constants: vec![weight(b, val, entry.to_vec())],
+        reverse: choices.below(2) == 1,
+    };
+    let (last, stacked) = b.scan(steps, |_, step| {
+        let state = step.carried[0] * step.constants[0] + step.sliced[0];
+        (vec![state], vec![state * state])
+    });
+    match choices.below(3) {
+        0 => last[0],
+        1 => stacked[0],
+        _ => stacked[0] - last[0],
+    }
 }

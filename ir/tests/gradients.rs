@@ -233,7 +233,8 @@ fn conv() {
 #[test]
 fn transposed_conv() {
     let unit = ConvTranspose::unit;
-    let cases: Vec<(&[usize], &[usize], ConvTranspose, &[usize])> = vec![
+    type Case<'a> = (&'a [usize], &'a [usize], ConvTranspose, &'a [usize]);
+    let cases: Vec<Case<'_>> = vec![
         (&[1, 2, 3], &[2, 3, 3], unit(1), &[1, 3, 5]),
         (
             &[1, 4, 3],
@@ -450,4 +451,16 @@ fn any_node_can_be_asked_for() {
         .map(|(_, value)| value.scalars().map(|x| x.as_f64()).collect())
         .collect();
     assert_eq!(values, [vec![27.0], vec![3.0], vec![1.0], vec![0.0, 0.0]]);
+}
+
+#[test]
+fn long_chains_take_no_stack() {
+    let b = Builder::new();
+    let x = b.input("x", DType::F64, []);
+    let y = (0..30_000).fold(x, |y, _| y + x);
+    let gradient = autodiff::grad(y, &[x])[0];
+    let graph = b.finish([("dx", gradient)]).expect("a graph");
+    let at = netloom_ir::Tensor::scalar(DType::F64, netloom_ir::Scalar::Float(2.0));
+    let outputs = netloom_ir::oracle::run(&graph, &[("x", at)]).expect("inputs fit");
+    assert_eq!(outputs[0].1.get(0).as_f64(), 30_001.0);
 }
