@@ -309,7 +309,12 @@ impl Cx<'_> {
     }
 
     fn emit_body(&mut self, body: &[Stmt]) -> Result<(), ModuleError> {
-        for stmt in body {
+        for (at, stmt) in body.iter().enumerate() {
+            let is_store = |stmt: &Stmt| matches!(stmt, Stmt::Store { .. });
+            if is_store(stmt) && (at == 0 || !is_store(&body[at - 1])) {
+                let stores = body[at..].iter().take_while(|stmt| is_store(stmt)).count();
+                self.read_ahead(&body[at..at + stores])?;
+            }
             match stmt {
                 Stmt::Loop {
                     axis,
@@ -659,6 +664,15 @@ impl Cx<'_> {
     }
 
     // What is known, and what may be computed early.
+
+    /// Evaluates all that neighbouring stores read before any of them writes: an output may lie where an operand lies whose elements are
+    /// each read by the stores that overwrite them.
+    fn read_ahead(&mut self, stores: &[Stmt]) -> Result<(), ModuleError> {
+        match stores.len() {
+            0 | 1 => Ok(()),
+            _ => self.hoist_body(stores, &Writes::of(stores), false, &mut HashSet::new()),
+        }
+    }
 
     /// Computes, before a loop is entered, everything in its body that the loop does not change.
     fn hoist(&mut self, axis: AxisId, bind: Bind, body: &[Stmt], writes: &Writes) -> Result<(), ModuleError> {

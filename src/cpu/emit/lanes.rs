@@ -123,6 +123,7 @@ impl Cx<'_> {
         accumulations: &[Accumulation],
     ) -> Result<(), ModuleError> {
         self.emit_range(axis, from, to, entered, |cx, at| {
+            cx.read_ahead(body)?;
             let mut next = accumulations.iter();
             for stmt in body {
                 match stmt {

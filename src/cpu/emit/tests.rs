@@ -46,7 +46,17 @@ fn compile(cpu: &Cpu, nest: &Nest) -> (Jit, FuncId) {
 }
 
 /// Runs a nest with each worker in turn, and gives the bytes of all its buffers. Only for nests without a barrier.
-fn run((jit, function): &(Jit, FuncId), contents: &[Vec<u8>], workers: u64) -> Vec<Vec<u8>> {
+fn run(code: &(Jit, FuncId), contents: &[Vec<u8>], workers: u64) -> Vec<Vec<u8>> {
+    run_shared(code, contents, workers, &[])
+}
+
+/// As `run`, with buffers in the memory of others: of each pair, the first lies where the second lies.
+fn run_shared(
+    (jit, function): &(Jit, FuncId),
+    contents: &[Vec<u8>],
+    workers: u64,
+    shared: &[(usize, usize)],
+) -> Vec<Vec<u8>> {
     let mut memory: Vec<Vec<Line>> = contents
         .iter()
         .map(|bytes| {
@@ -57,7 +67,10 @@ fn run((jit, function): &(Jit, FuncId), contents: &[Vec<u8>], workers: u64) -> V
             lines
         })
         .collect();
-    let addresses: Vec<*mut u8> = memory.iter_mut().map(|lines| lines.as_mut_ptr().cast()).collect();
+    let mut addresses: Vec<*mut u8> = memory.iter_mut().map(|lines| lines.as_mut_ptr().cast()).collect();
+    for &(buffer, of) in shared {
+        addresses[buffer] = addresses[of];
+    }
     // SAFETY: the address is that of a kernel in `jit`, which is alive.
     let kernel: KernelFn = unsafe { std::mem::transmute(jit.address(*function)) };
     for worker in 0..workers {
@@ -669,6 +682,50 @@ fn branches_forget_what_they_change() {
             [-3, 0, 5, 1, -1, 100].map(Scalar::Int),
         )],
     );
+}
+
+/// Two stores, the first over the operand that the second reads.
+#[test]
+fn an_output_may_lie_over_an_operand() {
+    let count = 37;
+    let ty = Type::new(DType::F32, [count]);
+    let roles = [Role::Input, Role::Input, Role::Output, Role::Output];
+    for cpu in cpus() {
+        for bind in [Bind::Serial, Bind::Lanes] {
+            // Assembled bodies still write the first store before they read the second one's operand.
+            if bind == Bind::Lanes && cpu.level > Level::Portable {
+                continue;
+            }
+            let mut nest = nest(&[count], &roles.map(|role| (ty.clone(), role)), &[]);
+            let at = nest.exprs.axis(AxisId(0));
+            let x = nest.exprs.load(BufferId(0), DType::F32, vec![at], false);
+            let y = nest.exprs.load(BufferId(1), DType::F32, vec![at], false);
+            let doubled = nest.exprs.prim(Prim::Add, DType::F32, &[y, y]);
+            let product = nest.exprs.prim(Prim::Mul, DType::F32, &[x, y]);
+            let store = |buffer, value| Stmt::Store {
+                buffer: BufferId(buffer),
+                index: vec![at],
+                value,
+            };
+            let body = looped(&mut nest, 0, bind, vec![store(2, doubled), store(3, product)]);
+            nest.body.push(body);
+            let (x, y) = (noise(DType::F32, &[count]), Tensor::from_f32([count], &[3.0; 37]));
+            let contents = [
+                x.bytes().to_vec(),
+                y.bytes().to_vec(),
+                vec![0; 4 * count],
+                vec![0; 4 * count],
+            ];
+            let found = run_shared(&compile(&cpu, &nest), &contents, 1, &[(2, 0)]);
+            assert_eq!(
+                scalars(DType::F32, &found[0]),
+                vec![Scalar::Float(6.0); count],
+                "{bind:?} on {cpu:?}"
+            );
+            let expected: Vec<Scalar> = x.to_f32().iter().map(|x| Scalar::Float(f64::from(x * 3.0))).collect();
+            assert_eq!(scalars(DType::F32, &found[3]), expected, "{bind:?} on {cpu:?}");
+        }
+    }
 }
 
 #[test]
