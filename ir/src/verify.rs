@@ -127,3 +127,74 @@ fn check_outputs(graph: &Graph, problems: &mut Vec<Problem>) {
 fn wrong(id: NodeId, node: &Node, message: impl std::fmt::Display) -> Problem {
     Problem::new(format!("{}: node {id}: {message}", node.op.name()), node.loc.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, DType, Loc, text};
+
+    fn found(graph: &Graph) -> Vec<String> {
+        match verify(graph) {
+            Ok(()) => Vec::new(),
+            Err(Problems(problems)) => problems.into_iter().map(|problem| problem.message).collect(),
+        }
+    }
+
+    #[test]
+    fn what_push_cannot_see_is_found() {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [2]);
+        let mut graph = b.finish([("y", -x)]).unwrap();
+        assert_eq!(found(&graph), [""; 0]);
+        let twice = Op::Input(crate::ops::Input {
+            name: "x".to_owned(),
+            ty: Type::new(DType::F64, []),
+        });
+        graph.push(twice, vec![], Loc::None).unwrap();
+        graph.outputs.push(("y".to_owned(), NodeId(0)));
+        graph.outputs.push(("z".to_owned(), NodeId(7)));
+        let expected = [
+            "input: node %2: there are two inputs `x`",
+            "there are two outputs `y`",
+            "the output `z` is %7, which does not exist",
+        ];
+        assert_eq!(found(&graph), expected);
+    }
+
+    #[test]
+    fn bodies_are_checked_too() {
+        let source = "graph(c: bool[], x: f32[2]) {
+            %0 = if c, x then=graph(x: f32[2]) {
+                return x
+            } otherwise=graph(x: f32[2]) {
+                return x
+            }
+            %1 = part 0 %0
+            return %1
+        }";
+        let graph = text::parse("branch", source).unwrap();
+        assert_eq!(found(&graph), [""; 0]);
+        let broken = graph.rebuild(|to, node, args| match &node.op {
+            Op::If(branch) => {
+                let mut then = Graph::clone(&branch.then);
+                let late = Op::Input(crate::ops::Input {
+                    name: "x".to_owned(),
+                    ty: Type::new(DType::F64, []),
+                });
+                then.push(late, vec![], Loc::None).unwrap();
+                // Both bodies alike, so that the op itself finds nothing wrong with them.
+                let body = std::sync::Arc::new(then);
+                let x = Op::Const(crate::Tensor::zeros(DType::F64, []).into());
+                let x = to.push(x, &[]);
+                let branch = crate::ops::Branch {
+                    then: body.clone(),
+                    otherwise: body,
+                };
+                to.push(Op::If(branch), &[args[0], args[1], x])
+            }
+            op => to.push(op.clone(), args),
+        });
+        let expected = "input: node %1: there are two inputs `x`";
+        assert_eq!(found(&broken), [expected; 2]);
+    }
+}

@@ -65,6 +65,22 @@ fn problems_are_all_reported_in_place() {
 }
 
 #[test]
+fn graphs_are_drawn() {
+    check("dot", |file, source| match text::parse(file, source) {
+        Ok(graph) => text::dot(&graph),
+        Err(problems) => format!("error: {problems}\n"),
+    });
+}
+
+#[test]
+fn graphs_are_written_as_json() {
+    check("json", |file, source| match text::parse(file, source) {
+        Ok(graph) => text::to_json(&graph).replace("{\"args\"", "\n{\"args\"") + "\n",
+        Err(problems) => format!("error: {problems}\n"),
+    });
+}
+
+#[test]
 fn passes_improve() {
     check("passes", |file, source| match text::parse(file, source) {
         Ok(graph) => passes::run(&graph, &target(), &mut |_| {}).to_string(),

@@ -11,7 +11,7 @@ use super::{push_number, push_splat, splat};
 use crate::dtype::{DType, Scalar};
 use crate::graph::{Graph, NodeId, Rebuild};
 use crate::kernel::Combine;
-use crate::ops::map::{Law, Types, arith};
+use crate::ops::map::{Law, Types, arith, bits};
 use crate::ops::{Map, Op};
 use crate::target::Target;
 use crate::tensor::Tensor;
@@ -21,6 +21,7 @@ const SUB: Map = Map(&arith::SUB);
 const MUL: Map = Map(&arith::MUL);
 const DIV: Map = Map(&arith::DIV);
 const NEG: Map = Map(&arith::NEG);
+const NOT: Map = Map(&bits::NOT);
 
 /// An equation.
 pub struct Rule {
@@ -139,6 +140,18 @@ pub static RULES: &[Rule] = &[
         apply: |_, map, args| match *args {
             [_, yes, no] if matches!(map.0.types, Types::Select) && yes == no => Some(yes),
             _ => None,
+        },
+    },
+    Rule {
+        equation: "select(not c, x, y) = select(c, y, x)",
+        example: "%0 = not c\n z = select %0, x, y",
+        apply: |to, map, args| {
+            let [condition, yes, no] = *args else { return None };
+            if !matches!(map.0.types, Types::Select) {
+                return None;
+            }
+            let condition = operand_of(&to.graph, condition, NOT)?;
+            Some(to.push(Op::Map(map), &[condition, no, yes]))
         },
     },
     Rule {
