@@ -51,21 +51,22 @@ pub fn grad_from<'g>(seeds: &[(Val<'g>, Val<'g>)], wrt: &[Val<'g>]) -> Vec<Val<'
     if let Some(poison) = given.chain(wrt.iter().copied()).find(|val| val.is_poison()) {
         return vec![poison; wrt.len()];
     }
-    let wrong: Vec<String> = [
-        seeds
-            .iter()
-            .find(|(val, seed)| val.ty() != seed.ty())
-            .map(|(val, seed)| format!("grad: the gradient that arrives at {val} must have its type, found {seed}")),
-        wrt.iter()
-            .find(|val| !val.dtype().is_float())
-            .map(|val| format!("grad: only a float has a gradient, found {val}; convert it and use the result")),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if !wrong.is_empty() {
-        let problems: Vec<Val<'g>> = wrong.into_iter().map(|message| to.problem(message)).collect();
-        return vec![problems[0]; wrt.len()];
+    // Loops, not closures, which would lose the caller's place.
+    let mut wrong = None;
+    for (val, seed) in seeds {
+        if val.ty() != seed.ty() {
+            let message = format!("grad: the gradient that arrives at {val} must have its type, found {seed}");
+            wrong = Some(to.problem(message));
+        }
+    }
+    for val in wrt {
+        if !val.dtype().is_float() {
+            let message = format!("grad: only a float has a gradient, found {val}; convert it and use the result");
+            wrong = Some(to.problem(message));
+        }
+    }
+    if let Some(poison) = wrong {
+        return vec![poison; wrt.len()];
     }
 
     // A rule pushes nodes behind those walked, so the walk's end is fixed here.

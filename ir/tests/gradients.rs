@@ -419,6 +419,13 @@ fn wrong_requests_are_reported() {
     autodiff::grad(x * x, &[x]);
     autodiff::grad(total(x), &[n]);
     autodiff::grad_from(&[(x * x, total(x))], &[x]);
+    for problem in b.problems() {
+        assert!(
+            problem.loc.to_string().contains("gradients.rs"),
+            "the place is the caller's: {}",
+            problem.loc
+        );
+    }
     let messages: Vec<String> = b.problems().into_iter().map(|problem| problem.message).collect();
     assert_eq!(
         messages,
