@@ -111,7 +111,13 @@ pub fn schedule(draft: &mut Draft, task: &Task, descending: bool) -> Stmt {
             value,
         }],
     );
-    draft.all(shared, Bind::Workers, vec![copy, number, network, write])
+    // A single element is in order; then there are no steps to loop over.
+    let body = if steps > 0 {
+        vec![copy, number, network, write]
+    } else {
+        vec![copy, number, write]
+    };
+    draft.all(shared, Bind::Workers, body)
 }
 
 /// Whether an element, a position and its key, comes before another.

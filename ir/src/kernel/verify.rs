@@ -223,6 +223,19 @@ impl Check<'_> {
                         tighten(with(extent, 1));
                     }
                 }
+                Expr::Prim(Prim::Div, _, args) if factor > 0 => {
+                    let by = exprs
+                        .as_const(args[1])
+                        .map(|by| by.as_i128() as i64)
+                        .filter(|&by| by > 0);
+                    let dividend = self.high(&Linear::of(exprs, args[0]), cases - 1);
+                    if let Some((by, dividend)) = by.zip(dividend) {
+                        let mut rest = linear.clone();
+                        rest.terms.retain(|&(other, _)| other != term);
+                        let rest = self.high(&rest, cases - 1);
+                        tighten(rest.and_then(|rest| rest.checked_add((dividend / by).checked_mul(factor)?)));
+                    }
+                }
                 Expr::Prim(prim @ (Prim::Min | Prim::Max), _, args) => {
                     let [a, b] = [with(args[0], 0), with(args[1], 0)];
                     if (*prim == Prim::Min) == (factor > 0) {

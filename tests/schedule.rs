@@ -1,0 +1,251 @@
+//! Every kernel of graphs of every form, scheduled for every kind of CPU: the nest is proved inside its buffers, gives what the oracle
+//! gives, and the same bits for every machine and any number of workers.
+
+use netloom::ir::builder::{Builder, Val};
+use netloom::ir::kernel::{self, Role, interp, verify};
+use netloom::ir::ops::{Conv, Window};
+use netloom::ir::target::{Target, TargetKind};
+use netloom::ir::{DType, Graph, Op, Scalar, Tensor, fuse, oracle};
+use netloom::schedule;
+
+const TARGETS: [(usize, usize); 3] = [(4, 16), (8, 16), (16, 32)];
+const WORKERS: [usize; 4] = [1, 2, 3, 7];
+
+/// Small multiples of 1/8, whose sums and products are exact in f32, so that their order does not matter.
+fn element(dtype: DType, position: usize) -> Scalar {
+    let value = (position * 7919 + 13) % 31;
+    match dtype {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Scalar::Float((value as f64 - 15.0) / 8.0),
+        _ => Scalar::Int(value as i128).cast(dtype),
+    }
+}
+
+/// Checks every kernel of a graph, fused and not; results may differ from the oracle's by `tolerance` times the largest.
+fn check(name: &str, tolerance: f64, build: impl for<'g> Fn(&'g Builder) -> Val<'g>) {
+    let builder = Builder::new();
+    let result = build(&builder);
+    let graph = builder
+        .finish([("y", result)])
+        .unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    let tensors: Vec<(String, Tensor)> = (graph.inputs().iter())
+        .map(|&id| {
+            let Op::Input(input) = &graph.node(id).op else {
+                unreachable!("{id} is an input")
+            };
+            let ty = graph.ty(id);
+            let elements = (0..ty.count()).map(|position| element(ty.dtype, position));
+            (
+                input.name.clone(),
+                Tensor::from_scalars(ty.dtype, ty.shape.clone(), elements),
+            )
+        })
+        .collect();
+    let inputs: Vec<(&str, Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (&name[..], tensor.clone()))
+        .collect();
+    let values = oracle::run_all(&graph, &inputs).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    for (cut, regions) in [("fused", fuse::regions(&graph)), ("single", fuse::singletons(&graph))] {
+        for region in &regions {
+            check_region(
+                &format!("{name}, {cut}, {region:?}"),
+                tolerance,
+                &graph,
+                region,
+                &values,
+            );
+        }
+    }
+}
+
+fn check_region(
+    name: &str,
+    tolerance: f64,
+    graph: &Graph,
+    region: &fuse::Region,
+    values: &[Vec<std::sync::Arc<Tensor>>],
+) {
+    let kernel = kernel::build::build(graph, region);
+    let given: Vec<Tensor> = region
+        .inputs
+        .iter()
+        .map(|id| Tensor::clone(&values[id.at()][0]))
+        .collect();
+    let mut first: Option<Vec<Tensor>> = None;
+    for (vector_lanes, vector_registers) in TARGETS {
+        let target = Target {
+            kind: TargetKind::Cpu,
+            vector_lanes,
+            vector_registers,
+        };
+        let nest = schedule::choose(&kernel, &target);
+        assert_eq!(verify::verify(&nest), Ok(()), "{name}\n{nest:#?}");
+        assert!(nest.buffers.iter().filter(|buffer| buffer.role == Role::Output).count() == region.outputs.len());
+        for workers in WORKERS {
+            let results = interp::run(&nest, &given, workers);
+            let Some(first) = &first else {
+                for (id, result) in region.outputs.iter().zip(&results) {
+                    close(name, tolerance, &values[id.at()][0], result);
+                }
+                first = Some(results);
+                continue;
+            };
+            assert_eq!(first, &results, "{name}: {vector_lanes} lanes, {workers} workers");
+        }
+    }
+}
+
+fn close(name: &str, tolerance: f64, expected: &Tensor, found: &Tensor) {
+    let most = expected
+        .scalars()
+        .map(|x| x.as_f64().abs())
+        .filter(|x| x.is_finite())
+        .fold(0.0, f64::max);
+    for (position, (a, b)) in expected.scalars().zip(found.scalars()).enumerate() {
+        let (a, b) = (a.as_f64(), b.as_f64());
+        let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * most;
+        assert!(same, "{name}: element {position} is {b}, not {a}");
+    }
+}
+
+/// Sizes around a vector, a tile and a block.
+const SIZES: [usize; 9] = [0, 1, 2, 15, 16, 17, 33, 67, 300];
+
+#[test]
+fn maps() {
+    for n in SIZES {
+        check("flat", 0.0, |b| {
+            b.input("x", DType::F32, [n]) * b.input("y", DType::F32, [n]) + 1.0
+        });
+        check("transposed", 0.0, |b| {
+            b.input("x", DType::F32, [n, 5]).transpose() + b.input("y", DType::F32, [5, n])
+        });
+        check("rows", 0.0, |b| {
+            b.input("x", DType::F32, [3, n]) + b.input("y", DType::F32, [n]).broadcast([3, n])
+        });
+    }
+    check("long", 0.0, |b| b.input("x", DType::F32, [3, 7001]) + 1.0);
+    check("tanh", 1e-6, |b| b.input("x", DType::F32, [2, 50]).tanh());
+}
+
+#[test]
+fn folds() {
+    for n in SIZES {
+        check("row sums", 0.0, |b| b.input("x", DType::F32, [5, n]).sum([1]));
+        check("column sums", 0.0, |b| b.input("x", DType::F32, [5, n]).sum([0]));
+        check("tall column sums", 0.0, |b| b.input("x", DType::F32, [n, 20]).sum([0]));
+        check("everything", 0.0, |b| b.input("x", DType::F32, [3, n, 4]).sum_all());
+        check("channels", 0.0, |b| b.input("x", DType::F32, [2, 3, n]).sum([0, 2]));
+        check("integers", 0.0, |b| b.input("x", DType::I32, [5, n]).max_over([1]));
+    }
+    check("long row", 0.0, |b| b.input("x", DType::F32, [10007]).sum_all());
+    check("long rows", 0.0, |b| b.input("x", DType::F32, [2, 9001]).max_over([1]));
+    check("long columns", 0.0, |b| b.input("x", DType::F32, [5003, 3]).sum([0]));
+}
+
+#[test]
+fn rows_of_several_passes() {
+    for n in [1, 15, 16, 17, 67] {
+        check("softmax", 1e-6, |b| b.input("x", DType::F32, [5, n]).softmax(1));
+        check("softmax along the columns", 1e-6, |b| {
+            b.input("x", DType::F32, [5, n]).softmax(0)
+        });
+    }
+    check("long softmax", 1e-6, |b| b.input("x", DType::F32, [2, 9001]).softmax(1));
+    check("share of the sum", 1e-6, |b| {
+        let x = b.input("x", DType::F32, [40, 700]).abs() + 1.0;
+        x / x.sum_all().broadcast([40, 700])
+    });
+}
+
+#[test]
+fn contractions() {
+    for n in [1, 2, 15, 16, 17, 67] {
+        check("mn", 0.0, |b| {
+            b.input("x", DType::F32, [n, 8])
+                .matmul(b.input("y", DType::F32, [8, 18]))
+        });
+        check("k", 0.0, |b| {
+            b.input("x", DType::F32, [7, n])
+                .matmul(b.input("y", DType::F32, [n, 33]))
+        });
+        check("n", 0.0, |b| {
+            b.input("x", DType::F32, [7, 9])
+                .matmul(b.input("y", DType::F32, [9, n]))
+        });
+        check("transposed", 0.0, |b| {
+            Val::einsum(
+                "km,nk->mn",
+                &[b.input("x", DType::F32, [11, 13]), b.input("y", DType::F32, [n, 11])],
+            )
+        });
+        check("batch", 0.0, |b| {
+            Val::einsum(
+                "bmk,bkn->bmn",
+                &[b.input("x", DType::F32, [2, 3, 8]), b.input("y", DType::F32, [2, 8, n])],
+            )
+        });
+        check("f64", 0.0, |b| {
+            b.input("x", DType::F64, [n, 8])
+                .matmul(b.input("y", DType::F64, [8, 18]))
+        });
+    }
+    check("dense", 1e-6, |b| {
+        let x = b
+            .input("x", DType::F32, [40, 70])
+            .matmul(b.input("w", DType::F32, [70, 50]));
+        (x + b.input("b", DType::F32, [50]).broadcast([40, 50])).tanh()
+    });
+    check("integers", 0.0, |b| {
+        b.input("x", DType::I32, [5, 8])
+            .matmul(b.input("y", DType::I32, [8, 18]))
+    });
+    check("long", 0.0, |b| {
+        b.input("x", DType::F32, [3, 9001])
+            .matmul(b.input("y", DType::F32, [9001, 4]))
+    });
+}
+
+#[test]
+fn convolutions() {
+    for (stride, pad) in [(1, 0_i64), (1, 1), (2, 1)] {
+        check("conv", 0.0, |b| {
+            let conv = Conv {
+                stride: vec![stride; 2],
+                pad_low: vec![pad; 2],
+                pad_high: vec![pad; 2],
+                ..Conv::unit(2)
+            };
+            b.input("x", DType::F32, [2, 3, 9, 20])
+                .conv(b.input("w", DType::F32, [5, 3, 3, 3]), conv)
+        });
+    }
+    check("pool", 0.0, |b| {
+        b.input("x", DType::F32, [2, 3, 8, 12]).max_pool(Window::tiling([2, 2]))
+    });
+}
+
+#[test]
+fn prefixes_scatters_sorts() {
+    for n in [1, 2, 15, 17, 67] {
+        check("cumsum along rows", 0.0, |b| b.input("x", DType::F32, [3, n]).cumsum(1));
+        check("cumsum along columns", 0.0, |b| {
+            b.input("x", DType::F32, [3, n]).cumsum(0)
+        });
+        check("gather", 0.0, |b| {
+            b.input("x", DType::F32, [31, n])
+                .gather(b.input("i", DType::I64, [9]), 0)
+        });
+        check("scatter", 0.0, |b| {
+            b.input("x", DType::F32, [20, n]).scatter_add(
+                b.input("i", DType::I64, [9]),
+                b.input("u", DType::F32, [9, n]),
+                0,
+            )
+        });
+        check("sort", 0.0, |b| b.input("x", DType::F32, [3, n]).argsort(1, false));
+        check("sort downwards", 0.0, |b| {
+            b.input("x", DType::F32, [n, 3]).argsort(0, true)
+        });
+    }
+}
