@@ -1,9 +1,13 @@
 //! Sweeps over the table: what holds for every row is tested for every row.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use super::*;
+use crate::builder::Builder;
+use crate::graph::{Graph, NodeId};
 use crate::kernel::expr::{Expr, Exprs, LocalId};
+use crate::ops::Op;
 
 /// Random samples of each row and type, beside the special values.
 const SAMPLES: usize = 400;
@@ -273,6 +277,131 @@ fn laws_hold_to_the_bit() {
                         "{} {law:?} of {operands:?} as {dtype}: {left:?} and {right:?}",
                         def.name
                     );
+                }
+            }
+        }
+    }
+}
+
+/// The values of a graph's nodes, each from its op's definition.
+fn evaluate(graph: &Graph, inputs: &[f64]) -> Vec<f64> {
+    let mut values: HashMap<NodeId, Tensor> = HashMap::new();
+    let mut inputs = inputs.iter();
+    for (id, node) in graph.nodes() {
+        let value = match &node.op {
+            Op::Input(input) => {
+                let value = *inputs.next().expect("a value for each input");
+                Tensor::scalar(input.ty.dtype, Scalar::from_f64(value, input.ty.dtype))
+            }
+            Op::Const(tensor) => Tensor::clone(tensor),
+            op => {
+                let args: Vec<&Tensor> = node.args.iter().map(|arg| &values[arg]).collect();
+                op.rules().eval(&args).remove(0)
+            }
+        };
+        values.insert(id, value);
+    }
+    graph.outputs.iter().map(|(_, id)| values[id].get(0).as_f64()).collect()
+}
+
+/// The gradients of `loss` by the inputs, as far as there are any: a reverse walk over the builder's nodes.
+fn gradients<'g>(to: &'g Builder, loss: Val<'g>, inputs: &[Val<'g>]) -> Vec<Option<Val<'g>>> {
+    let graph = to.finish([("loss", loss)]).expect("a valid graph");
+    let mut arriving: HashMap<NodeId, Val<'g>> = HashMap::from([(loss.id(), loss.lit(1.0))]);
+    for (id, node) in graph.nodes().rev() {
+        let (Some(&seed), Op::Map(map)) = (arriving.get(&id), &node.op) else {
+            continue;
+        };
+        let vjp = Vjp {
+            to,
+            node,
+            args: node.args.iter().map(|&arg| to.val(arg)).collect(),
+            out: to.val(id),
+            seed,
+            seeds: vec![Some(seed)],
+            wanted: vec![true; node.args.len()],
+        };
+        for (&arg, share) in node.args.iter().zip(map.grad(&vjp)) {
+            let Some(share) = share else { continue };
+            let total = arriving.get(&arg).map_or(share, |&known| known + share);
+            arriving.insert(arg, total);
+        }
+    }
+    inputs.iter().map(|input| arriving.get(&input.id()).copied()).collect()
+}
+
+/// The derivative by one operand, from differences of the definition (Richardson's extrapolation of two central ones).
+fn difference(f: impl Fn(&[f64]) -> f64, at: &[f64], operand: usize) -> f64 {
+    let central = |step: f64| {
+        let moved = |by: f64| {
+            let mut at = at.to_vec();
+            at[operand] += by;
+            f(&at)
+        };
+        (moved(step) - moved(-step)) / (2.0 * step)
+    };
+    let step = 1e-3 * at[operand].abs().max(0.1);
+    (4.0 * central(step / 2.0) - central(step)) / 3.0
+}
+
+/// Rows whose derivative jumps within their domain; a sample beside a jump says nothing.
+fn is_beside_jump(def: &MapDef, at: &[f64]) -> bool {
+    let near_whole = |value: f64| (value - value.round()).abs() < 0.02;
+    match def.name {
+        "floor" | "ceil" | "trunc" => near_whole(at[0]),
+        "round" => near_whole(at[0] + 0.5),
+        "abs" | "sign" => at[0].abs() < 0.02,
+        "max" | "min" => (at[0] - at[1]).abs() < 0.02,
+        "rem" | "mod" => (-0.1..0.1).contains(&((at[0] / at[1]) - (at[0] / at[1]).round())),
+        _ => false,
+    }
+}
+
+#[test]
+fn gradients_are_what_differences_show() {
+    for def in rows() {
+        let takes_floats = vec![DType::F64; def.arity];
+        let bitwise = matches!(def.types, Types::BitsTo(_));
+        if bitwise || def.types.result(&takes_floats) != Ok(DType::F64) {
+            continue;
+        }
+        let to = Builder::new();
+        let inputs: Vec<Val<'_>> = (0..def.arity)
+            .map(|place| to.input(&format!("x{place}"), DType::F64, []))
+            .collect();
+        let value = Val::map(def, &inputs);
+        let first = gradients(&to, value, &inputs);
+        let mut random = Random(7);
+        for (by, gradient) in first.iter().enumerate() {
+            let second = gradient.map(|gradient| gradients(&to, gradient, &inputs));
+            for _ in 0..20 {
+                let at: Vec<f64> = def.domain.iter().map(|&range| random.between(range)).collect();
+                if is_beside_jump(def, &at) {
+                    continue;
+                }
+                let run = |val: Val<'_>, at: &[f64]| {
+                    let graph = to.finish([("value", val)]).expect("a valid graph");
+                    evaluate(&graph, at)[0]
+                };
+                let check = |order: usize, found: f64, expected: f64| {
+                    let scale = expected.abs().max(1.0);
+                    assert!(
+                        (found - expected).abs() < 1e-6 * scale,
+                        "{}: order {order} by operand {by} at {at:?} is {found}, differences show {expected}",
+                        def.name
+                    );
+                };
+                check(
+                    1,
+                    gradient.map_or(0.0, |gradient| run(gradient, &at)),
+                    difference(|at| run(value, at), &at, by),
+                );
+                let (Some(gradient), Some(second)) = (gradient, &second) else {
+                    continue;
+                };
+                for (other, second) in second.iter().enumerate() {
+                    let found = second.map_or(0.0, |second| run(second, &at));
+                    check(2, found, difference(|at| run(*gradient, at), &at, other));
                 }
             }
         }
