@@ -16,13 +16,16 @@
 
 use cranelift_module::ModuleError;
 
+pub mod dispatch;
 pub mod emit;
+pub mod entry;
 pub mod isa;
 pub mod jit;
 pub mod lanes;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod machine;
 pub mod object;
+pub mod runner;
 pub mod threads;
 pub mod tile;
 pub mod wide;

@@ -12,10 +12,21 @@
 //! | link | [`plan`] | codes → `Executable` |
 //! | run | [`session::Session::run`] | tensors → tensors |
 
+pub mod ahead;
+pub mod compile;
 pub mod cpu;
+pub mod dump;
+pub mod eager;
+pub mod error;
+pub mod formats;
 pub mod nn;
 pub mod plan;
 pub mod schedule;
 pub mod session;
+pub mod train;
 
+pub use compile::{Executable, compile};
+pub use cpu::isa::Cpu;
+pub use error::Error;
 pub use netloom_ir as ir;
+pub use session::Session;

@@ -1,1 +1,669 @@
-//! plan
+//! Plans: the steps of an entry, and where every value lies.
+//!
+//! In: a graph cut into regions, each scheduled. Out: [`Plan`], a list of steps over places in memory, which `cpu::entry` turns into
+//! one machine-code function. A plan is SPMD: every worker runs every step and takes its share; [`Step::Barrier`] stands only where one
+//! step touches bytes that another touched since the last one.
+//!
+//! Memory: arguments and results are the caller's; states and constants are one block each; everything else shares one arena, whose
+//! offsets [`arena`] finds from lifetimes. A kernel writes over an operand where every element is read just before the same
+//! element is written ([`alias`]). A state is updated in place if nothing reads it later; regions are ordered so that readers come first
+//! where they can; otherwise the new value is copied at the end.
+
+pub mod alias;
+pub mod arena;
+mod barriers;
+pub mod kernels;
+mod order;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use netloom_ir::fuse::{Region, RegionKind};
+use netloom_ir::graph::{Graph, NodeId};
+use netloom_ir::kernel::Role;
+use netloom_ir::ops::{Branch, Loop, Op, Scan};
+use netloom_ir::{Tensor, Type};
+
+pub use arena::ALIGN;
+use arena::{TempId, Temps};
+pub(crate) use barriers::{SHARED_COPY_BYTES, is_shared_kernel};
+pub use kernels::{KernelId, Kernels};
+
+/// What an address counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Base {
+    /// Argument of that number.
+    Input(usize),
+    /// Result of that number.
+    Output(usize),
+    /// The block of states.
+    States,
+    /// The block of constants.
+    Constants,
+    /// The arena, shared by the workers.
+    Arena,
+    /// The part of the arena that belongs to the worker.
+    Worker,
+    /// A value whose place in the arena is not yet decided; none is left in a finished plan.
+    Temp(TempId),
+}
+
+/// Where a value lies: `base + offset + Σ stride · iteration`, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// What the address counts from.
+    pub base: Base,
+    /// Bytes from there.
+    pub offset: usize,
+    /// Bytes for each iteration of the enclosing repeats, outermost first; missing ones are 0.
+    pub strides: Vec<isize>,
+    /// The length in bytes.
+    pub bytes: usize,
+}
+
+impl Place {
+    fn new(base: Base, offset: usize, bytes: usize) -> Place {
+        Place { base, offset, strides: Vec::new(), bytes }
+    }
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Runs a kernel on these buffers.
+    Kernel {
+        /// Which.
+        kernel: KernelId,
+        /// One place for each buffer of its nest.
+        buffers: Vec<Place>,
+        /// The nodes computed, for dumps and profiles.
+        nodes: Vec<NodeId>,
+    },
+    /// Copies bytes between places that do not overlap.
+    Copy {
+        /// Read.
+        from: Place,
+        /// Written, of the same length.
+        to: Place,
+    },
+    /// Writes the iteration number of the innermost repeat (or, `from_end`, its mirror image) as an `i64`.
+    Count {
+        /// Written.
+        to: Place,
+        /// If the repeat runs backwards, its number of iterations.
+        from_end: Option<usize>,
+    },
+    /// All workers wait for each other.
+    Barrier,
+    /// Runs the body a fixed number of times.
+    Repeat {
+        /// How often.
+        times: usize,
+        /// What.
+        body: Vec<Step>,
+    },
+    /// Runs one of two bodies.
+    Branch {
+        /// A `bool`.
+        condition: Place,
+        /// Run if true.
+        then: Vec<Step>,
+        /// Run otherwise.
+        otherwise: Vec<Step>,
+    },
+    /// Runs `condition`, then, while it left true, `body` and `condition` again.
+    While {
+        /// Computes the condition.
+        condition: Vec<Step>,
+        /// Where it leaves it, a `bool`.
+        go_on: Place,
+        /// One round.
+        body: Vec<Step>,
+    },
+}
+
+impl Step {
+    /// Every place that the step and those within it touch.
+    pub fn places(&self, visit: &mut impl FnMut(&Place)) {
+        match self {
+            Step::Kernel { buffers, .. } => buffers.iter().for_each(visit),
+            Step::Copy { from, to } => [from, to].into_iter().for_each(visit),
+            Step::Count { to, .. } => visit(to),
+            Step::Barrier => {}
+            Step::Repeat { body, .. } => body.iter().for_each(|step| step.places(visit)),
+            Step::Branch { condition, then, otherwise } => {
+                visit(condition);
+                then.iter().chain(otherwise).for_each(|step| step.places(visit));
+            }
+            Step::While { condition, go_on, body } => {
+                visit(go_on);
+                condition.iter().chain(body).for_each(|step| step.places(visit));
+            }
+        }
+    }
+
+    /// The number of kernels that the step starts; a body of unknown length counts once.
+    pub fn kernel_runs(&self) -> usize {
+        let sum = |steps: &[Step]| steps.iter().map(Step::kernel_runs).sum::<usize>();
+        match self {
+            Step::Kernel { .. } => 1,
+            Step::Copy { .. } | Step::Count { .. } | Step::Barrier => 0,
+            Step::Repeat { times, body } => times * sum(body),
+            Step::Branch { then, otherwise, .. } => sum(then).max(sum(otherwise)),
+            Step::While { condition, body, .. } => sum(condition) + sum(body),
+        }
+    }
+}
+
+/// An argument or result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its type, dense.
+    pub ty: Type,
+}
+
+impl Plan {
+    /// The number of kernels that one run starts.
+    pub fn kernel_runs(&self) -> usize {
+        self.steps.iter().map(Step::kernel_runs).sum()
+    }
+}
+
+/// A state's place in the block of states.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateSlot {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub ty: Type,
+    /// Bytes from the start of the block.
+    pub offset: usize,
+}
+
+/// The steps of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The entry's name.
+    pub name: String,
+    /// Arguments, in order.
+    pub inputs: Vec<Port>,
+    /// Results, in order; states written are not among them.
+    pub outputs: Vec<Port>,
+    /// What runs.
+    pub steps: Vec<Step>,
+    /// Bytes of arena that the workers share.
+    pub shared_bytes: usize,
+    /// Bytes of arena that each worker has to itself.
+    pub worker_bytes: usize,
+    /// Whether more than one worker has anything to do.
+    pub parallel: bool,
+}
+
+/// What all plans of an executable share.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Where each state lies.
+    pub states: Vec<StateSlot>,
+    /// Bytes of the block of states.
+    pub state_bytes: usize,
+    /// The block of constants.
+    pub constants: Vec<u8>,
+    placed: HashMap<u64, Vec<(Arc<Tensor>, usize)>>,
+}
+
+impl Memory {
+    /// Lays out the states of a program.
+    pub fn new(states: &[netloom_ir::State]) -> Memory {
+        let mut memory = Memory::default();
+        for state in states {
+            let offset = memory.state_bytes;
+            memory.states.push(StateSlot { name: state.name.clone(), ty: state.ty.clone(), offset });
+            memory.state_bytes = (offset + state.ty.len_bytes()).next_multiple_of(ALIGN);
+        }
+        memory
+    }
+
+    fn state(&self, name: &str) -> Option<&StateSlot> {
+        self.states.iter().find(|slot| slot.name == name)
+    }
+
+    /// The place of a constant; equal ones share it.
+    fn constant(&mut self, tensor: &Arc<Tensor>) -> Place {
+        let known = self.placed.entry(tensor.content_hash()).or_default();
+        if let Some((_, offset)) = known.iter().find(|(other, _)| other == tensor) {
+            return Place::new(Base::Constants, *offset, tensor.bytes().len());
+        }
+        let offset = self.constants.len();
+        self.constants.extend(tensor.bytes());
+        self.constants.resize(self.constants.len().next_multiple_of(ALIGN), 0);
+        known.push((Arc::clone(tensor), offset));
+        Place::new(Base::Constants, offset, tensor.bytes().len())
+    }
+}
+
+/// How a graph is cut: [`netloom_ir::fuse::regions`] or [`netloom_ir::fuse::singletons`].
+pub type Cut = fn(&Graph) -> Vec<Region>;
+
+/// The steps of one entry before its values have places in an arena: what eager execution runs.
+#[derive(Clone, Debug)]
+pub struct Outline {
+    /// The entry's name.
+    pub name: String,
+    /// Arguments, in order.
+    pub inputs: Vec<Port>,
+    /// Results, in order.
+    pub outputs: Vec<Port>,
+    /// What runs; places may be temps.
+    pub steps: Vec<Step>,
+    /// The length of each temp in bytes.
+    pub temps: Vec<usize>,
+    /// For each step, the temps that no later one uses.
+    pub freed_after: Vec<Vec<usize>>,
+    /// Bytes of scratch that each worker has to itself.
+    pub worker_bytes: usize,
+}
+
+/// Plans one entry: `graph`, whose inputs and outputs named like a state are that state.
+pub fn plan(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &mut Kernels) -> Plan {
+    let Draft { inputs, outputs, mut steps, temps, worker_bytes } = draft(graph, cut, true, memory, kernels);
+    let (offsets, shared_bytes) = temps.assign();
+    resolve(&mut steps, &offsets);
+    let parallel = barriers::insert(&mut steps, kernels);
+    Plan { name: name.to_owned(), inputs, outputs, steps, shared_bytes, worker_bytes, parallel }
+}
+
+/// Plans one entry for eager execution: a temp of its own for every result, written once.
+pub fn outline(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &mut Kernels) -> Outline {
+    let Draft { inputs, outputs, steps, temps, worker_bytes } = draft(graph, cut, false, memory, kernels);
+    let mut last_use = vec![None; temps.len()];
+    for (number, step) in steps.iter().enumerate() {
+        step.places(&mut |place| {
+            if let Base::Temp(temp) = place.base {
+                last_use[temp.0] = Some(number);
+            }
+        });
+    }
+    let mut freed_after = vec![Vec::new(); steps.len()];
+    for (temp, last) in last_use.into_iter().enumerate() {
+        if let Some(last) = last {
+            freed_after[last].push(temp);
+        }
+    }
+    Outline { name: name.to_owned(), inputs, outputs, steps, temps: temps.sizes(), freed_after, worker_bytes }
+}
+
+/// A plan whose values have no places yet.
+struct Draft {
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    steps: Vec<Step>,
+    temps: Temps,
+    worker_bytes: usize,
+}
+
+/// The steps of an entry; with `reuse` kernels write over operands that die.
+fn draft(graph: &Graph, cut: Cut, reuse: bool, memory: &mut Memory, kernels: &mut Kernels) -> Draft {
+    let mut inputs = Vec::new();
+    let mut given = HashMap::new();
+    for &id in graph.inputs() {
+        let Op::Input(input) = &graph.node(id).op else { unreachable!("`inputs` lists inputs") };
+        let bytes = input.ty.len_bytes();
+        let place = match memory.state(&input.name) {
+            Some(slot) => Place::new(Base::States, slot.offset, bytes),
+            None => {
+                inputs.push(Port { name: input.name.clone(), ty: input.ty.clone() });
+                Place::new(Base::Input(inputs.len() - 1), 0, bytes)
+            }
+        };
+        given.insert(id, place);
+    }
+    let mut outputs = Vec::new();
+    let mut wanted = Vec::new();
+    for (name, id) in &graph.outputs {
+        let ty = graph.ty(*id);
+        let place = match memory.state(name) {
+            Some(slot) => Place::new(Base::States, slot.offset, ty.len_bytes()),
+            None => {
+                outputs.push(Port { name: name.clone(), ty: ty.clone() });
+                Place::new(Base::Output(outputs.len() - 1), 0, ty.len_bytes())
+            }
+        };
+        wanted.push((*id, place));
+    }
+    let mut planner = Planner { cut, reuse, memory, kernels, temps: Temps::default(), worker_bytes: 0, depth: 0 };
+    let mut steps = Vec::new();
+    planner.graph(graph, given, wanted, &mut steps);
+    Draft { inputs, outputs, steps, temps: planner.temps, worker_bytes: planner.worker_bytes }
+}
+
+/// Replaces temps by their places in the arena.
+fn resolve(steps: &mut [Step], offsets: &[usize]) {
+    let place = |place: &mut Place| {
+        if let Base::Temp(temp) = place.base {
+            place.base = Base::Arena;
+            place.offset += offsets[temp.0];
+        }
+    };
+    for step in steps {
+        match step {
+            Step::Kernel { buffers, .. } => buffers.iter_mut().for_each(place),
+            Step::Copy { from, to } => [from, to].into_iter().for_each(place),
+            Step::Count { to, .. } => place(to),
+            Step::Barrier => {}
+            Step::Repeat { body, .. } => resolve(body, offsets),
+            Step::Branch { condition, then, otherwise } => {
+                place(condition);
+                resolve(then, offsets);
+                resolve(otherwise, offsets);
+            }
+            Step::While { condition, go_on, body } => {
+                place(go_on);
+                resolve(condition, offsets);
+                resolve(body, offsets);
+            }
+        }
+    }
+}
+
+/// The state of planning one entry.
+struct Planner<'a> {
+    cut: Cut,
+    /// Whether outputs may take the place of operands that die.
+    reuse: bool,
+    memory: &'a mut Memory,
+    kernels: &'a mut Kernels,
+    temps: Temps,
+    worker_bytes: usize,
+    /// The number of enclosing repeats.
+    depth: usize,
+}
+
+impl Planner<'_> {
+    /// Plans a graph whose inputs lie at `given` and whose results are to lie at the places in `wanted`.
+    fn graph(
+        &mut self,
+        graph: &Graph,
+        given: HashMap<NodeId, Place>,
+        wanted: Vec<(NodeId, Place)>,
+        steps: &mut Vec<Step>,
+    ) {
+        let regions = order::readers_first(graph, (self.cut)(graph), &given, &wanted);
+        let last_read = last_reads(graph, &regions);
+        let mut places = given;
+        for (id, node) in graph.nodes() {
+            if let Op::Const(tensor) = &node.op
+                && last_read.contains_key(&id)
+            {
+                places.insert(id, self.memory.constant(tensor));
+            }
+        }
+        let mut unwritten: Vec<Option<(NodeId, Place)>> = wanted.into_iter().map(Some).collect();
+        for (time, region) in regions.iter().enumerate() {
+            let mut fixed = Vec::new();
+            for &id in &region.outputs {
+                let bytes = graph.ty(id).len_bytes();
+                // A result is written where it is wanted, unless that place still holds a state that someone reads.
+                let direct = unwritten.iter_mut().find(|entry| {
+                    entry.as_ref().is_some_and(|(wanted_id, place)| {
+                        *wanted_id == id && !is_read_later(graph, place, region, time, &places, &last_read)
+                    })
+                });
+                let place = match direct {
+                    Some(entry) => {
+                        fixed.push(id);
+                        entry.take().expect("found above").1
+                    }
+                    None => self.temps.place(bytes),
+                };
+                places.insert(id, place);
+            }
+            match region.kind {
+                RegionKind::Kernel => {
+                    let dying = |id: &NodeId| last_read.get(id) == Some(&time);
+                    self.kernel(graph, region, &mut places, &fixed, dying, steps);
+                }
+                RegionKind::Compound => self.compound(graph, region, &places, steps),
+            }
+        }
+        self.copy_results(unwritten.into_iter().flatten().collect(), &places, steps);
+    }
+
+    /// Copies results to where they are wanted, as if all at once: a source that is itself overwritten is saved first.
+    fn copy_results(&mut self, wanted: Vec<(NodeId, Place)>, places: &HashMap<NodeId, Place>, steps: &mut Vec<Step>) {
+        let moves: Vec<(Place, Place)> = wanted
+            .into_iter()
+            .map(|(id, to)| (places[&id].clone(), to))
+            .filter(|(from, to)| from != to && to.bytes > 0)
+            .collect();
+        let mut saved = Vec::new();
+        for (number, (from, to)) in moves.iter().enumerate() {
+            let overwritten = moves.iter().enumerate().any(|(other, (_, target))| other != number && target == from);
+            let source = if overwritten {
+                let temp = self.temps.place(from.bytes);
+                self.step(steps, Step::Copy { from: from.clone(), to: temp.clone() });
+                temp
+            } else {
+                from.clone()
+            };
+            saved.push((source, to.clone()));
+        }
+        for (from, to) in saved {
+            self.step(steps, Step::Copy { from, to });
+        }
+    }
+
+    /// Appends a kernel step, letting outputs take the place of operands that die here. Outputs in `fixed` stay where they are.
+    fn kernel(
+        &mut self,
+        graph: &Graph,
+        region: &Region,
+        places: &mut HashMap<NodeId, Place>,
+        fixed: &[NodeId],
+        dying: impl Fn(&NodeId) -> bool,
+        steps: &mut Vec<Step>,
+    ) {
+        let kernel = self.kernels.add(graph, region);
+        let nest = self.kernels.nest(kernel);
+        let mut taken = Vec::new();
+        let mut late_copies = Vec::new();
+        for (number, &id) in region.outputs.iter().enumerate() {
+            let output = region.inputs.len() + number;
+            let place = places[&id].clone();
+            if fixed.contains(&id) {
+                // A state (or carried value) written by a kernel that also reads it: each element must be read just before
+                // it is written.
+                let clash = region.inputs.iter().enumerate().any(|(input, other)| {
+                    places[other] == place && place.bytes > 0 && !alias::in_place(nest, input, output)
+                });
+                if clash {
+                    let temp = self.temps.place(place.bytes);
+                    places.insert(id, temp.clone());
+                    late_copies.push(Step::Copy { from: temp, to: place });
+                }
+                continue;
+            }
+            let reused = region.inputs.iter().enumerate().find(|(input, other)| {
+                let from = &places[other];
+                self.reuse
+                    && dying(other)
+                    && !taken.contains(&from.base)
+                    && self.temps.is_local(from)
+                    && from.bytes == place.bytes
+                    && place.bytes > 0
+                    && alias::in_place(nest, *input, output)
+            });
+            if let Some((_, other)) = reused {
+                let from = places[other].clone();
+                taken.push(from.base);
+                places.insert(id, from);
+            }
+        }
+        let mut buffers: Vec<Place> = region.inputs.iter().chain(&region.outputs).map(|id| places[id].clone()).collect();
+        let mut worker_bytes = 0;
+        for buffer in &nest.buffers[buffers.len()..] {
+            let bytes = buffer.ty.len_bytes().next_multiple_of(ALIGN);
+            buffers.push(match buffer.role {
+                Role::WorkerScratch => {
+                    worker_bytes += bytes;
+                    Place::new(Base::Worker, worker_bytes - bytes, bytes)
+                }
+                _ => self.temps.place(bytes),
+            });
+        }
+        self.worker_bytes = self.worker_bytes.max(worker_bytes);
+        self.step(steps, Step::Kernel { kernel, buffers, nodes: region.nodes.clone() });
+        for copy in late_copies {
+            self.step(steps, copy);
+        }
+    }
+
+    fn compound(&mut self, graph: &Graph, region: &Region, places: &HashMap<NodeId, Place>, steps: &mut Vec<Step>) {
+        let [id] = region.nodes[..] else { unreachable!("a compound region is one node") };
+        let node = graph.node(id);
+        let args: Vec<Place> = node.args.iter().map(|arg| places[arg].clone()).collect();
+        let results: Vec<Place> = node
+            .types
+            .iter()
+            .enumerate()
+            .map(|(part, ty)| {
+                let wanted = region.outputs.iter().find(|&&output| {
+                    graph.node(output).op == Op::Part(part) && graph.node(output).args == [id]
+                });
+                match wanted {
+                    Some(output) => places[output].clone(),
+                    None => self.temps.place(ty.len_bytes()),
+                }
+            })
+            .collect();
+        match &node.op {
+            Op::Scan(scan) => self.scan(scan, &args, results, steps),
+            Op::If(branch) => self.branch(branch, &args, results, steps),
+            Op::While(repeat) => self.while_loop(repeat, &args, results, steps),
+            _ => unreachable!("a compound region holds a scan, if or while"),
+        }
+    }
+
+    fn scan(&mut self, scan: &Scan, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
+        let (carried, rest) = args.split_at(scan.carried);
+        let (sliced, constants) = rest.split_at(scan.sliced);
+        // Carried values live in the results' places, one iteration's after the other's.
+        let (state, stacked) = results.split_at(scan.carried);
+        let mut given: Vec<Place> = self.copy_in(carried, state, steps);
+        let entry = |place: &Place, depth: usize| {
+            let bytes = place.bytes / scan.length.max(1);
+            let (first, stride) = match scan.reverse {
+                false => (0, bytes as isize),
+                true => (bytes * scan.length.saturating_sub(1), -(bytes as isize)),
+            };
+            let mut strides = place.strides.clone();
+            strides.resize(depth, 0);
+            strides.push(stride);
+            Place { base: place.base, offset: place.offset + first, strides, bytes }
+        };
+        given.extend(sliced.iter().map(|place| entry(place, self.depth)));
+        given.extend(constants.iter().cloned());
+        let wanted: Vec<Place> =
+            state.iter().cloned().chain(stacked.iter().map(|place| entry(place, self.depth))).collect();
+        let start = self.temps.open();
+        stacked.iter().chain(state).for_each(|place| self.temps.touch(place));
+        let mut body = Vec::new();
+        self.depth += 1;
+        if scan.counted {
+            let count = self.temps.place(8);
+            let from_end = scan.reverse.then_some(scan.length);
+            self.step(&mut body, Step::Count { to: count.clone(), from_end });
+            given.push(count);
+        }
+        self.body(&scan.body, &given, &wanted, &mut body);
+        self.depth -= 1;
+        args.iter().chain(&results).for_each(|place| self.temps.touch(place));
+        self.temps.close(start);
+        steps.push(Step::Repeat { times: scan.length, body });
+    }
+
+    fn branch(&mut self, branch: &Branch, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
+        let start = self.temps.open();
+        args.iter().for_each(|place| self.temps.touch(place));
+        let (mut then, mut otherwise) = (Vec::new(), Vec::new());
+        self.body(&branch.then, &args[1..], &results, &mut then);
+        self.body(&branch.otherwise, &args[1..], &results, &mut otherwise);
+        args.iter().chain(&results).for_each(|place| self.temps.touch(place));
+        self.temps.close(start);
+        steps.push(Step::Branch { condition: args[0].clone(), then, otherwise });
+    }
+
+    fn while_loop(&mut self, repeat: &Loop, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
+        let (carried, constants) = args.split_at(repeat.carried);
+        let mut given = self.copy_in(carried, &results, steps);
+        given.extend(constants.iter().cloned());
+        let start = self.temps.open();
+        results.iter().for_each(|place| self.temps.touch(place));
+        let go_on = self.temps.place(1);
+        let (mut condition, mut body) = (Vec::new(), Vec::new());
+        self.body(&repeat.condition, &given, std::slice::from_ref(&go_on), &mut condition);
+        self.body(&repeat.body, &given, &results, &mut body);
+        args.iter().chain(&results).chain([&go_on]).for_each(|place| self.temps.touch(place));
+        self.temps.close(start);
+        steps.push(Step::While { condition, go_on, body });
+    }
+
+    /// Copies the first carried values to where the loop keeps them.
+    fn copy_in(&mut self, carried: &[Place], state: &[Place], steps: &mut Vec<Step>) -> Vec<Place> {
+        for (from, to) in carried.iter().zip(state) {
+            if from.bytes > 0 {
+                self.step(steps, Step::Copy { from: from.clone(), to: to.clone() });
+            }
+        }
+        state.to_vec()
+    }
+
+    fn body(&mut self, graph: &Graph, given: &[Place], wanted: &[Place], steps: &mut Vec<Step>) {
+        let given = graph.inputs().iter().copied().zip(given.iter().cloned()).collect();
+        let wanted = graph.outputs.iter().map(|(_, id)| *id).zip(wanted.iter().cloned()).collect();
+        self.graph(graph, given, wanted, steps);
+    }
+
+    fn step(&mut self, steps: &mut Vec<Step>, step: Step) {
+        self.temps.advance();
+        match &step {
+            Step::Kernel { buffers, .. } => buffers.iter().for_each(|place| self.temps.touch(place)),
+            Step::Copy { from, to } => [from, to].into_iter().for_each(|place| self.temps.touch(place)),
+            Step::Count { to, .. } => self.temps.touch(to),
+            _ => {}
+        }
+        steps.push(step);
+    }
+}
+
+/// For each value read from memory, the last region that reads it; results of the graph are read after all regions.
+fn last_reads(graph: &Graph, regions: &[Region]) -> HashMap<NodeId, usize> {
+    let mut last = HashMap::new();
+    for (time, region) in regions.iter().enumerate() {
+        for &id in &region.inputs {
+            last.insert(id, time);
+        }
+    }
+    for (_, id) in &graph.outputs {
+        last.insert(*id, regions.len());
+    }
+    last
+}
+
+/// Whether the old contents of `place`, which an input names, are read after `region` has written it, or by it in a way that no kernel can
+/// arrange. (A kernel that reads and writes the same place is judged by [`alias::in_place`].)
+fn is_read_later(
+    graph: &Graph,
+    place: &Place,
+    region: &Region,
+    time: usize,
+    places: &HashMap<NodeId, Place>,
+    last_read: &HashMap<NodeId, usize>,
+) -> bool {
+    graph.inputs().iter().filter(|input| places.get(input) == Some(place)).any(|input| match last_read.get(input) {
+        Some(&read) if read == time => region.kind == RegionKind::Compound,
+        Some(&read) => read > time,
+        None => false,
+    })
+}

@@ -1,1 +1,197 @@
-//! session
+//! Sessions: an executable with states of its own.
+//!
+//! ```
+//! use netloom::ir::{Builder, DType, Program, Tensor};
+//! use netloom::{Cpu, Session, compile};
+//! # fn main() -> Result<(), netloom::Error> {
+//! let b = Builder::new();
+//! let x = b.input("x", DType::F32, [4]);
+//! let graph = b.finish([("y", x * x + 1.0)])?;
+//! let executable = compile(&Program::pure("predict", graph), &Cpu::native())?;
+//! let mut session = Session::new(executable.into(), 1, 0)?;
+//! let results = session.call("predict", &[("x", &Tensor::from_f32([4], &[0.0, 1.0, 2.0, 3.0]))])?;
+//! assert_eq!(results[0].1.to_f32(), [1.0, 2.0, 5.0, 10.0]);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::sync::Arc;
+
+use netloom_ir::{DType, Scalar, Tensor};
+
+use crate::compile::{Executable, INIT};
+use crate::cpu::runner::{Runner, is_of_type};
+use crate::error::Error;
+use crate::plan::{Plan, Port, StateSlot};
+
+/// An executable with memory, threads, and states of its own.
+pub struct Session {
+    executable: Arc<Executable>,
+    runner: Runner,
+}
+
+impl Session {
+    /// Memory for an executable, run by `threads` workers; states start from `seed`.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(executable: Arc<Executable>, threads: usize, seed: u64) -> Result<Session, Error> {
+        let runner = Runner::new(Arc::clone(&executable.code), threads)?;
+        let mut session = Session { executable, runner };
+        session.reset(seed)?;
+        Ok(session)
+    }
+
+    /// What is run.
+    pub fn executable(&self) -> &Executable {
+        &self.executable
+    }
+
+    /// The number of workers.
+    pub fn threads(&self) -> usize {
+        self.runner.workers()
+    }
+
+    /// Bytes of arena that the runs share.
+    pub fn arena_bytes(&self) -> usize {
+        self.runner.arena_bytes()
+    }
+
+    /// Gives every state its first value.
+    ///
+    /// # Errors
+    /// None that a valid executable can cause.
+    pub fn reset(&mut self, seed: u64) -> Result<(), Error> {
+        self.runner.states_mut().fill(0);
+        if let Some(plan) = self.executable.plan(INIT) {
+            let seed = Tensor::scalar(DType::U64, Scalar::Int(i128::from(seed)));
+            let inputs: Vec<&Tensor> = plan.inputs.iter().map(|_| &seed).collect();
+            self.run(INIT, &inputs, &mut [])?;
+        }
+        let given = self.executable.given.clone();
+        given.iter().try_for_each(|(name, tensor)| self.set_state(name, tensor))
+    }
+
+    /// Runs an entry: arguments and results in the order of its plan's ports. Allocates nothing.
+    ///
+    /// # Errors
+    /// If there is no such entry, or the tensors' number or types are not the ports'.
+    pub fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
+        let Some(number) = self.executable.plans().position(|plan| plan.name == entry) else {
+            return Err(self.unknown_entry(entry));
+        };
+        let plan = self.executable.plans().nth(number).expect("the position found above");
+        let inputs_fit =
+            inputs.len() == plan.inputs.len() && inputs.iter().zip(&plan.inputs).all(|(x, port)| is_of_type(x, &port.ty));
+        let outputs_fit = outputs.len() == plan.outputs.len()
+            && outputs.iter().zip(&plan.outputs).all(|(y, port)| is_of_type(y, &port.ty));
+        if !inputs_fit {
+            let found: Vec<&Tensor> = inputs.to_vec();
+            return Err(misfit(entry, "arguments", &plan.inputs, &found));
+        }
+        if !outputs_fit {
+            let found: Vec<&Tensor> = outputs.iter().collect();
+            return Err(misfit(entry, "results", &plan.outputs, &found));
+        }
+        self.runner.run(number, inputs, outputs);
+        Ok(())
+    }
+
+    /// Runs an entry with arguments by name, and gives its results with their names.
+    ///
+    /// # Errors
+    /// If there is no such entry, or an argument is missing, unknown or of another type.
+    pub fn call(&mut self, entry: &str, arguments: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
+        let plan = self.executable.plan(entry).ok_or_else(|| self.unknown_entry(entry))?;
+        if let Some((name, _)) = arguments.iter().find(|(name, _)| !plan.inputs.iter().any(|port| port.name == *name)) {
+            return Err(Error::Usage(format!(
+                "`{entry}` has no argument `{name}`; it takes {}",
+                ports_text(&plan.inputs)
+            )));
+        }
+        let inputs = plan
+            .inputs
+            .iter()
+            .map(|port| {
+                let given = arguments.iter().find(|(name, _)| *name == port.name);
+                given.map(|(_, tensor)| *tensor).ok_or_else(|| {
+                    Error::Usage(format!("`{entry}` needs an argument `{}`: {}", port.name, port.ty))
+                })
+            })
+            .collect::<Result<Vec<&Tensor>, Error>>()?;
+        let mut outputs = new_results(plan);
+        let names: Vec<String> = plan.outputs.iter().map(|port| port.name.clone()).collect();
+        self.run(entry, &inputs, &mut outputs)?;
+        Ok(names.into_iter().zip(outputs).collect())
+    }
+
+    /// Tensors for the results of an entry, to be passed to [`Session::run`].
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    pub fn results(&self, entry: &str) -> Result<Vec<Tensor>, Error> {
+        self.executable.plan(entry).map(new_results).ok_or_else(|| self.unknown_entry(entry))
+    }
+
+    /// The present value of a state.
+    ///
+    /// # Errors
+    /// If there is no such state.
+    pub fn state(&self, name: &str) -> Result<Tensor, Error> {
+        let slot = self.slot(name)?;
+        let bytes = self.runner.states()[slot.offset..][..slot.ty.len_bytes()].to_vec();
+        Ok(Tensor::from_bytes(slot.ty.dtype, slot.ty.shape.clone(), bytes))
+    }
+
+    /// Replaces the value of a state.
+    ///
+    /// # Errors
+    /// If there is no such state, or it has another type.
+    pub fn set_state(&mut self, name: &str, value: &Tensor) -> Result<(), Error> {
+        let slot = self.slot(name)?;
+        if !is_of_type(value, &slot.ty) {
+            return Err(Error::Usage(format!("state `{name}` is {}, found {}", slot.ty, value.ty())));
+        }
+        let offset = slot.offset;
+        self.runner.states_mut()[offset..][..value.bytes().len()].copy_from_slice(value.bytes());
+        Ok(())
+    }
+
+    /// Every state with its name, in the program's order.
+    pub fn states(&self) -> Vec<(String, Tensor)> {
+        let names: Vec<String> = self.executable.states.iter().map(|slot| slot.name.clone()).collect();
+        names
+            .into_iter()
+            .map(|name| {
+                let value = self.state(&name).expect("the name of a state");
+                (name, value)
+            })
+            .collect()
+    }
+
+    fn slot(&self, name: &str) -> Result<&StateSlot, Error> {
+        self.executable.states.iter().find(|slot| slot.name == name).ok_or_else(|| {
+            let names: Vec<String> = self.executable.states.iter().map(|slot| format!("`{}`", slot.name)).collect();
+            Error::Unknown(format!("there is no state `{name}`; the states are {}", names.join(", ")))
+        })
+    }
+
+    fn unknown_entry(&self, entry: &str) -> Error {
+        let names: Vec<String> = self.executable.plans().map(|plan| format!("`{}`", plan.name)).collect();
+        Error::Unknown(format!("there is no entry `{entry}`; the entries are {}", names.join(", ")))
+    }
+}
+
+fn new_results(plan: &Plan) -> Vec<Tensor> {
+    plan.outputs.iter().map(|port| Tensor::zeros(port.ty.dtype, port.ty.shape.clone())).collect()
+}
+
+fn ports_text(ports: &[Port]) -> String {
+    let texts: Vec<String> = ports.iter().map(|port| format!("`{}`: {}", port.name, port.ty)).collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+fn misfit(entry: &str, what: &str, ports: &[Port], found: &[&Tensor]) -> Error {
+    let found: Vec<String> = found.iter().map(|tensor| tensor.ty().to_string()).collect();
+    Error::Usage(format!("`{entry}`: {what} are {}, found {}", ports_text(ports), found.join(", ")))
+}

@@ -59,6 +59,18 @@ impl Program {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
+    /// The program with only the entry of that name, if there is one, and the states that it touches.
+    #[must_use]
+    pub fn only(&self, entry: &str) -> Program {
+        let entries: Vec<Entry> = self.entries.iter().filter(|known| known.name == entry).cloned().collect();
+        let touches = |graph: &Graph, name: &str| {
+            graph.input(name).is_some() || graph.outputs.iter().any(|(output, _)| output == name)
+        };
+        let touched = |state: &&State| entries.iter().any(|entry| touches(&entry.graph, &state.name));
+        let states = self.states.iter().filter(touched).cloned().collect();
+        Program { states, entries }
+    }
+
     /// A program without state: one entry of that name.
     pub fn pure(name: &str, graph: Graph) -> Program {
         Program {

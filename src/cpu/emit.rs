@@ -82,6 +82,26 @@ struct Shared {
     tiles: HashMap<Tile, FuncId>,
     /// `None` for a body that the level has no code for.
     bodies: HashMap<Body, Option<FuncId>>,
+    /// What has been emitted, if it is to be shown.
+    listing: Option<Listing>,
+}
+
+/// What emitting made, for dumps.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The kernels' functions in Cranelift's language.
+    pub clif: String,
+    /// The machine code of every function with its symbol.
+    pub functions: Vec<(String, Vec<u8>)>,
+}
+
+impl Shared {
+    /// Remembers a function's code.
+    fn list(&mut self, symbol: &str, code: &[u8]) {
+        if let Some(listing) = &mut self.listing {
+            listing.functions.push((symbol.to_owned(), code.to_vec()));
+        }
+    }
 }
 
 impl Emitter {
@@ -95,8 +115,20 @@ impl Emitter {
                 home,
                 tiles: HashMap::new(),
                 bodies: HashMap::new(),
+                listing: None,
             },
         }
+    }
+
+    /// From now on remembers what it emits.
+    pub fn listed(mut self) -> Emitter {
+        self.shared.listing = Some(Listing::default());
+        self
+    }
+
+    /// What it has emitted since [`Emitter::listed`].
+    pub fn listing(&self) -> Option<&Listing> {
+        self.shared.listing.as_ref()
     }
 
     /// The CPU emitted for.
@@ -115,7 +147,15 @@ impl Emitter {
         self.context.func.signature = signature;
         self.context.func.name = UserFuncName::user(0, id.as_u32());
         let defined = emit_function(module, &mut self.shared, &mut self.context, &mut self.functions, nest)
-            .and_then(|()| module.define_function(id, &mut self.context));
+            .and_then(|()| {
+                if let Some(listing) = &mut self.shared.listing {
+                    listing.clif += &format!("; {name}\n{}\n", self.context.func.display());
+                }
+                module.define_function(id, &mut self.context)
+            });
+        if let Some(code) = self.context.compiled_code() {
+            self.shared.list(&name, code.code_buffer());
+        }
         module.clear_context(&mut self.context);
         match defined {
             Ok(()) => Ok(id),
@@ -138,14 +178,12 @@ impl Shared {
         if assembled {
             signature.call_conv = CallConv::SystemV;
         }
-        let function = module.declare_function(&free_name(module, "tile"), Linkage::Local, &signature)?;
+        let symbol = free_name(module, "tile");
+        let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
         if assembled {
-            module.define_function_bytes(
-                function,
-                CODE_ALIGNMENT,
-                &assembled::assemble(&tile, self.cpu.level),
-                &[],
-            )?;
+            let code = assembled::assemble(&tile, self.cpu.level);
+            self.list(&symbol, &code);
+            module.define_function_bytes(function, CODE_ALIGNMENT, &code, &[])?;
         } else {
             tile::define(module, function, signature, &tile, &self.cpu, self.home)?;
         }
@@ -164,7 +202,9 @@ impl Shared {
                 let mut signature = module.make_signature();
                 signature.params.extend([I64; 2].map(AbiParam::new));
                 signature.call_conv = CallConv::SystemV;
-                let function = module.declare_function(&free_name(module, "lanes"), Linkage::Local, &signature)?;
+                let symbol = free_name(module, "lanes");
+                let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
+                self.list(&symbol, &code);
                 module.define_function_bytes(function, CODE_ALIGNMENT, &code, &[])?;
                 Some(function)
             }

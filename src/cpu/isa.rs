@@ -76,6 +76,15 @@ impl Cpu {
         }
     }
 
+    /// The name of its level.
+    pub fn name(&self) -> &'static str {
+        match self.level {
+            Level::Portable => "portable",
+            Level::Avx2 => "x86-64-v3",
+            Level::Avx512 => "x86-64-v4",
+        }
+    }
+
     /// A CPU of this machine's system by name: `native`, `x86-64` (which here means with SSE4.2, as `x86-64-v2`), `x86-64-v3`, `x86-64-v4`.
     pub fn named(name: &str) -> Result<Cpu, Error> {
         Cpu::of(Triple::host(), Some(name))

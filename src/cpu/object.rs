@@ -1,6 +1,6 @@
 //! Code in an object file, for any system whose linker Cranelift knows.
 
-use cranelift_module::{Module, default_libcall_names};
+use cranelift_module::{DataDescription, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 
 use super::Error;
@@ -27,6 +27,24 @@ impl Object {
     /// The module and what emits into it.
     pub fn parts(&mut self) -> (&mut dyn Module, &mut Emitter) {
         (&mut self.module, &mut self.emitter)
+    }
+
+    /// The same, remembering what is emitted; see [`Emitter::listing`].
+    pub fn listed(cpu: &Cpu, name: &str) -> Result<Object, Error> {
+        let Object { module, emitter } = Object::new(cpu, name)?;
+        Ok(Object {
+            module,
+            emitter: emitter.listed(),
+        })
+    }
+
+    /// Adds read-only bytes under an exported name, aligned to a cache line; at least one byte, for an empty array is no C.
+    pub fn constants(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let id = self.module.declare_data(name, Linkage::Export, false, false).map_err(Error::module)?;
+        let mut data = DataDescription::new();
+        data.define(if bytes.is_empty() { Box::from([0]) } else { Box::from(bytes) });
+        data.set_align(64);
+        self.module.define_data(id, &data).map_err(Error::module)
     }
 
     /// The file's bytes.

@@ -1,0 +1,93 @@
+//! The command line: one file a subcommand.
+//!
+//! Exit status 0 is success, 1 means that the work failed, 2 that it was asked for wrongly. With `--json` one JSON object goes to standard
+//! output and everything else to standard error.
+
+mod bench;
+mod compile;
+mod demo;
+mod devices;
+mod dump;
+mod model;
+mod run;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use netloom::{Cpu, Error};
+
+/// A compiler and runtime for neural networks.
+#[derive(Parser)]
+#[command(name = "netloom", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The tour: train on embedded digits, look into the compiler, compare with eager, save and load
+    Demo(demo::Options),
+    /// Train a network
+    Train(train::Options),
+    /// Apply a model to arrays
+    Run(run::Options),
+    /// Compile a model ahead of time: an object file, a C header, the weights
+    Compile(compile::Options),
+    /// Show a model at a stage of the compiler
+    Dump(dump::Options),
+    /// Time a model, compiled or eager
+    Bench(bench::Options),
+    /// List the devices found
+    Devices(devices::Options),
+}
+
+/// What every command that runs something takes.
+#[derive(Args, Clone)]
+struct Machine {
+    /// Worker threads; by default one for each core
+    #[arg(long)]
+    threads: Option<usize>,
+    /// The CPU to compile for: native, x86-64, x86-64-v3 or x86-64-v4
+    #[arg(long, default_value = "native")]
+    cpu: String,
+}
+
+impl Machine {
+    /// The number of threads.
+    fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+    }
+
+    /// The CPU.
+    fn cpu(&self) -> Result<Cpu, Error> {
+        Ok(Cpu::named(&self.cpu)?)
+    }
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Train(options) => train::run(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Compile(options) => compile::run(&options),
+        Command::Dump(options) => dump::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Devices(options) => devices::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(if matches!(error, Error::Unknown(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Prints one JSON object to standard output.
+fn print_json(value: &serde_json::Value) {
+    println!("{value}");
+}

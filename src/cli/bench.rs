@@ -1,0 +1,211 @@
+//! `netloom bench`: times a model, compiled or eager.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use netloom::eager::Eager;
+use netloom::formats::npz;
+use netloom::ir::{DType, Tensor};
+use netloom::nn::training::{PREDICT, TRAIN_STEP};
+use netloom::plan::Plan;
+use netloom::train::model::median;
+use netloom::{Error, Session, compile};
+
+#[derive(Args)]
+pub struct Options {
+    /// A netloom text file, or the name of a network
+    model: String,
+    /// Time the training step instead of prediction
+    #[arg(long)]
+    train: bool,
+    /// Run operation by operation instead of compiled
+    #[arg(long)]
+    eager: bool,
+    /// Examples in a batch
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Weights (safetensors), netloom's own or under PyTorch's names
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Arrays by input name (.npz); a single array goes to the single input
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// The results expected (.npz, array `output` or by output name); prints the greatest difference
+    #[arg(long)]
+    expect: Option<PathBuf>,
+    /// Training steps on the batch before timing; prints the loss before and after
+    #[arg(long, default_value_t = 0)]
+    replay: usize,
+    /// How long to measure
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: super::Machine,
+}
+
+/// Something that runs an entry again and again.
+enum Engine {
+    Compiled(Box<Session>),
+    Eager(Box<Eager>),
+}
+
+impl Engine {
+    fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
+        match self {
+            Engine::Compiled(session) => session.run(entry, inputs, outputs),
+            Engine::Eager(eager) => eager.run(entry, inputs, outputs),
+        }
+    }
+}
+
+pub fn run(options: &Options) -> Result<(), Error> {
+    let cpu = options.machine.cpu()?;
+    let threads = options.machine.threads();
+    let model = super::model::read(&options.model, options.batch)?;
+    let wanted = if options.train { TRAIN_STEP } else { PREDICT };
+    let entry = match &model.program.entries[..] {
+        [only] => only.name.clone(),
+        _ => wanted.to_owned(),
+    };
+    let start = Instant::now();
+    let program = model.program.only(&entry);
+    let executable = Arc::new(compile(&program, &cpu)?);
+    let compile_ms = milliseconds(start.elapsed());
+    let Some(plan) = executable.plan(&entry).cloned() else {
+        return Err(Error::Unknown(format!("`{}` has no entry `{entry}`", model.name)));
+    };
+    let inputs = arguments(&plan, options.input.as_deref())?;
+    let inputs: Vec<&Tensor> = inputs.iter().collect();
+    let mut session = Session::new(Arc::clone(&executable), threads, 0)?;
+    if let Some(path) = &options.weights {
+        super::model::load_weights(&mut session, model.net, path)?;
+    }
+    let mut outputs = session.results(&entry)?;
+    let mut engine = if options.eager {
+        Engine::Eager(Box::new(Eager::new(&program, &cpu, threads, &session)?))
+    } else {
+        Engine::Compiled(Box::new(session))
+    };
+
+    engine.run(&entry, &inputs, &mut outputs)?;
+    let first = outputs.clone();
+    for _ in 0..options.replay {
+        engine.run(&entry, &inputs, &mut outputs)?;
+    }
+    let replayed = outputs.clone();
+    let error = options.expect.as_deref().map(|path| greatest_difference(&plan, &first, path)).transpose()?;
+
+    let mut times = Vec::new();
+    let until = Instant::now() + Duration::from_secs_f64(options.seconds.max(0.0));
+    while times.len() < 5 || Instant::now() < until && times.len() < 200_000 {
+        let start = Instant::now();
+        engine.run(&entry, &inputs, &mut outputs)?;
+        times.push(start.elapsed());
+    }
+    let median_ms = milliseconds(median(&mut times));
+    let (kernels, arena_bytes, allocations) = match &engine {
+        Engine::Compiled(session) => (plan.kernel_runs(), session.arena_bytes(), 0),
+        Engine::Eager(eager) => (eager.kernel_runs(&entry), eager.peak_bytes(), eager.allocations(&entry)),
+    };
+    let mut report = serde_json::json!({
+        "model": model.name,
+        "entry": entry,
+        "device": "cpu",
+        "cpu": cpu.name(),
+        "threads": threads,
+        "mode": if options.eager { "eager" } else { "compiled" },
+        "batch": plan.inputs.first().and_then(|port| port.ty.shape.first()),
+        "median_ms": median_ms,
+        "min_ms": milliseconds(times[0]),
+        "runs": times.len(),
+        "compile_ms": compile_ms,
+        "kernels": kernels,
+        "arena_bytes": arena_bytes,
+        "allocations": allocations,
+        "peak_rss_bytes": peak_rss_bytes(),
+    });
+    if options.train && options.replay > 0 {
+        report["loss_first"] = first[0].get(0).as_f64().into();
+        report["loss_replayed"] = replayed[0].get(0).as_f64().into();
+    }
+    if let Some(error) = error {
+        report["max_abs_err"] = error.into();
+    }
+    if options.json {
+        super::print_json(&report);
+    } else {
+        for (name, value) in report.as_object().into_iter().flatten() {
+            println!("{name:<16} {value}");
+        }
+    }
+    Ok(())
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The arguments of an entry: from a file, or made up, the same each time.
+fn arguments(plan: &Plan, path: Option<&Path>) -> Result<Vec<Tensor>, Error> {
+    let Some(path) = path else {
+        return Ok(plan.inputs.iter().map(|port| made_up(port.ty.dtype, &port.ty.shape)).collect());
+    };
+    let arrays = npz::load(path)?;
+    plan.inputs
+        .iter()
+        .map(|port| {
+            let by_name = arrays.iter().find(|(name, _)| *name == port.name || name == "input" && port.name == "x");
+            let only = (plan.inputs.len() == 1 && arrays.len() == 1).then(|| &arrays[0]);
+            let found = by_name.or(only).map(|(_, array)| array.clone());
+            found.ok_or_else(|| Error::file(path, format!("there is no array for the argument `{}`: {}", port.name, port.ty)))
+        })
+        .collect()
+}
+
+/// Values spread over [-1, 1], or small whole numbers.
+fn made_up(dtype: DType, shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    let spread = (0..count).map(|at| (at as u32).wrapping_mul(2_654_435_769));
+    match dtype {
+        DType::I64 => Tensor::from_i64(shape, &spread.map(|x| i64::from(x >> 16) % 10).collect::<Vec<_>>()),
+        _ => Tensor::from_scalars(
+            dtype,
+            shape,
+            spread.map(|x| netloom::ir::Scalar::Float(f64::from(x) / f64::from(1u32 << 31) - 1.0)),
+        ),
+    }
+}
+
+fn greatest_difference(plan: &Plan, outputs: &[Tensor], path: &Path) -> Result<f64, Error> {
+    let arrays = npz::load(path)?;
+    let mut greatest: Option<f64> = None;
+    for (port, output) in plan.outputs.iter().zip(outputs) {
+        let expected = arrays.iter().find(|(name, _)| *name == port.name || name == "output" && plan.outputs.len() == 1);
+        let Some((name, expected)) = expected else { continue };
+        if expected.shape() != output.shape() {
+            return Err(Error::file(path, format!("`{name}` is {}, the model gives {}", expected.ty(), output.ty())));
+        }
+        let here = output.scalars().zip(expected.scalars()).map(|(a, b)| (a.as_f64() - b.as_f64()).abs()).fold(0.0, f64::max);
+        greatest = Some(greatest.map_or(here, |known| known.max(here)));
+    }
+    greatest.ok_or_else(|| Error::file(path, "holds no array named like a result or `output`"))
+}
+
+/// The most memory this process has had, where the system tells.
+fn peak_rss_bytes() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+        // Linux counts in KiB, macOS in bytes.
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        u64::try_from(usage.max_rss()).ok().map(|rss| rss * unit)
+    }
+    #[cfg(not(unix))]
+    None
+}

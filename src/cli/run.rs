@@ -1,0 +1,50 @@
+//! `netloom run`: applies a model to arrays.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use netloom::formats::npz;
+use netloom::nn::training::PREDICT;
+use netloom::{Error, Session, compile};
+
+#[derive(Args)]
+pub struct Options {
+    /// A netloom text file, or the name of a network
+    model: String,
+    /// Arrays by input name (.npz); a single array goes to the single input
+    #[arg(long)]
+    input: PathBuf,
+    /// Where the results go, by output name (.npz)
+    #[arg(long)]
+    output: PathBuf,
+    /// The entry to run
+    #[arg(long, default_value = PREDICT)]
+    entry: String,
+    /// Weights (safetensors), netloom's own or under PyTorch's names
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// What states without weights start from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    machine: super::Machine,
+}
+
+pub fn run(options: &Options) -> Result<(), Error> {
+    let arrays = npz::load(&options.input)?;
+    let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
+    let model = super::model::read(&options.model, batch)?;
+    let executable = Arc::new(compile(&model.program, &options.machine.cpu()?)?);
+    let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
+    if let Some(path) = &options.weights {
+        super::model::load_weights(&mut session, model.net, path)?;
+    }
+    let only = executable.plan(&options.entry).filter(|plan| plan.inputs.len() == 1 && arrays.len() == 1);
+    let arguments: Vec<_> = match only {
+        Some(plan) => vec![(plan.inputs[0].name.as_str(), &arrays[0].1)],
+        None => arrays.iter().map(|(name, array)| (name.as_str(), array)).collect(),
+    };
+    let results = session.call(&options.entry, &arguments)?;
+    npz::save(&options.output, &results)
+}

@@ -1,0 +1,358 @@
+//! `netloom train`: trains a network and writes what it learnt.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use netloom::nn::training::TRAIN_STEP;
+use netloom::nn::zoo::{self, Net};
+use netloom::nn::{Rate, Training};
+use netloom::train::model::ModelOptions;
+use netloom::train::report::{Picture, Series, curves, gallery};
+use netloom::train::{Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, FitOptions, Flow, History, Model};
+use netloom::{Error, Session};
+
+#[derive(Args)]
+pub struct Options {
+    /// The name of a network
+    net: String,
+    /// A folder with MNIST-style IDX files; without it the digits in this program
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Times that every example is seen
+    #[arg(long, default_value_t = 5)]
+    epochs: usize,
+    /// Examples in a batch; by default the network's usual one
+    #[arg(long)]
+    batch: Option<usize>,
+    /// The learning rate; by default the network's usual one
+    #[arg(long)]
+    rate: Option<f64>,
+    /// What weights, dropout and the order of examples are drawn from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Go on from a checkpoint
+    #[arg(long)]
+    resume: Option<PathBuf>,
+    /// Stop when the validation loss has not improved for so many epochs
+    #[arg(long)]
+    patience: Option<usize>,
+    /// Where weights, logs and pictures go
+    #[arg(long, default_value = "out")]
+    out: PathBuf,
+    /// Name the first operation that makes a NaN or infinity, if the loss becomes one
+    #[arg(long)]
+    nan: bool,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: super::Machine,
+}
+
+pub fn run(options: &Options) -> Result<(), Error> {
+    let net = zoo::find(&options.net)?;
+    let mut training = (net.training)();
+    if let Some(rate) = options.rate {
+        training.rate = Rate::Constant(rate);
+    }
+    let data = Data::read(net, options.data.as_deref(), options.seed)?;
+    let plan = Fit {
+        net,
+        training,
+        batch: options.batch.unwrap_or(net.batch),
+        epochs: options.epochs,
+        seed: options.seed,
+        resume: options.resume.as_deref(),
+        patience: options.patience,
+        out: &options.out,
+        nan: options.nan,
+        machine: &options.machine,
+    };
+    let (_, report) = fit(&plan, &data)?;
+    if options.json {
+        super::print_json(&report.json(net.name, options.machine.threads()));
+    }
+    Ok(())
+}
+
+/// Data to train on, to choose by, and to test on.
+pub struct Data {
+    pub train: Dataset,
+    pub validation: Dataset,
+    pub test: Dataset,
+}
+
+/// The share of the training data that is held back for validation.
+const VALIDATION_SHARE: f64 = 0.1;
+
+impl Data {
+    /// The data that suit a network: IDX files from a folder, or the embedded digits.
+    pub fn read(net: &Net, folder: Option<&Path>, seed: u64) -> Result<Data, Error> {
+        let (train, test) = match folder {
+            Some(folder) => {
+                let pair = |part: &str| {
+                    let file = |what: &str| idx_file(folder, part, what);
+                    Dataset::from_idx(&file("images-idx3-ubyte")?, &file("labels-idx1-ubyte")?)
+                };
+                (pair("train")?, pair("test").or_else(|_| pair("t10k"))?)
+            }
+            None => embedded()?,
+        };
+        let suit = |data: Dataset| {
+            let data = if net.example.len() == 1 { data.flattened() } else { data };
+            if net.target == Some(net.example) { Dataset::new(data.inputs.clone(), data.inputs) } else { Ok(data) }
+        };
+        let (train, validation) = suit(train)?.split(VALIDATION_SHARE, seed)?;
+        Ok(Data { train, validation, test: suit(test)? })
+    }
+}
+
+#[cfg(feature = "demo")]
+fn embedded() -> Result<(Dataset, Dataset), Error> {
+    Dataset::digits()
+}
+
+#[cfg(not(feature = "demo"))]
+fn embedded() -> Result<(Dataset, Dataset), Error> {
+    Err(Error::Usage("this program was built without data; give a folder with `--data`".to_owned()))
+}
+
+/// The file of that name in a folder, gzip or not.
+fn idx_file(folder: &Path, part: &str, what: &str) -> Result<PathBuf, Error> {
+    let plain = folder.join(format!("{part}-{what}"));
+    let packed = folder.join(format!("{part}-{what}.gz"));
+    match (plain.exists(), packed.exists()) {
+        (true, _) => Ok(plain),
+        (_, true) => Ok(packed),
+        _ => Err(Error::file(plain, "neither this file nor the same with .gz is there")),
+    }
+}
+
+/// A training as the commands `train` and `demo` run it.
+pub struct Fit<'a> {
+    pub net: &'static Net,
+    pub training: Training,
+    pub batch: usize,
+    pub epochs: usize,
+    pub seed: u64,
+    pub resume: Option<&'a Path>,
+    pub patience: Option<usize>,
+    pub out: &'a Path,
+    pub nan: bool,
+    pub machine: &'a super::Machine,
+}
+
+/// What a training brought.
+pub struct Report {
+    pub history: History,
+    pub test_loss: f64,
+    pub test_accuracy: Option<f64>,
+    pub files: Vec<String>,
+}
+
+impl Report {
+    /// As `--json` prints it.
+    pub fn json(&self, net: &str, threads: usize) -> serde_json::Value {
+        let last = self.history.epochs.last();
+        serde_json::json!({
+            "net": net,
+            "device": "cpu",
+            "threads": threads,
+            "epochs": self.history.epochs.len(),
+            "steps": self.history.steps,
+            "step_ms": last.map(|epoch| epoch.step_ms),
+            "train_loss": last.map(|epoch| epoch.objective),
+            "validation_loss": last.and_then(|epoch| epoch.validation_loss),
+            "test_loss": self.test_loss,
+            "test_accuracy": self.test_accuracy,
+            "files": self.files,
+        })
+    }
+}
+
+/// Trains with a progress bar, and writes checkpoint, log, curves and pictures.
+pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
+    std::fs::create_dir_all(plan.out).map_err(|reason| Error::file(plan.out, reason))?;
+    let options = ModelOptions {
+        batch: plan.batch,
+        threads: plan.machine.threads(),
+        seed: plan.seed,
+        cpu: plan.machine.cpu()?,
+    };
+    let mut model = Model::compile((plan.net.layers)(), &plan.training, &data.train, options)?;
+    eprint!("{}", model.summary()?);
+    let steps = data.train.len() / plan.batch;
+    let mut first_epoch = 0;
+    if let Some(path) = plan.resume {
+        model.load(path)?;
+        let done = model.session().state(netloom::nn::scope::STEP)?.get(0).as_i128();
+        first_epoch = usize::try_from(done).unwrap_or(0) / steps.max(1);
+        eprintln!("resumed from {} after {first_epoch} epochs", path.display());
+    }
+
+    let bar = ProgressBar::new(steps as u64).with_style(
+        ProgressStyle::with_template("epoch {prefix} {bar:32} {pos}/{len} steps, {eta} left, objective {msg}")
+            .expect("the template is valid"),
+    );
+    let mut on_step = |step: usize, loss: f64| {
+        bar.set_position(step as u64);
+        if step % 8 == 0 {
+            bar.set_message(format!("{loss:.4}"));
+        }
+    };
+    let mut show = Show { bar: &bar, last: first_epoch + plan.epochs };
+    bar.set_prefix(format!("{}", first_epoch + 1));
+    let mut log = CsvLog::new(plan.out.join("log.csv"));
+    if plan.resume.is_none() {
+        // A new training begins a new log.
+        let _ = std::fs::remove_file(plan.out.join("log.csv"));
+    }
+    let mut best = Checkpoint::new(plan.out.join("best.safetensors"));
+    let mut early = plan.patience.map(EarlyStopping::new);
+    let mut callbacks: Vec<&mut dyn Callback> = vec![&mut show, &mut log, &mut best];
+    callbacks.extend(early.as_mut().map(|early| early as &mut dyn Callback));
+    let fitted = model.fit(
+        &data.train,
+        FitOptions {
+            epochs: plan.epochs,
+            first_epoch,
+            validation: Some(&data.validation),
+            callbacks,
+            on_step: Some(&mut on_step),
+            interrupt: Some(interrupted()),
+        },
+    );
+    bar.finish_and_clear();
+    let history = match fitted {
+        Err(Error::Training(message)) if plan.nan => return Err(explained(&mut model, plan, data, message)?),
+        fitted => fitted?,
+    };
+    let weights = plan.out.join("weights.safetensors");
+    model.save(&weights)?;
+    if history.interrupted {
+        return Err(Error::Training(format!(
+            "interrupted after {} steps; the checkpoint is {}, go on with `--resume {}`",
+            history.steps,
+            weights.display(),
+            weights.display()
+        )));
+    }
+    let scores = model.evaluate(&data.test)?;
+    match scores.accuracy {
+        Some(accuracy) => eprintln!("test: loss {:.4}, accuracy {:.2} %", scores.loss, 100.0 * accuracy),
+        None => eprintln!("test: loss {:.4}", scores.loss),
+    }
+    let mut files = vec!["weights.safetensors".to_owned(), "best.safetensors".to_owned(), "log.csv".to_owned()];
+    files.extend(pictures(plan, data, &mut model, &history)?);
+    Ok((model, Report { history, test_loss: scores.loss, test_accuracy: scores.accuracy, files }))
+}
+
+/// Set by Ctrl-C.
+fn interrupted() -> &'static AtomicBool {
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    FLAG.get_or_init(|| {
+        let flag = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&flag);
+        // Without a handler Ctrl-C ends the program at once, as it does anyway where signals are not to be had.
+        let _ = ctrlc::set_handler(move || set.store(true, std::sync::atomic::Ordering::Relaxed));
+        flag
+    })
+}
+
+/// Prints a line for each epoch above the bar.
+struct Show<'a> {
+    bar: &'a ProgressBar,
+    last: usize,
+}
+
+impl Callback for Show<'_> {
+    fn after_epoch(&mut self, epoch: &Epoch, _: &mut Session) -> Result<Flow, Error> {
+        let mut line = format!("epoch {}/{}: objective {:.4}", epoch.number, self.last, epoch.objective);
+        if let Some(loss) = epoch.validation_loss {
+            line += &format!(", validation loss {loss:.4}");
+        }
+        if let Some(accuracy) = epoch.validation_accuracy {
+            line += &format!(", accuracy {:.2} %", 100.0 * accuracy);
+        }
+        line += &format!(", {:.2} ms a step", epoch.step_ms);
+        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+        self.bar.set_prefix(format!("{}", epoch.number + 1));
+        self.bar.reset();
+        Ok(Flow::Continue)
+    }
+}
+
+/// Looks for the first operation of the training step that gives no number, on the present states.
+fn explained(model: &mut Model, plan: &Fit<'_>, data: &Data, message: String) -> Result<Error, Error> {
+    use netloom::eager::Eager;
+    use netloom::nn::training::program;
+    let (input, target) = (plan.net.input(plan.batch), plan.net.target(plan.batch));
+    let program = program(&(plan.net.layers)(), &input, &target, &plan.training)?.only(TRAIN_STEP);
+    let mut eager = Eager::new(&program, &plan.machine.cpu()?, plan.machine.threads(), model.session())?;
+    let mut loss = model.session().results(TRAIN_STEP)?;
+    let order: Vec<usize> = (0..data.train.len()).collect();
+    for positions in order.chunks_exact(plan.batch) {
+        let batch = data.train.select(positions);
+        let found = eager.first_not_finite(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
+        if let Some(place) = found {
+            return Ok(Error::Training(format!("{message}\n  = the first value that is no number comes from {place}")));
+        }
+    }
+    Ok(Error::Training(message))
+}
+
+/// Curves of the training, the filters of a first convolution, and digits taken for others.
+fn pictures(plan: &Fit<'_>, data: &Data, model: &mut Model, history: &History) -> Result<Vec<String>, Error> {
+    let out = |name: &str| plan.out.join(name);
+    let epochs = &history.epochs;
+    let mut files = vec!["loss.svg".to_owned()];
+    let losses = [
+        Series::counted("training", epochs.iter().map(|epoch| epoch.objective)),
+        Series::counted("validation", epochs.iter().filter_map(|epoch| epoch.validation_loss)),
+    ];
+    curves(&out("loss.svg"), &format!("Loss of {}", plan.net.name), "epoch", "loss", &losses)?;
+    if plan.net.target.is_none() {
+        let accuracy = Series::counted("validation", epochs.iter().filter_map(|epoch| epoch.validation_accuracy));
+        let title = format!("Accuracy of {}", plan.net.name);
+        curves(&out("accuracy.svg"), &title, "epoch", "accuracy", &[accuracy])?;
+        files.push("accuracy.svg".to_owned());
+        let wrong = mistakes(model, &data.test)?;
+        gallery(&out("mistakes.svg"), "Test digits taken for others: truth → answer", 8, &wrong)?;
+        files.push("mistakes.svg".to_owned());
+    }
+    if let Ok(filters) = model.session().state("0.weight")
+        && let &[count, channels, height, width] = filters.shape()
+    {
+        let values = filters.to_f32();
+        let tiles: Vec<Picture> = values
+            .chunks_exact(channels * height * width)
+            .take(count)
+            .map(|filter| Picture::stretched(height, width, &filter[..height * width], String::new()))
+            .collect();
+        gallery(&out("filters.svg"), "Filters of the first layer", 10, &tiles)?;
+        files.push("filters.svg".to_owned());
+    }
+    Ok(files)
+}
+
+/// The most pictures in the gallery of mistakes.
+const MISTAKES: usize = 40;
+
+fn mistakes(model: &mut Model, test: &Dataset) -> Result<Vec<Picture>, Error> {
+    let answers = netloom::train::metrics::best_classes(&model.predict(&test.inputs)?);
+    let labels = test.targets.to_i64();
+    let side = (test.inputs.count() / test.len().max(1)).isqrt();
+    let values = test.inputs.to_f32();
+    let wrong = (0..test.len()).filter(|&at| labels[at] != answers[at] as i64).take(MISTAKES);
+    Ok(wrong
+        .map(|at| Picture {
+            height: side,
+            width: side,
+            pixels: values[at * side * side..][..side * side].to_vec(),
+            caption: format!("{} → {}", labels[at], answers[at]),
+        })
+        .collect())
+}

@@ -1,0 +1,198 @@
+//! From a program to an executable: the stages, composed here and nowhere else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cranelift_module::Linkage;
+use netloom_ir::builder::Builder;
+use netloom_ir::fuse;
+use netloom_ir::graph::Graph;
+use netloom_ir::kernel::verify;
+use netloom_ir::passes;
+use netloom_ir::program::{Entry, Init, Program};
+use netloom_ir::{DType, Tensor};
+
+use crate::cpu::entry::{emit_barrier, emit_entry};
+use crate::cpu::isa::Cpu;
+use crate::cpu::jit::Jit;
+use crate::cpu::object::Object;
+use crate::cpu::runner::Code;
+use crate::error::Error;
+use crate::plan::{self, Kernels, Memory, Plan, StateSlot};
+
+/// The entry that computes the first values of states from `seed`, a `u64` scalar; present if any state starts from a graph.
+pub const INIT: &str = "init";
+
+/// How long each stage took.
+#[derive(Clone, Debug, Default)]
+pub struct Stages(pub Vec<(&'static str, Duration)>);
+
+impl Stages {
+    /// Runs a stage and adds its time to what it took before.
+    pub fn time<T>(&mut self, stage: &'static str, run: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = run();
+        self.add(stage, start.elapsed());
+        result
+    }
+
+    /// Adds to the time of a stage.
+    pub fn add(&mut self, stage: &'static str, took: Duration) {
+        match self.0.iter_mut().find(|(name, _)| *name == stage) {
+            Some((_, total)) => *total += took,
+            None => self.0.push((stage, took)),
+        }
+    }
+
+    /// All stages together.
+    pub fn total(&self) -> Duration {
+        self.0.iter().map(|(_, took)| *took).sum()
+    }
+}
+
+/// A program up to code: improved graphs, kernels, plans. What `dump` shows and what emission reads.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The entries after the passes, [`INIT`] included.
+    pub graphs: Vec<(String, Graph)>,
+    /// One plan for each entry, in the same order.
+    pub plans: Vec<Plan>,
+    /// The distinct kernels.
+    pub kernels: Kernels,
+    /// Places of states, and the constants.
+    pub memory: Memory,
+    /// States that start with given elements.
+    pub given: Vec<(String, Arc<Tensor>)>,
+    /// How long it took.
+    pub stages: Stages,
+}
+
+/// Checks, improves, cuts, builds, schedules and plans a program.
+///
+/// # Errors
+/// Everything that is wrong with the program.
+pub fn lower(program: &Program, cpu: &Cpu) -> Result<Lowered, Error> {
+    program.verify()?;
+    let target = cpu.target();
+    let mut stages = Stages::default();
+    let mut memory = Memory::new(&program.states);
+    let mut kernels = Kernels::new(target.clone());
+    let mut graphs = Vec::new();
+    let mut plans = Vec::new();
+    for entry in program.entries.iter().cloned().chain(init_entry(program)) {
+        let graph = stages.time("improve", || passes::run(&entry.graph, &target, &mut |_| {}));
+        let start = Instant::now();
+        let before = kernels.stages.total();
+        plans.push(plan::plan(&entry.name, &graph, fuse::regions, &mut memory, &mut kernels));
+        stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
+        graphs.push((entry.name, graph));
+    }
+    for &(stage, took) in &kernels.stages.0 {
+        stages.add(stage, took);
+    }
+    stages.time("verify", || {
+        for nest in kernels.nests() {
+            if let Err(problems) = verify::verify(nest) {
+                panic!("schedule of `{}` is not valid: {}", nest.name, problems.join("; "));
+            }
+        }
+    });
+    let given = program
+        .states
+        .iter()
+        .filter_map(|state| match &state.init {
+            Init::Tensor(tensor) => Some((state.name.clone(), Arc::clone(tensor))),
+            Init::Graph(_) => None,
+        })
+        .collect();
+    Ok(Lowered { graphs, plans, kernels, memory, given, stages })
+}
+
+/// One entry for the first values of all states that start from a graph.
+fn init_entry(program: &Program) -> Option<Entry> {
+    let builder = Builder::new();
+    let mut outputs = Vec::new();
+    for state in &program.states {
+        if let Init::Graph(graph) = &state.init {
+            let seed = graph.inputs().iter().map(|_| builder.input("seed", DType::U64, [])).collect::<Vec<_>>();
+            outputs.push((state.name.clone(), builder.inline(graph, &seed)[0]));
+        }
+    }
+    if outputs.is_empty() {
+        return None;
+    }
+    let graph = builder.finish(outputs).expect("`Program::verify` has checked the graphs that states start from");
+    Some(Entry { name: INIT.to_owned(), graph })
+}
+
+/// A compiled program.
+pub struct Executable {
+    /// The code.
+    pub(crate) code: Arc<Code>,
+    /// Where each state lies.
+    pub states: Vec<StateSlot>,
+    /// States that start with given elements; [`INIT`] makes the others.
+    pub(crate) given: Vec<(String, Arc<Tensor>)>,
+    /// The number of distinct kernels.
+    pub kernel_count: usize,
+    /// How long each stage of compilation took.
+    pub stages: Stages,
+}
+
+impl Executable {
+    /// The plans of the entries.
+    pub fn plans(&self) -> impl ExactSizeIterator<Item = &Plan> {
+        self.code.plans()
+    }
+
+    /// The plan of the entry of that name.
+    pub fn plan(&self, entry: &str) -> Option<&Plan> {
+        self.plans().find(|plan| plan.name == entry)
+    }
+}
+
+/// Compiles a program for this machine.
+///
+/// # Errors
+/// Everything that is wrong with the program; or that this machine cannot run code for `cpu`.
+pub fn compile(program: &Program, cpu: &Cpu) -> Result<Executable, Error> {
+    let mut lowered = lower(program, cpu)?;
+    let mut stages = std::mem::take(&mut lowered.stages);
+    let mut jit = Jit::new(cpu)?;
+    let start = Instant::now();
+    let barrier = emit_barrier(jit.parts().0)?;
+    let kernels = lowered.kernels.nests().iter().map(|nest| jit.emit(nest)).collect::<Result<Vec<_>, _>>()?;
+    let mut entries = Vec::new();
+    for plan in &lowered.plans {
+        let symbol = format!("entry_{}", plan.name);
+        let (module, _) = jit.parts();
+        entries.push(emit_entry(module, &symbol, Linkage::Local, plan, &kernels, barrier)?);
+    }
+    stages.add("emit", start.elapsed());
+    stages.time("link", || jit.finish())?;
+    let kernel_count = lowered.kernels.len();
+    let entries = lowered.plans.into_iter().zip(entries).map(|(plan, id)| (plan, jit.address(id))).collect();
+    // SAFETY: each address is the entry emitted above from the plan beside it; plans, constants and states are one program's.
+    let code = unsafe { Code::new(jit, entries, &lowered.memory.constants, lowered.memory.state_bytes)? };
+    Ok(Executable { code: Arc::new(code), states: lowered.memory.states, given: lowered.given, kernel_count, stages })
+}
+
+/// Emits a lowered program as an object file whose entries are exported as `PREFIX_ENTRY`.
+///
+/// # Errors
+/// If there is no code for the target.
+pub fn object(lowered: &Lowered, cpu: &Cpu, prefix: &str) -> Result<Vec<u8>, Error> {
+    let mut object = Object::new(cpu, prefix)?;
+    let (module, emitter) = object.parts();
+    let barrier = emit_barrier(module)?;
+    let mut kernels = Vec::new();
+    for nest in lowered.kernels.nests() {
+        kernels.push(emitter.emit(module, nest)?);
+    }
+    for plan in &lowered.plans {
+        let symbol = format!("{prefix}_{}", plan.name);
+        emit_entry(module, &symbol, Linkage::Export, plan, &kernels, barrier)?;
+    }
+    object.constants(&format!("{prefix}_constants"), &lowered.memory.constants)?;
+    Ok(object.finish()?)
+}

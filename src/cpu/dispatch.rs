@@ -1,0 +1,283 @@
+//! Eager execution: the host goes through the steps, gives each result a buffer of its own, and calls one kernel at a time.
+
+use std::ops::Range;
+
+use netloom_ir::Tensor;
+use netloom_ir::kernel::Role;
+
+use super::Error;
+use super::entry::{ARENA_HEADER_BYTES, Call, emit_barrier};
+use super::isa::Cpu;
+use super::jit::{Jit, KernelFn};
+use super::runner::{Block, is_of_type};
+use super::threads::{Pool, yield_to_others};
+use crate::plan::{ALIGN, Base, Kernels, Outline, Place, Step, is_shared_kernel};
+
+/// Kernels, each compiled once, and the memory and threads to call them.
+pub struct Dispatcher {
+    /// Owns the memory that `functions` point into.
+    _jit: Jit,
+    kernels: Vec<Callable>,
+    constants: Block,
+    states: Block,
+    /// What barriers and worker scratch need.
+    arena: Block,
+    worker_bytes: usize,
+    pool: Pool,
+    temps: Vec<Option<Block>>,
+    live_bytes: usize,
+    peak_bytes: usize,
+    allocations: usize,
+}
+
+/// A kernel ready to be called.
+#[derive(Clone)]
+struct Callable {
+    function: KernelFn,
+    /// Whether several workers share in it.
+    shared: bool,
+    /// Which of its buffers are results.
+    results: Range<usize>,
+}
+
+/// The memory of one run that is the caller's.
+struct Frame<'a> {
+    outline: &'a Outline,
+    inputs: Vec<*mut u8>,
+    outputs: Vec<*mut u8>,
+    /// The iteration numbers of the enclosing repeats, outermost first.
+    iterations: Vec<usize>,
+}
+
+// SAFETY: the pool's threads touch the memory only within `run`; the code is immutable.
+unsafe impl Send for Dispatcher {}
+
+impl Dispatcher {
+    /// Compiles the kernels of some outlines.
+    ///
+    /// # Errors
+    /// If there is no code for the CPU or not enough memory.
+    pub fn new(
+        kernels: &Kernels,
+        outlines: &[Outline],
+        constants: &[u8],
+        states: &[u8],
+        cpu: &Cpu,
+        threads: usize,
+    ) -> Result<Dispatcher, Error> {
+        let mut jit = Jit::new(cpu)?;
+        emit_barrier(jit.parts().0)?;
+        let ids = kernels.nests().iter().map(|nest| jit.emit(nest)).collect::<Result<Vec<_>, _>>()?;
+        jit.finish()?;
+        let callables = ids
+            .into_iter()
+            .zip(kernels.nests())
+            .map(|(id, nest)| {
+                let address = jit.address(id);
+                // SAFETY: `Jit::emit` defines functions of the kernel ABI.
+                let function = unsafe { std::mem::transmute::<*const u8, KernelFn>(address) };
+                let count = |role| nest.buffers.iter().filter(|buffer| buffer.role == role).count();
+                let inputs = count(Role::Input);
+                let results = inputs..inputs + count(Role::Output);
+                Callable { function, shared: is_shared_kernel(nest), results }
+            })
+            .collect();
+        let copy = |bytes: &[u8]| {
+            let mut block = Block::zeroed(bytes.len())?;
+            block.bytes_mut().copy_from_slice(bytes);
+            Ok::<Block, Error>(block)
+        };
+        let pool = Pool::new(threads);
+        let worker_bytes = outlines.iter().map(|outline| outline.worker_bytes).max().unwrap_or(0);
+        let temps = outlines.iter().map(|outline| outline.temps.len()).max().unwrap_or(0);
+        Ok(Dispatcher {
+            _jit: jit,
+            kernels: callables,
+            constants: copy(constants)?,
+            states: copy(states)?,
+            arena: Block::zeroed(ARENA_HEADER_BYTES + worker_bytes * pool.workers())?,
+            worker_bytes,
+            pool,
+            temps: std::iter::repeat_with(|| None).take(temps).collect(),
+            live_bytes: 0,
+            peak_bytes: 0,
+            allocations: 0,
+        })
+    }
+
+    /// The block of states.
+    pub fn states(&self) -> &[u8] {
+        self.states.bytes()
+    }
+
+    /// The most bytes of results alive at once, so far.
+    pub fn peak_bytes(&self) -> usize {
+        self.peak_bytes
+    }
+
+    /// Buffers allocated so far.
+    pub fn allocations(&self) -> usize {
+        self.allocations
+    }
+
+    /// Runs the steps of an outline.
+    ///
+    /// `observe` is called after each step at the outermost level with its number and the bytes of the results it wrote, and ends the
+    /// run by giving `false`.
+    ///
+    /// # Panics
+    /// If arguments or results are not of the outline's types; [`crate::eager`] checks before.
+    pub fn run(
+        &mut self,
+        outline: &Outline,
+        inputs: &[&Tensor],
+        outputs: &mut [Tensor],
+        observe: &mut dyn FnMut(usize, &[&[u8]]) -> bool,
+    ) -> Result<(), Error> {
+        assert!(inputs.len() == outline.inputs.len() && outputs.len() == outline.outputs.len());
+        let fits = |tensor: &Tensor, port: &crate::plan::Port| is_of_type(tensor, &port.ty);
+        assert!(inputs.iter().zip(&outline.inputs).all(|(tensor, port)| fits(tensor, port)));
+        assert!(outputs.iter().zip(&outline.outputs).all(|(tensor, port)| fits(tensor, port)));
+        let inputs: Vec<*mut u8> = inputs.iter().map(|tensor| tensor.bytes().as_ptr().cast_mut()).collect();
+        let outputs: Vec<*mut u8> = outputs.iter_mut().map(|tensor| tensor.bytes_mut().as_mut_ptr()).collect();
+        let mut frame = Frame { outline, inputs, outputs, iterations: Vec::new() };
+        for (number, step) in outline.steps.iter().enumerate() {
+            self.step(step, &mut frame)?;
+            let mut written = Vec::new();
+            if let Step::Kernel { kernel, buffers, .. } = step {
+                let results = self.kernels[kernel.0].results.clone();
+                for place in &buffers[results] {
+                    let address = self.address(place, &frame, 0)?;
+                    // SAFETY: the place is a buffer of `place.bytes` bytes that the step has just written.
+                    written.push(unsafe { std::slice::from_raw_parts(address.cast_const(), place.bytes) });
+                }
+            }
+            let go_on = observe(number, &written);
+            for &temp in &outline.freed_after[number] {
+                if let Some(block) = self.temps[temp].take() {
+                    self.live_bytes -= block.bytes().len();
+                }
+            }
+            if !go_on {
+                break;
+            }
+        }
+        self.temps.fill_with(|| None);
+        self.live_bytes = 0;
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step, frame: &mut Frame<'_>) -> Result<(), Error> {
+        match step {
+            Step::Kernel { kernel, buffers, .. } => self.kernel(kernel.0, buffers, frame),
+            Step::Copy { from, to } => {
+                let (source, target) = (self.address(from, frame, 0)?, self.address(to, frame, 0)?);
+                // SAFETY: a plan's copies are between places of equal length that do not overlap.
+                unsafe { std::ptr::copy_nonoverlapping(source, target, from.bytes) };
+                Ok(())
+            }
+            Step::Count { to, from_end } => {
+                let iteration = *frame.iterations.last().expect("a count stands in a repeat");
+                let value = from_end.map_or(iteration, |times| times - 1 - iteration) as i64;
+                let target = self.address(to, frame, 0)?;
+                // SAFETY: the place has the 8 bytes of an `i64`.
+                unsafe { target.cast::<i64>().write_unaligned(value) };
+                Ok(())
+            }
+            Step::Barrier => Ok(()),
+            Step::Repeat { times, body } => {
+                for iteration in 0..*times {
+                    frame.iterations.push(iteration);
+                    body.iter().try_for_each(|step| self.step(step, frame))?;
+                    frame.iterations.pop();
+                }
+                Ok(())
+            }
+            Step::Branch { condition, then, otherwise } => {
+                let body = if self.truth(condition, frame)? { then } else { otherwise };
+                body.iter().try_for_each(|step| self.step(step, frame))
+            }
+            Step::While { condition, go_on, body } => loop {
+                condition.iter().try_for_each(|step| self.step(step, frame))?;
+                if !self.truth(go_on, frame)? {
+                    return Ok(());
+                }
+                body.iter().try_for_each(|step| self.step(step, frame))?;
+            },
+        }
+    }
+
+    fn kernel(&mut self, kernel: usize, buffers: &[Place], frame: &Frame<'_>) -> Result<(), Error> {
+        let Callable { function, shared, .. } = self.kernels[kernel].clone();
+        let workers = if shared { self.pool.workers() } else { 1 };
+        let mut addresses = Vec::with_capacity(workers);
+        for worker in 0..workers {
+            let mut own = Vec::with_capacity(buffers.len());
+            for place in buffers {
+                own.push(self.address(place, frame, worker)?);
+            }
+            addresses.push(own);
+        }
+        let call = Call {
+            inputs: std::ptr::null(),
+            outputs: std::ptr::null(),
+            states: self.states.address(),
+            constants: self.constants.address(),
+            arena: self.arena.address(),
+            wait: Some(yield_to_others),
+        };
+        let parts = Parts { call: &call, addresses: &addresses };
+        let task = |worker: usize| {
+            let (call, addresses) = parts.get();
+            // SAFETY: the nest was verified; its buffers have the lengths its plan gave them, scratch is each worker's own.
+            unsafe { function(addresses[worker].as_ptr(), std::ptr::from_ref(call).cast(), worker as u64, workers as u64) }
+        };
+        if shared { self.pool.run(&task) } else { task(0) }
+        Ok(())
+    }
+
+    fn truth(&mut self, place: &Place, frame: &Frame<'_>) -> Result<bool, Error> {
+        let address = self.address(place, frame, 0)?;
+        // SAFETY: the place is a `bool` that a step before wrote.
+        Ok(unsafe { address.read() } != 0)
+    }
+
+    fn address(&mut self, place: &Place, frame: &Frame<'_>, worker: usize) -> Result<*mut u8, Error> {
+        let base = match place.base {
+            Base::Input(number) => frame.inputs[number],
+            Base::Output(number) => frame.outputs[number],
+            Base::States => self.states.address(),
+            Base::Constants => self.constants.address(),
+            Base::Worker => self.arena.address().wrapping_add(ARENA_HEADER_BYTES + worker * self.worker_bytes),
+            Base::Arena => unreachable!("an outline has no arena"),
+            Base::Temp(temp) => match &self.temps[temp.0] {
+                Some(block) => block.address(),
+                None => {
+                    let block = Block::zeroed(frame.outline.temps[temp.0].next_multiple_of(ALIGN))?;
+                    self.allocations += 1;
+                    self.live_bytes += block.bytes().len();
+                    self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+                    self.temps[temp.0].insert(block).address()
+                }
+            },
+        };
+        let moved: isize =
+            place.strides.iter().zip(&frame.iterations).map(|(stride, &iteration)| stride * iteration as isize).sum();
+        Ok(base.wrapping_add(place.offset).wrapping_offset(moved))
+    }
+}
+
+/// What every worker of a kernel is given.
+struct Parts<'a> {
+    call: &'a Call,
+    addresses: &'a [Vec<*mut u8>],
+}
+
+impl<'a> Parts<'a> {
+    fn get(&self) -> (&'a Call, &'a [Vec<*mut u8>]) {
+        (self.call, self.addresses)
+    }
+}
+
+// SAFETY: workers only read the lists; what the addresses point to they share as the nest's `Workers` loops and barriers allow.
+unsafe impl Sync for Parts<'_> {}

@@ -1,0 +1,219 @@
+//! Running entries: blocks of memory, and the call into machine code.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use netloom_ir::{Tensor, Type};
+
+use super::Error;
+use super::entry::{Call, EntryFn, arena_bytes};
+use super::jit::Jit;
+use super::threads::{Pool, yield_to_others};
+use crate::plan::{ALIGN, Plan};
+
+/// Zeroed memory aligned to [`ALIGN`], at an address that never changes.
+pub struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+    bytes: usize,
+}
+
+// SAFETY: a block owns its memory as a `Vec<u8>` does.
+unsafe impl Send for Block {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// If the system has not that much memory.
+    pub fn zeroed(bytes: usize) -> Result<Block, Error> {
+        let refused = || Error::Memory { bytes, reason: "the system has not that much memory".to_owned() };
+        let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| refused())?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        Ok(Block { start, layout, bytes })
+    }
+
+    /// The contents.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the block owns `bytes` initialised bytes from `start`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
+    }
+
+    /// The contents, to be overwritten.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `bytes`, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
+    }
+
+    /// The address.
+    pub fn address(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout in `zeroed`, freed only here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Machine code of plans, ready to be called.
+pub struct Code {
+    /// Owns the memory that `entries` point into.
+    _jit: Jit,
+    entries: Vec<(Plan, EntryFn)>,
+    constants: Block,
+    state_bytes: usize,
+}
+
+// SAFETY: the code is immutable once finished and holds no thread-bound state; `Jit` is only kept so that it is freed last.
+unsafe impl Send for Code {}
+// SAFETY: as above.
+unsafe impl Sync for Code {}
+
+impl Code {
+    /// Code from a finished module.
+    ///
+    /// # Safety
+    /// Each address is that of a function in `jit`, emitted by [`super::entry::emit_entry`] from the plan beside it, and the plans are those of
+    /// one executable with these constants and this many bytes of states.
+    pub unsafe fn new(
+        jit: Jit,
+        entries: Vec<(Plan, *const u8)>,
+        constants: &[u8],
+        state_bytes: usize,
+    ) -> Result<Code, Error> {
+        let mut block = Block::zeroed(constants.len())?;
+        block.bytes_mut().copy_from_slice(constants);
+        let entries = entries
+            .into_iter()
+            // SAFETY: the caller guarantees that the address is a function of this type.
+            .map(|(plan, address)| (plan, unsafe { std::mem::transmute::<*const u8, EntryFn>(address) }))
+            .collect();
+        Ok(Code { _jit: jit, entries, constants: block, state_bytes })
+    }
+
+    /// The plans of the entries, in order.
+    pub fn plans(&self) -> impl ExactSizeIterator<Item = &Plan> {
+        self.entries.iter().map(|(plan, _)| plan)
+    }
+}
+
+/// The memory and threads of one session.
+pub struct Runner {
+    code: Arc<Code>,
+    states: Block,
+    arena: Block,
+    pool: Pool,
+    inputs: Vec<*const u8>,
+    outputs: Vec<*mut u8>,
+}
+
+// SAFETY: the pointers in `inputs` and `outputs` are only used within `run`.
+unsafe impl Send for Runner {}
+
+impl Runner {
+    /// Memory for the code, with so many workers. States are zero.
+    pub fn new(code: Arc<Code>, threads: usize) -> Result<Runner, Error> {
+        let pool = Pool::new(threads);
+        let arena = code.plans().map(|plan| arena_bytes(plan, pool.workers())).max().unwrap_or(0);
+        let inputs = code.plans().map(|plan| plan.inputs.len()).max().unwrap_or(0);
+        let outputs = code.plans().map(|plan| plan.outputs.len()).max().unwrap_or(0);
+        Ok(Runner {
+            states: Block::zeroed(code.state_bytes)?,
+            arena: Block::zeroed(arena)?,
+            pool,
+            inputs: Vec::with_capacity(inputs),
+            outputs: Vec::with_capacity(outputs),
+            code,
+        })
+    }
+
+    /// The code.
+    pub fn code(&self) -> &Code {
+        &self.code
+    }
+
+    /// The number of workers.
+    pub fn workers(&self) -> usize {
+        self.pool.workers()
+    }
+
+    /// Bytes of arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.bytes().len()
+    }
+
+    /// The block of states.
+    pub fn states(&self) -> &[u8] {
+        self.states.bytes()
+    }
+
+    /// The block of states, to be overwritten.
+    pub fn states_mut(&mut self) -> &mut [u8] {
+        self.states.bytes_mut()
+    }
+
+    /// Runs an entry. Allocates nothing.
+    ///
+    /// # Panics
+    /// If the arguments' or results' number or types are not the plan's; [`crate::session`] checks before.
+    pub fn run(&mut self, entry: usize, inputs: &[&Tensor], outputs: &mut [Tensor]) {
+        let (plan, function) = &self.code.entries[entry];
+        assert_eq!(inputs.len(), plan.inputs.len(), "arguments");
+        assert_eq!(outputs.len(), plan.outputs.len(), "results");
+        self.inputs.clear();
+        for (tensor, port) in inputs.iter().zip(&plan.inputs) {
+            assert!(is_of_type(tensor, &port.ty), "argument `{}`", port.name);
+            self.inputs.push(tensor.bytes().as_ptr());
+        }
+        self.outputs.clear();
+        for (tensor, port) in outputs.iter_mut().zip(&plan.outputs) {
+            assert!(is_of_type(tensor, &port.ty), "result `{}`", port.name);
+            self.outputs.push(tensor.bytes_mut().as_mut_ptr());
+        }
+        let call = Call {
+            inputs: self.inputs.as_ptr(),
+            outputs: self.outputs.as_ptr(),
+            states: self.states.address(),
+            constants: self.code.constants.address(),
+            arena: self.arena.address(),
+            wait: Some(yield_to_others),
+        };
+        if plan.parallel {
+            let call = SharedCall(&call);
+            let workers = self.pool.workers() as u64;
+            self.pool.run(&|worker| {
+                // SAFETY: the function was emitted from `plan`, whose verified nests stay within their buffers; these have the
+                // types checked above, states and constants are the executable's own, the arena is large enough for
+                // `workers`, and every worker enters once.
+                unsafe { function(call.address(), worker as u64, workers) }
+            });
+        } else {
+            // SAFETY: as above, with one worker.
+            unsafe { function(&call, 0, 1) }
+        }
+    }
+}
+
+/// A call that several workers read.
+struct SharedCall<'a>(&'a Call);
+
+impl SharedCall<'_> {
+    fn address(&self) -> *const Call {
+        self.0
+    }
+}
+
+// SAFETY: workers only read the struct; what it points to they share as the plan's barriers allow.
+unsafe impl Sync for SharedCall<'_> {}
+
+/// Whether a tensor has a type, compared without allocating.
+pub fn is_of_type(tensor: &Tensor, ty: &Type) -> bool {
+    tensor.dtype() == ty.dtype && tensor.shape() == ty.shape
+}

@@ -1,0 +1,148 @@
+//! The later stages of a lowered program as text.
+
+use std::fmt::Write;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use target_lexicon::Architecture;
+
+use crate::compile::Lowered;
+use crate::cpu::emit::Listing;
+use crate::cpu::isa::Cpu;
+use crate::cpu::object::Object;
+use crate::error::Error;
+use crate::plan::{Base, KernelId, Place, Plan, Step};
+
+/// The distinct kernels: what each computes.
+pub fn kernels(lowered: &Lowered) -> String {
+    let every = (0..lowered.kernels.len()).map(KernelId);
+    every.map(|id| format!("{}\n", lowered.kernels.kernel(id))).collect()
+}
+
+/// The schedules of the distinct kernels.
+pub fn nests(lowered: &Lowered) -> String {
+    lowered.kernels.nests().iter().map(|nest| format!("{nest}\n")).collect()
+}
+
+/// The steps of every entry, and where everything lies.
+pub fn plans(lowered: &Lowered) -> String {
+    let mut written = String::new();
+    for slot in &lowered.memory.states {
+        let _ = writeln!(written, "state {}: {} at {}", slot.name, slot.ty, slot.offset);
+    }
+    for plan in &lowered.plans {
+        written += &plan_text(plan, lowered);
+    }
+    written
+}
+
+fn plan_text(plan: &Plan, lowered: &Lowered) -> String {
+    let workers = if plan.parallel { "shared by the workers" } else { "one worker" };
+    let mut written = format!(
+        "entry {}: {workers}, arena {} bytes and {} for each worker\n",
+        plan.name, plan.shared_bytes, plan.worker_bytes
+    );
+    for (kind, ports) in [("argument", &plan.inputs), ("result", &plan.outputs)] {
+        for (number, port) in ports.iter().enumerate() {
+            let _ = writeln!(written, "  {kind} {number} {}: {}", port.name, port.ty);
+        }
+    }
+    steps_text(&plan.steps, lowered, 1, &mut written);
+    written
+}
+
+fn steps_text(steps: &[Step], lowered: &Lowered, depth: usize, written: &mut String) {
+    let margin = "  ".repeat(depth);
+    for step in steps {
+        match step {
+            Step::Kernel { kernel, buffers, nodes } => {
+                let places: Vec<String> = buffers.iter().map(place_text).collect();
+                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+                let name = &lowered.kernels.nest(*kernel).name;
+                let _ = writeln!(written, "{margin}{name}({})  // {}", places.join(", "), nodes.join(" "));
+            }
+            Step::Copy { from, to } => {
+                let _ = writeln!(written, "{margin}copy {} -> {}, {} bytes", place_text(from), place_text(to), from.bytes);
+            }
+            Step::Count { to, .. } => {
+                let _ = writeln!(written, "{margin}count -> {}", place_text(to));
+            }
+            Step::Barrier => {
+                let _ = writeln!(written, "{margin}barrier");
+            }
+            Step::Repeat { times, body } => {
+                let _ = writeln!(written, "{margin}repeat {times}");
+                steps_text(body, lowered, depth + 1, written);
+            }
+            Step::Branch { condition, then, otherwise } => {
+                let _ = writeln!(written, "{margin}if {}", place_text(condition));
+                steps_text(then, lowered, depth + 1, written);
+                let _ = writeln!(written, "{margin}else");
+                steps_text(otherwise, lowered, depth + 1, written);
+            }
+            Step::While { condition, go_on, body } => {
+                let _ = writeln!(written, "{margin}while {}", place_text(go_on));
+                steps_text(condition, lowered, depth + 1, written);
+                let _ = writeln!(written, "{margin}do");
+                steps_text(body, lowered, depth + 1, written);
+            }
+        }
+    }
+}
+
+fn place_text(place: &Place) -> String {
+    let base = match place.base {
+        Base::Input(number) => format!("argument{number}"),
+        Base::Output(number) => format!("result{number}"),
+        Base::States => "states".to_owned(),
+        Base::Constants => "constants".to_owned(),
+        Base::Arena => "arena".to_owned(),
+        Base::Worker => "worker".to_owned(),
+        Base::Temp(temp) => format!("temp{}", temp.0),
+    };
+    let strides: String = place.strides.iter().map(|stride| format!("{stride:+}i")).collect();
+    format!("{base}+{}{strides}", place.offset)
+}
+
+/// The functions of the distinct kernels in Cranelift's language.
+///
+/// # Errors
+/// If there is no code for the CPU.
+pub fn clif(lowered: &Lowered, cpu: &Cpu) -> Result<String, Error> {
+    Ok(listing(lowered, cpu)?.clif)
+}
+
+/// The machine code of the distinct kernels, with the assembled bodies and tiles that they call, disassembled.
+///
+/// # Errors
+/// If there is no code for the CPU, or it is no x86-64.
+pub fn assembly(lowered: &Lowered, cpu: &Cpu) -> Result<String, Error> {
+    if cpu.triple.architecture != Architecture::X86_64 {
+        return Err(Error::Usage(format!("machine code is shown for x86-64 alone, not for {}", cpu.triple)));
+    }
+    let mut written = String::new();
+    for (name, code) in listing(lowered, cpu)?.functions {
+        let _ = writeln!(written, "{name}: {} bytes", code.len());
+        written += &disassembled(&code);
+    }
+    Ok(written)
+}
+
+fn listing(lowered: &Lowered, cpu: &Cpu) -> Result<Listing, Error> {
+    let mut object = Object::listed(cpu, "listing")?;
+    let (module, emitter) = object.parts();
+    for nest in lowered.kernels.nests() {
+        emitter.emit(module, nest)?;
+    }
+    Ok(emitter.listing().cloned().unwrap_or_default())
+}
+
+fn disassembled(code: &[u8]) -> String {
+    let mut formatter = IntelFormatter::new();
+    let mut written = String::new();
+    for instruction in Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
+        let _ = write!(written, "  {:6x}  ", instruction.ip());
+        formatter.format(&instruction, &mut written);
+        written.push('\n');
+    }
+    written
+}

@@ -1,0 +1,132 @@
+//! Arrays by name, as NumPy's `savez` stores them.
+
+use std::fs::File;
+use std::path::Path;
+
+use ndarray::{ArrayD, IxDyn};
+use ndarray_npy::{NpzReader, NpzWriter, ReadNpzError, WriteNpzError};
+use netloom_ir::{DType, Tensor};
+
+use super::write_whole;
+use crate::error::Error;
+
+/// Expands to a `match` on an element type with `$code` for each that NumPy shares with Rust, `$T` being the Rust type.
+macro_rules! by_dtype {
+    ($dtype:expr, $T:ident => $code:expr, other => $other:expr) => {
+        by_dtype!(@ $dtype, $T, $code, $other,
+            U8 u8, U16 u16, U32 u32, U64 u64, I8 i8, I16 i16, I32 i32, I64 i64, F32 f32, F64 f64)
+    };
+    (@ $dtype:expr, $T:ident, $code:expr, $other:expr, $($variant:ident $rust:ty),+) => {
+        match $dtype {
+            $(DType::$variant => { type $T = $rust; $code })+
+            _ => $other,
+        }
+    };
+}
+
+/// Writes arrays by name; `f16` and `bf16` become `f32`.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), Error> {
+    write_whole(path, |file| {
+        let mut archive = NpzWriter::new(std::io::BufWriter::new(file));
+        for (name, tensor) in arrays {
+            add(&mut archive, name, tensor).map_err(std::io::Error::other)?;
+        }
+        archive.finish().map_err(std::io::Error::other)?;
+        Ok(())
+    })
+}
+
+type Archive<'a> = NpzWriter<std::io::BufWriter<&'a mut File>>;
+
+fn add(archive: &mut Archive<'_>, name: &str, tensor: &Tensor) -> Result<(), WriteNpzError> {
+    let shape = IxDyn(tensor.shape());
+    let fits = "a tensor has as many elements as its shape";
+    by_dtype!(tensor.dtype(), T => {
+        let elements = tensor.bytes().chunks_exact(size_of::<T>());
+        let elements = elements.map(|bytes| T::from_le_bytes(bytes.try_into().expect("chunks of that size"))).collect();
+        archive.add_array(name, &ArrayD::<T>::from_shape_vec(shape, elements).expect(fits))
+    }, other => match tensor.dtype() {
+        DType::Bool => {
+            let elements = tensor.bytes().iter().map(|&byte| byte != 0).collect();
+            archive.add_array(name, &ArrayD::<bool>::from_shape_vec(shape, elements).expect(fits))
+        }
+        _ => archive.add_array(name, &ArrayD::from_shape_vec(shape, tensor.to_f32()).expect(fits)),
+    })
+}
+
+/// Reads every array, in the file's order.
+///
+/// # Errors
+/// If the file cannot be read, is not well formed, or holds a type that netloom has not.
+pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
+    let fail = |reason: &dyn std::fmt::Display| Error::file(path, reason);
+    let file = File::open(path).map_err(|reason| fail(&reason))?;
+    let mut archive = NpzReader::new(file).map_err(|reason| fail(&format!("not a valid .npz file: {reason}")))?;
+    let names = archive.names().map_err(|reason| fail(&reason))?;
+    names
+        .into_iter()
+        .map(|name| {
+            let tensor = read(&mut archive, &name).map_err(|reason| fail(&format!("array `{name}`: {reason}")))?;
+            Ok((name.trim_end_matches(".npy").to_owned(), tensor))
+        })
+        .collect()
+}
+
+/// One array: of the first type that the file's header agrees with.
+fn read(archive: &mut NpzReader<File>, name: &str) -> Result<Tensor, ReadNpzError> {
+    let mut refused = None;
+    for dtype in DType::ALL {
+        let found = by_dtype!(dtype, T => {
+            archive.by_name::<ndarray::OwnedRepr<T>, IxDyn>(name).map(|array| {
+                let bytes = array.iter().flat_map(|x| x.to_le_bytes()).collect();
+                Tensor::from_bytes(dtype, array.shape(), bytes)
+            })
+        }, other => match dtype {
+            DType::Bool => archive.by_name::<ndarray::OwnedRepr<bool>, IxDyn>(name).map(|array| {
+                Tensor::from_bytes(dtype, array.shape(), array.iter().map(|&x| u8::from(x)).collect())
+            }),
+            _ => continue,
+        });
+        match found {
+            Ok(tensor) => return Ok(tensor),
+            Err(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(descriptor))) => {
+                refused = Some(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(descriptor)));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(refused.expect("some type was tried"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("arrays.npz");
+        let arrays: Vec<(String, Tensor)> = DType::ALL
+            .into_iter()
+            .filter(|dtype| !matches!(dtype, DType::F16 | DType::BF16))
+            .map(|dtype| {
+                let elements = [0, 1, 1].map(|x| netloom_ir::Scalar::Int(x).cast(dtype));
+                (dtype.name().to_owned(), Tensor::from_scalars(dtype, [3, 1], elements))
+            })
+            .collect();
+        save(&path, &arrays).unwrap();
+        assert_eq!(load(&path).unwrap(), arrays);
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broken.npz");
+        std::fs::write(&path, b"PK nothing").unwrap();
+        let message = load(&path).unwrap_err().to_string();
+        assert!(message.contains("broken.npz: not a valid .npz file"), "{message}");
+    }
+}

@@ -1,0 +1,76 @@
+//! Tensors by name, as Hugging Face's safetensors format stores them.
+
+use std::io::Write;
+use std::path::Path;
+
+use netloom_ir::{DType, Tensor};
+use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::write_whole;
+use crate::error::Error;
+
+/// Saves tensors as safetensors, sorted by name as that format does; nothing but names, types, shapes and elements is in the file.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Error> {
+    let views = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let view = TensorView::new(stored_dtype(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
+            view.map(|view| (name.as_str(), view)).map_err(|reason| Error::file(path, reason))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let bytes = ::safetensors::serialize(views, None).map_err(|reason| Error::file(path, reason))?;
+    write_whole(path, |file| file.write_all(&bytes))
+}
+
+/// Reads every tensor of a safetensors file, in order of name.
+///
+/// # Errors
+/// If the file cannot be read or is not well formed, or holds a type that netloom has not.
+pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
+    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    parse(&bytes).map_err(|reason| Error::file(path, reason))
+}
+
+/// The tensors in the bytes of a safetensors file, in order of name.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|reason| format!("not a valid safetensors file: {reason}"))?;
+    let mut tensors = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let dtype = loaded_dtype(view.dtype())
+                .ok_or_else(|| format!("`{name}` has the type {:?}, which netloom has not", view.dtype()))?;
+            Ok((name, Tensor::from_bytes(dtype, view.shape(), view.data().to_vec())))
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(tensors)
+}
+
+fn stored_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::Bool => Dtype::BOOL,
+        DType::U8 => Dtype::U8,
+        DType::U16 => Dtype::U16,
+        DType::U32 => Dtype::U32,
+        DType::U64 => Dtype::U64,
+        DType::I8 => Dtype::I8,
+        DType::I16 => Dtype::I16,
+        DType::I32 => Dtype::I32,
+        DType::I64 => Dtype::I64,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+    }
+}
+
+fn loaded_dtype(dtype: Dtype) -> Option<DType> {
+    DType::ALL.into_iter().find(|&ours| stored_dtype(ours) == dtype)
+}

@@ -1,0 +1,152 @@
+//! Offsets in the arena from lifetimes.
+
+use super::{Base, Place};
+
+/// Every value in the arena starts at a multiple of this many bytes: a cache line, and the widest vector.
+pub const ALIGN: usize = 64;
+
+/// A value in the arena: a position among the temps of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TempId(pub usize);
+
+/// A value and the steps during which its bytes are its own.
+#[derive(Debug)]
+struct Temp {
+    bytes: usize,
+    first: usize,
+    last: usize,
+    /// The number of loops and branches around the place where it was made.
+    nesting: usize,
+}
+
+/// The values of a plan that live in the arena. Time counts steps in the order in which they are planned.
+#[derive(Debug, Default)]
+pub struct Temps {
+    temps: Vec<Temp>,
+    now: usize,
+    nesting: usize,
+}
+
+impl Temps {
+    /// A new value, alive from now.
+    pub fn place(&mut self, bytes: usize) -> Place {
+        self.temps.push(Temp { bytes, first: self.now + 1, last: self.now + 1, nesting: self.nesting });
+        Place::new(Base::Temp(TempId(self.temps.len() - 1)), 0, bytes)
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.temps.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.temps.is_empty()
+    }
+
+    /// The length of each value in bytes.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.temps.iter().map(|temp| temp.bytes).collect()
+    }
+
+    /// Goes on to the next step.
+    pub fn advance(&mut self) {
+        self.now += 1;
+    }
+
+    /// The value is used now.
+    pub fn touch(&mut self, place: &Place) {
+        if let Base::Temp(id) = place.base {
+            let temp = &mut self.temps[id.0];
+            temp.first = temp.first.min(self.now);
+            temp.last = temp.last.max(self.now);
+        }
+    }
+
+    /// Whether this is a value made within the innermost body, so that no other iteration or branch sees it.
+    pub fn is_local(&self, place: &Place) -> bool {
+        matches!(place.base, Base::Temp(id) if self.temps[id.0].nesting == self.nesting)
+    }
+
+    /// Enters a loop's or branch's bodies; give the result to [`Temps::close`].
+    pub fn open(&mut self) -> usize {
+        self.nesting += 1;
+        self.advance();
+        self.now
+    }
+
+    /// Leaves the bodies entered at time `start`: values made outside and used inside live until here.
+    pub fn close(&mut self, start: usize) {
+        self.nesting -= 1;
+        self.advance();
+        for temp in &mut self.temps {
+            if temp.nesting <= self.nesting && temp.last >= start {
+                temp.last = self.now;
+            }
+        }
+    }
+
+    /// An offset for each value such that values alive together do not overlap, and the bytes needed in all.
+    ///
+    /// The largest values are placed first, each in the lowest gap that fits among those placed whose lives overlap its own (Pisarchyk and
+    /// Lee, "Efficient memory management for deep neural net inference", 2020, greedy by size).
+    pub fn assign(&self) -> (Vec<usize>, usize) {
+        let mut order: Vec<usize> = (0..self.temps.len()).collect();
+        order.sort_by_key(|&at| (std::cmp::Reverse(self.temps[at].bytes), at));
+        let mut offsets = vec![0; self.temps.len()];
+        let mut placed: Vec<usize> = Vec::new();
+        let mut total = 0;
+        for at in order {
+            let temp = &self.temps[at];
+            if temp.bytes == 0 {
+                continue;
+            }
+            // `placed` is sorted by offset, so one walk finds the lowest gap.
+            let mut offset = 0;
+            for &other in &placed {
+                let neighbour = &self.temps[other];
+                if neighbour.last < temp.first || temp.last < neighbour.first {
+                    continue;
+                }
+                if offset + temp.bytes <= offsets[other] {
+                    break;
+                }
+                offset = offset.max((offsets[other] + neighbour.bytes).next_multiple_of(ALIGN));
+            }
+            offsets[at] = offset;
+            total = total.max((offset + temp.bytes).next_multiple_of(ALIGN));
+            let position = placed.partition_point(|&other| offsets[other] <= offset);
+            placed.insert(position, at);
+        }
+        (offsets, total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn values_alive_together_do_not_overlap(lives in prop::collection::vec((1usize..500, 0usize..20, 0usize..20), 0..40)) {
+            let temps = Temps {
+                temps: lives
+                    .iter()
+                    .map(|&(bytes, a, b)| Temp { bytes, first: a.min(b), last: a.max(b), nesting: 0 })
+                    .collect(),
+                ..Temps::default()
+            };
+            let (offsets, total) = temps.assign();
+            for (a, left) in temps.temps.iter().enumerate() {
+                prop_assert!(offsets[a] + left.bytes <= total);
+                prop_assert_eq!(offsets[a] % ALIGN, 0);
+                for (b, right) in temps.temps.iter().enumerate().skip(a + 1) {
+                    let together = left.first <= right.last && right.first <= left.last;
+                    let apart = offsets[a] + left.bytes <= offsets[b] || offsets[b] + right.bytes <= offsets[a];
+                    prop_assert!(!together || apart, "{} and {}", a, b);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The kernels of an executable: each distinct one is scheduled and compiled once, however many regions it serves.
+
+use std::collections::HashMap;
+
+use netloom_ir::Target;
+use netloom_ir::fuse::Region;
+use netloom_ir::graph::Graph;
+use netloom_ir::kernel::{Axis, Buffer, Kernel, Nest, Work, build};
+
+use crate::compile::Stages;
+use crate::schedule;
+
+/// A kernel of an executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelId(pub usize);
+
+/// The distinct kernels of an executable, with their schedules.
+#[derive(Debug)]
+pub struct Kernels {
+    target: Target,
+    kernels: Vec<Kernel>,
+    nests: Vec<Nest>,
+    known: HashMap<u64, Vec<KernelId>>,
+    /// How long building and scheduling took.
+    pub stages: Stages,
+}
+
+impl Kernels {
+    /// None yet, for a target.
+    pub fn new(target: Target) -> Kernels {
+        Kernels { target, kernels: Vec::new(), nests: Vec::new(), known: HashMap::new(), stages: Stages::default() }
+    }
+
+    /// The kernel of a region: built, and scheduled unless an equal one is known.
+    pub fn add(&mut self, graph: &Graph, region: &Region) -> KernelId {
+        let kernel = self.stages.time("loops", || build::build(graph, region));
+        let key = key(&kernel);
+        let known = self.known.entry(key).or_default();
+        if let Some(&id) = known.iter().find(|id| same(&self.kernels[id.0], &kernel)) {
+            return id;
+        }
+        let id = KernelId(self.kernels.len());
+        let mut nest = self.stages.time("decide", || schedule::choose(&kernel, &self.target));
+        nest.name = format!("k{}_{}", id.0, name(graph, region));
+        self.kernels.push(kernel);
+        self.nests.push(nest);
+        known.push(id);
+        id
+    }
+
+    /// The number of distinct kernels.
+    pub fn len(&self) -> usize {
+        self.kernels.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.kernels.is_empty()
+    }
+
+    /// The algorithm of a kernel.
+    pub fn kernel(&self, id: KernelId) -> &Kernel {
+        &self.kernels[id.0]
+    }
+
+    /// The schedule of a kernel.
+    pub fn nest(&self, id: KernelId) -> &Nest {
+        &self.nests[id.0]
+    }
+
+    /// Every schedule, in order.
+    pub fn nests(&self) -> &[Nest] {
+        &self.nests
+    }
+}
+
+/// The first few ops of a region, for names in dumps and symbols.
+fn name(graph: &Graph, region: &Region) -> String {
+    let mut names: Vec<&str> = region.nodes.iter().map(|&id| graph.node(id).op.name()).collect();
+    names.dedup();
+    if names.len() > 4 {
+        names.drain(2..names.len() - 2);
+    }
+    names.join("_")
+}
+
+/// What makes kernels the same code: everything but names.
+fn parts(kernel: &Kernel) -> (Vec<usize>, usize, Vec<(&netloom_ir::Type, netloom_ir::kernel::Role)>, &Work) {
+    let axes = kernel.axes.iter().map(|Axis { extent, .. }| *extent).collect();
+    let buffers = kernel.buffers.iter().map(|Buffer { ty, role, .. }| (ty, *role)).collect();
+    (axes, kernel.parallel, buffers, &kernel.work)
+}
+
+fn key(kernel: &Kernel) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    parts(kernel).hash(&mut hasher);
+    for id in kernel.exprs.ids() {
+        kernel.exprs.get(id).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn same(a: &Kernel, b: &Kernel) -> bool {
+    parts(a) == parts(b)
+        && a.exprs.len() == b.exprs.len()
+        && a.exprs.ids().all(|id| a.exprs.get(id) == b.exprs.get(id))
+}

@@ -1,0 +1,13 @@
+//! Training on data: data sets, the fitting loop, metrics, checkpoints, pictures.
+//!
+//! Reading order: [`dataset`], [`model`], [`callbacks`], [`metrics`], [`report`].
+
+pub mod callbacks;
+pub mod dataset;
+pub mod metrics;
+pub mod model;
+pub mod report;
+
+pub use callbacks::{Callback, Checkpoint, CsvLog, EarlyStopping, Epoch, Flow};
+pub use dataset::Dataset;
+pub use model::{FitOptions, History, Model, ModelOptions};

@@ -1,0 +1,143 @@
+//! What may happen after each epoch.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::error::Error;
+use crate::formats::safetensors;
+use crate::session::Session;
+
+/// What one epoch brought.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Epoch {
+    /// Its number, from 1.
+    pub number: usize,
+    /// The mean of the objective over its steps.
+    pub objective: f64,
+    /// The mean loss on the validation data afterwards.
+    pub validation_loss: Option<f64>,
+    /// The accuracy there, for classes.
+    pub validation_accuracy: Option<f64>,
+    /// The median time of a step, in milliseconds.
+    pub step_ms: f64,
+}
+
+impl Epoch {
+    /// What early stopping and checkpoints look at: the validation loss, or without validation data the objective.
+    pub fn measure(&self) -> f64 {
+        self.validation_loss.unwrap_or(self.objective)
+    }
+}
+
+/// Whether training goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// With the next epoch.
+    Continue,
+    /// It ends here.
+    Stop,
+}
+
+/// Something done after each epoch.
+pub trait Callback {
+    /// Called when an epoch is done; may read or replace states.
+    ///
+    /// # Errors
+    /// Ends the training.
+    fn after_epoch(&mut self, epoch: &Epoch, session: &mut Session) -> Result<Flow, Error>;
+}
+
+/// Stops when the measure has not improved for `patience` epochs, and puts the best states back.
+#[derive(Debug)]
+pub struct EarlyStopping {
+    patience: usize,
+    best: Option<(f64, Vec<(String, netloom_ir::Tensor)>)>,
+    waited: usize,
+}
+
+impl EarlyStopping {
+    /// With so much patience.
+    pub fn new(patience: usize) -> EarlyStopping {
+        EarlyStopping { patience, best: None, waited: 0 }
+    }
+}
+
+impl Callback for EarlyStopping {
+    fn after_epoch(&mut self, epoch: &Epoch, session: &mut Session) -> Result<Flow, Error> {
+        if self.best.as_ref().is_none_or(|(best, _)| epoch.measure() < *best) {
+            self.best = Some((epoch.measure(), session.states()));
+            self.waited = 0;
+            return Ok(Flow::Continue);
+        }
+        self.waited += 1;
+        if self.waited < self.patience {
+            return Ok(Flow::Continue);
+        }
+        for (name, value) in self.best.iter().flat_map(|(_, states)| states) {
+            session.set_state(name, value)?;
+        }
+        Ok(Flow::Stop)
+    }
+}
+
+/// Saves all states whenever the measure is the best so far.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    best: f64,
+}
+
+impl Checkpoint {
+    /// To this safetensors file.
+    pub fn new(path: impl Into<PathBuf>) -> Checkpoint {
+        Checkpoint { path: path.into(), best: f64::INFINITY }
+    }
+}
+
+impl Callback for Checkpoint {
+    fn after_epoch(&mut self, epoch: &Epoch, session: &mut Session) -> Result<Flow, Error> {
+        if epoch.measure() < self.best {
+            self.best = epoch.measure();
+            safetensors::save(&self.path, &session.states())?;
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// Appends a line for each epoch to a CSV file, with a header if the file is new.
+#[derive(Debug)]
+pub struct CsvLog {
+    path: PathBuf,
+}
+
+impl CsvLog {
+    /// To this file.
+    pub fn new(path: impl Into<PathBuf>) -> CsvLog {
+        CsvLog { path: path.into() }
+    }
+}
+
+impl Callback for CsvLog {
+    fn after_epoch(&mut self, epoch: &Epoch, _: &mut Session) -> Result<Flow, Error> {
+        let fail = |reason: std::io::Error| Error::file(&self.path, reason);
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path).map_err(fail)?;
+        let is_new = file.metadata().map_err(fail)?.len() == 0;
+        let mut line = csv::Writer::from_writer(Vec::new());
+        let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+        let header = ["epoch", "objective", "validation_loss", "validation_accuracy", "step_ms"];
+        let row = [
+            epoch.number.to_string(),
+            epoch.objective.to_string(),
+            optional(epoch.validation_loss),
+            optional(epoch.validation_accuracy),
+            epoch.step_ms.to_string(),
+        ];
+        if is_new {
+            line.write_record(header).map_err(|reason| Error::file(&self.path, reason))?;
+        }
+        line.write_record(&row).map_err(|reason| Error::file(&self.path, reason))?;
+        let bytes = line.into_inner().map_err(|reason| Error::file(&self.path, reason))?;
+        file.write_all(&bytes).map_err(fail)
+            .map(|()| Flow::Continue)
+    }
+}

@@ -1,0 +1,281 @@
+//! Models: a network with its training, compiled; `fit`, `evaluate`, `predict`, as in Keras.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use netloom_ir::{DType, Tensor, Type};
+
+use super::callbacks::{Callback, Epoch, Flow};
+use super::dataset::{Dataset, batch_shape, shuffled};
+use super::metrics::{Scores, best_classes};
+use crate::compile::{Executable, compile};
+use crate::cpu::isa::Cpu;
+use crate::error::Error;
+use crate::formats::safetensors;
+use crate::nn::layers::{SummaryRow, summary};
+use crate::nn::training::{EVALUATE, PREDICT, TRAIN_STEP, program};
+use crate::nn::{Layer, Sequential, Training};
+use crate::session::Session;
+
+/// How a model is compiled.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Examples in a batch.
+    pub batch: usize,
+    /// Worker threads.
+    pub threads: usize,
+    /// What initial weights and dropout are drawn from.
+    pub seed: u64,
+    /// The CPU compiled for.
+    pub cpu: Cpu,
+}
+
+/// A network with its training, compiled for batches of one size.
+pub struct Model {
+    net: Sequential,
+    input: Type,
+    target: Type,
+    session: Session,
+    options: ModelOptions,
+}
+
+/// How long and on what a model is trained.
+#[derive(Default)]
+pub struct FitOptions<'a> {
+    /// Times that every example is seen.
+    pub epochs: usize,
+    /// The number of the first epoch less one: what a resumed training has behind it.
+    pub first_epoch: usize,
+    /// Data to measure on after each epoch.
+    pub validation: Option<&'a Dataset>,
+    /// Called after each epoch, in order.
+    pub callbacks: Vec<&'a mut dyn Callback>,
+    /// Called after each step with the number of steps done in the epoch, and the loss.
+    pub on_step: Option<&'a mut dyn FnMut(usize, f64)>,
+    /// Set by someone else to end the training after the present step.
+    pub interrupt: Option<&'a AtomicBool>,
+}
+
+/// What a training brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// One entry for each epoch that was finished.
+    pub epochs: Vec<Epoch>,
+    /// Steps made in all.
+    pub steps: usize,
+    /// Whether [`FitOptions::interrupt`] ended it.
+    pub interrupted: bool,
+}
+
+impl Model {
+    /// Compiles a network for examples and targets like those of `data`.
+    ///
+    /// # Errors
+    /// If the layers, the data and the loss do not fit each other, or there is no code for the CPU.
+    pub fn compile(net: Sequential, training: &Training, data: &Dataset, options: ModelOptions) -> Result<Model, Error> {
+        if options.batch == 0 {
+            return Err(Error::Usage("a batch has at least one example".to_owned()));
+        }
+        let typed = |tensor: &Tensor| Type::new(tensor.dtype(), batch_shape(tensor, options.batch));
+        let (input, target) = (typed(&data.inputs), typed(&data.targets));
+        let executable = compile(&program(&net, &input, &target, training)?, &options.cpu)?;
+        let session = Session::new(Arc::new(executable), options.threads, options.seed)?;
+        Ok(Model { net, input, target, session, options })
+    }
+
+    /// The compiled program.
+    pub fn executable(&self) -> &Executable {
+        self.session.executable()
+    }
+
+    /// The states and entries.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// The network.
+    pub fn net(&self) -> &dyn Layer {
+        &self.net
+    }
+
+    /// The layers with their output types and numbers of parameters, as a table.
+    ///
+    /// # Errors
+    /// None for a model that compiled.
+    pub fn summary(&self) -> Result<String, Error> {
+        let rows = summary(&self.net, &self.input)?;
+        let total: usize = rows.iter().map(|row| row.parameters).sum();
+        let mut text = format!("{:<24} {:<28} {:>12}\n", "layer", "output", "parameters");
+        for SummaryRow { layer, output, parameters } in &rows {
+            text += &format!("{layer:<24} {:<28} {parameters:>12}\n", output.to_string());
+        }
+        Ok(text + &format!("{:<24} {:<28} {total:>12}\n", "total", ""))
+    }
+
+    /// Trains. The order of examples in epoch `e` depends on the seed and `e` alone; a last batch that is not full is left out.
+    ///
+    /// # Errors
+    /// If the data do not fit, fewer examples than a batch are given, the loss is no number, or a callback fails.
+    pub fn fit(&mut self, data: &Dataset, mut options: FitOptions<'_>) -> Result<History, Error> {
+        self.check(data)?;
+        let batch_size = self.options.batch;
+        let steps = data.len() / batch_size;
+        if steps == 0 {
+            return Err(Error::Usage(format!("{} examples are less than a batch of {batch_size}", data.len())));
+        }
+        let mut batch = data.select(&vec![0; batch_size]);
+        let mut loss = self.session.results(TRAIN_STEP)?;
+        let mut history = History::default();
+        for number in options.first_epoch + 1..=options.first_epoch + options.epochs {
+            let order = shuffled(data.len(), self.options.seed.wrapping_add(number as u64));
+            let mut total = 0.0;
+            let mut times = Vec::with_capacity(steps);
+            for (step, positions) in order.chunks_exact(batch_size).enumerate() {
+                data.copy_into(positions, &mut batch);
+                let start = Instant::now();
+                self.session.run(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
+                times.push(start.elapsed());
+                let value = loss[0].get(0).as_f64();
+                if !value.is_finite() {
+                    return Err(Error::Training(format!(
+                        "the loss is {value} at step {} of epoch {number}; lower the learning rate, clip the gradient, or \
+                         look for the first bad value with `--nan`",
+                        step + 1
+                    )));
+                }
+                total += value;
+                history.steps += 1;
+                if let Some(on_step) = &mut options.on_step {
+                    on_step(step + 1, value);
+                }
+                if options.interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Relaxed)) {
+                    history.interrupted = true;
+                    return Ok(history);
+                }
+            }
+            let scores = options.validation.map(|held| self.evaluate(held)).transpose()?;
+            let epoch = Epoch {
+                number,
+                objective: total / steps as f64,
+                validation_loss: scores.map(|scores| scores.loss),
+                validation_accuracy: scores.and_then(|scores| scores.accuracy),
+                step_ms: median(&mut times).as_secs_f64() * 1e3,
+            };
+            history.epochs.push(epoch);
+            for callback in &mut options.callbacks {
+                if callback.after_epoch(&epoch, &mut self.session)? == Flow::Stop {
+                    return Ok(history);
+                }
+            }
+        }
+        Ok(history)
+    }
+
+    /// The mean loss, and for classes the accuracy, over all of the data.
+    ///
+    /// # Errors
+    /// If the data do not fit or are none.
+    pub fn evaluate(&mut self, data: &Dataset) -> Result<Scores, Error> {
+        self.check(data)?;
+        if data.is_empty() {
+            return Err(Error::Usage("there are no examples to evaluate on".to_owned()));
+        }
+        let mut total = 0.0;
+        let mut right = 0;
+        let classes = self.target.dtype == DType::I64 && self.target.rank() == 1;
+        let labels = data.targets.to_i64();
+        let mut batch = data.select(&vec![0; self.options.batch]);
+        let mut results = self.session.results(EVALUATE)?;
+        let all: Vec<usize> = (0..data.len()).collect();
+        for positions in all.chunks(self.options.batch) {
+            data.copy_into(positions, &mut batch);
+            self.session.run(EVALUATE, &[&batch.inputs, &batch.targets], &mut results)?;
+            total += results[0].scalars().take(positions.len()).map(|loss| loss.as_f64()).sum::<f64>();
+            if classes {
+                let best = best_classes(&results[1]);
+                right += positions.iter().zip(best).filter(|&(&at, best)| labels[at] == best as i64).count();
+            }
+        }
+        let count = data.len() as f64;
+        Ok(Scores { loss: total / count, accuracy: classes.then(|| right as f64 / count) })
+    }
+
+    /// The network's results for every example of `inputs`, in order.
+    ///
+    /// # Errors
+    /// If the inputs do not fit.
+    pub fn predict(&mut self, inputs: &Tensor) -> Result<Tensor, Error> {
+        let count = inputs.shape().first().copied().unwrap_or(0);
+        let data = Dataset { inputs: inputs.clone(), targets: Tensor::zeros(self.target.dtype, batch_shape_of(&self.target, count)) };
+        self.check(&data)?;
+        let mut batch = data.select(&vec![0; if count == 0 { 0 } else { self.options.batch }]);
+        let mut results = self.session.results(PREDICT)?;
+        let row = results[0].bytes().len() / self.options.batch;
+        let mut bytes = Vec::with_capacity(row * count);
+        let all: Vec<usize> = (0..count).collect();
+        for positions in all.chunks(self.options.batch) {
+            data.copy_into(positions, &mut batch);
+            self.session.run(PREDICT, &[&batch.inputs], &mut results)?;
+            bytes.extend_from_slice(&results[0].bytes()[..row * positions.len()]);
+        }
+        Ok(Tensor::from_bytes(results[0].dtype(), batch_shape(&results[0], count), bytes))
+    }
+
+    /// Saves every state, the optimiser's included, as safetensors.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        safetensors::save(path, &self.session.states())
+    }
+
+    /// Loads every state that [`Model::save`] wrote.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or lacks a state, or holds one of another type or name; then no state is changed.
+    pub fn load(&mut self, path: &Path) -> Result<(), Error> {
+        let found = safetensors::load(path)?;
+        let mut problems = Vec::new();
+        for slot in &self.session.executable().states {
+            match found.iter().find(|(name, _)| *name == slot.name) {
+                None => problems.push(format!("`{}` is missing", slot.name)),
+                Some((_, tensor)) if tensor.ty() != slot.ty => {
+                    problems.push(format!("`{}` is {}, the model has {}", slot.name, tensor.ty(), slot.ty));
+                }
+                Some(_) => {}
+            }
+        }
+        let known = |name: &String| self.session.executable().states.iter().any(|slot| slot.name == *name);
+        problems.extend(found.iter().filter(|(name, _)| !known(name)).map(|(name, _)| format!("`{name}` is unknown to the model")));
+        if !problems.is_empty() {
+            return Err(Error::file(path, format!("these are not the weights of this model: {}", problems.join("; "))));
+        }
+        found.iter().try_for_each(|(name, tensor)| self.session.set_state(name, tensor))
+    }
+
+    fn check(&self, data: &Dataset) -> Result<(), Error> {
+        let fits = |tensor: &Tensor, ty: &Type| tensor.dtype() == ty.dtype && tensor.shape().get(1..) == ty.shape.get(1..);
+        if fits(&data.inputs, &self.input) && fits(&data.targets, &self.target) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "the model takes batches of {} with targets {}, found {} and {}",
+            self.input,
+            self.target,
+            data.inputs.ty(),
+            data.targets.ty()
+        )))
+    }
+}
+
+fn batch_shape_of(ty: &Type, count: usize) -> Vec<usize> {
+    std::iter::once(count).chain(ty.shape.iter().skip(1).copied()).collect()
+}
+
+/// The middle one; zero of none.
+pub fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
