@@ -22,7 +22,13 @@ use crate::session::Session;
 ///
 /// # Errors
 /// If there is no code for the CPU, or the folder cannot be written.
-pub fn write(program: &Program, session: &Session, cpu: &Cpu, name: &str, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub fn write(
+    program: &Program,
+    session: &Session,
+    cpu: &Cpu,
+    name: &str,
+    folder: &Path,
+) -> Result<Vec<PathBuf>, Error> {
     let name = identifier(name);
     let lowered = lower(program, cpu)?;
     let mut states = vec![0; lowered.memory.state_bytes];
@@ -33,7 +39,11 @@ pub fn write(program: &Program, session: &Session, cpu: &Cpu, name: &str, folder
     let code = object(&lowered, cpu, &name)?;
     let header = header(&lowered, &name, cpu);
     let mut files = Vec::new();
-    for (ending, bytes) in [("o", code.as_slice()), ("h", header.as_bytes()), ("states", states.as_slice())] {
+    for (ending, bytes) in [
+        ("o", code.as_slice()),
+        ("h", header.as_bytes()),
+        ("states", states.as_slice()),
+    ] {
         let path = folder.join(format!("{name}.{ending}"));
         write_whole(&path, |file| file.write_all(bytes))?;
         files.push(path);
@@ -43,8 +53,14 @@ pub fn write(program: &Program, session: &Session, cpu: &Cpu, name: &str, folder
 
 /// The name as a C identifier.
 fn identifier(name: &str) -> String {
-    let letters = name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' });
-    let prefix = if name.starts_with(|letter: char| letter.is_ascii_digit()) { "_" } else { "" };
+    let letters = name
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' });
+    let prefix = if name.starts_with(|letter: char| letter.is_ascii_digit()) {
+        "_"
+    } else {
+        ""
+    };
     prefix.chars().chain(letters).collect()
 }
 
@@ -73,7 +89,12 @@ fn header(lowered: &Lowered, name: &str, cpu: &Cpu) -> String {
     if !lowered.memory.states.is_empty() {
         text += "/* The states: where each lies in its block. */\n";
         for slot in &lowered.memory.states {
-            text += &format!("#define {upper}_STATE_{} {} /* {} */\n", identifier(&slot.name).to_uppercase(), slot.offset, slot.ty);
+            text += &format!(
+                "#define {upper}_STATE_{} {} /* {} */\n",
+                identifier(&slot.name).to_uppercase(),
+                slot.offset,
+                slot.ty
+            );
         }
         text.push('\n');
     }
@@ -88,18 +109,29 @@ fn entry(name: &str, upper: &str, plan: &Plan) -> String {
     let entry = identifier(&plan.name);
     let big = entry.to_uppercase();
     let lines = |ports: &[Port]| -> String {
-        ports.iter().map(|port| format!("     {}: {}\n", port.name, port.ty)).collect()
+        ports
+            .iter()
+            .map(|port| format!("     {}: {}\n", port.name, port.ty))
+            .collect()
     };
     let parameters: Vec<String> = plan
         .inputs
         .iter()
         .map(|port| format!("const {} *{}", c_type(&port.ty), identifier(&port.name)))
-        .chain(plan.outputs.iter().map(|port| format!("{} *{}", c_type(&port.ty), identifier(&port.name))))
+        .chain(
+            plan.outputs
+                .iter()
+                .map(|port| format!("{} *{}", c_type(&port.ty), identifier(&port.name))),
+        )
         .chain(["void *states".to_owned(), "void *arena".to_owned()])
         .collect();
     let addresses = |ports: &[Port], kind: &str| {
         let names: Vec<String> = ports.iter().map(|port| identifier(&port.name)).collect();
-        let list = if names.is_empty() { "0".to_owned() } else { names.join(", ") };
+        let list = if names.is_empty() {
+            "0".to_owned()
+        } else {
+            names.join(", ")
+        };
         format!("{kind}[] = {{{list}}};")
     };
     format!(

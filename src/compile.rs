@@ -83,7 +83,13 @@ pub fn lower(program: &Program, cpu: &Cpu) -> Result<Lowered, Error> {
         let graph = stages.time("improve", || passes::run(&entry.graph, &target, &mut |_| {}));
         let start = Instant::now();
         let before = kernels.stages.total();
-        plans.push(plan::plan(&entry.name, &graph, fuse::regions, &mut memory, &mut kernels));
+        plans.push(plan::plan(
+            &entry.name,
+            &graph,
+            fuse::regions,
+            &mut memory,
+            &mut kernels,
+        ));
         stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
         graphs.push((entry.name, graph));
     }
@@ -105,7 +111,14 @@ pub fn lower(program: &Program, cpu: &Cpu) -> Result<Lowered, Error> {
             Init::Graph(_) => None,
         })
         .collect();
-    Ok(Lowered { graphs, plans, kernels, memory, given, stages })
+    Ok(Lowered {
+        graphs,
+        plans,
+        kernels,
+        memory,
+        given,
+        stages,
+    })
 }
 
 /// One entry for the first values of all states that start from a graph.
@@ -114,15 +127,24 @@ fn init_entry(program: &Program) -> Option<Entry> {
     let mut outputs = Vec::new();
     for state in &program.states {
         if let Init::Graph(graph) = &state.init {
-            let seed = graph.inputs().iter().map(|_| builder.input("seed", DType::U64, [])).collect::<Vec<_>>();
+            let seed = graph
+                .inputs()
+                .iter()
+                .map(|_| builder.input("seed", DType::U64, []))
+                .collect::<Vec<_>>();
             outputs.push((state.name.clone(), builder.inline(graph, &seed)[0]));
         }
     }
     if outputs.is_empty() {
         return None;
     }
-    let graph = builder.finish(outputs).expect("`Program::verify` has checked the graphs that states start from");
-    Some(Entry { name: INIT.to_owned(), graph })
+    let graph = builder
+        .finish(outputs)
+        .expect("`Program::verify` has checked the graphs that states start from");
+    Some(Entry {
+        name: INIT.to_owned(),
+        graph,
+    })
 }
 
 /// A compiled program.
@@ -161,7 +183,12 @@ pub fn compile(program: &Program, cpu: &Cpu) -> Result<Executable, Error> {
     let mut jit = Jit::new(cpu)?;
     let start = Instant::now();
     let barrier = emit_barrier(jit.parts().0)?;
-    let kernels = lowered.kernels.nests().iter().map(|nest| jit.emit(nest)).collect::<Result<Vec<_>, _>>()?;
+    let kernels = lowered
+        .kernels
+        .nests()
+        .iter()
+        .map(|nest| jit.emit(nest))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut entries = Vec::new();
     for plan in &lowered.plans {
         let symbol = format!("entry_{}", plan.name);
@@ -171,10 +198,21 @@ pub fn compile(program: &Program, cpu: &Cpu) -> Result<Executable, Error> {
     stages.add("emit", start.elapsed());
     stages.time("link", || jit.finish())?;
     let kernel_count = lowered.kernels.len();
-    let entries = lowered.plans.into_iter().zip(entries).map(|(plan, id)| (plan, jit.address(id))).collect();
+    let entries = lowered
+        .plans
+        .into_iter()
+        .zip(entries)
+        .map(|(plan, id)| (plan, jit.address(id)))
+        .collect();
     // SAFETY: each address is the entry emitted above from the plan beside it; plans, constants and states are one program's.
     let code = unsafe { Code::new(jit, entries, &lowered.memory.constants, lowered.memory.state_bytes)? };
-    Ok(Executable { code: Arc::new(code), states: lowered.memory.states, given: lowered.given, kernel_count, stages })
+    Ok(Executable {
+        code: Arc::new(code),
+        states: lowered.memory.states,
+        given: lowered.given,
+        kernel_count,
+        stages,
+    })
 }
 
 /// Emits a lowered program as an object file whose entries are exported as `PREFIX_ENTRY`.

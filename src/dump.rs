@@ -36,7 +36,11 @@ pub fn plans(lowered: &Lowered) -> String {
 }
 
 fn plan_text(plan: &Plan, lowered: &Lowered) -> String {
-    let workers = if plan.parallel { "shared by the workers" } else { "one worker" };
+    let workers = if plan.parallel {
+        "shared by the workers"
+    } else {
+        "one worker"
+    };
     let mut written = format!(
         "entry {}: {workers}, arena {} bytes and {} for each worker\n",
         plan.name, plan.shared_bytes, plan.worker_bytes
@@ -61,7 +65,13 @@ fn steps_text(steps: &[Step], lowered: &Lowered, depth: usize, written: &mut Str
                 let _ = writeln!(written, "{margin}{name}({})  // {}", places.join(", "), nodes.join(" "));
             }
             Step::Copy { from, to } => {
-                let _ = writeln!(written, "{margin}copy {} -> {}, {} bytes", place_text(from), place_text(to), from.bytes);
+                let _ = writeln!(
+                    written,
+                    "{margin}copy {} -> {}, {} bytes",
+                    place_text(from),
+                    place_text(to),
+                    from.bytes
+                );
             }
             Step::Count { to, .. } => {
                 let _ = writeln!(written, "{margin}count -> {}", place_text(to));
@@ -73,7 +83,11 @@ fn steps_text(steps: &[Step], lowered: &Lowered, depth: usize, written: &mut Str
                 let _ = writeln!(written, "{margin}repeat {times}");
                 steps_text(body, lowered, depth + 1, written);
             }
-            Step::Branch { condition, then, otherwise } => {
+            Step::Branch {
+                condition,
+                then,
+                otherwise,
+            } => {
                 let _ = writeln!(written, "{margin}if {}", place_text(condition));
                 steps_text(then, lowered, depth + 1, written);
                 let _ = writeln!(written, "{margin}else");
@@ -117,7 +131,10 @@ pub fn clif(lowered: &Lowered, cpu: &Cpu) -> Result<String, Error> {
 /// If there is no code for the CPU, or it is no x86-64.
 pub fn assembly(lowered: &Lowered, cpu: &Cpu) -> Result<String, Error> {
     if cpu.triple.architecture != Architecture::X86_64 {
-        return Err(Error::Usage(format!("machine code is shown for x86-64 alone, not for {}", cpu.triple)));
+        return Err(Error::Usage(format!(
+            "machine code is shown for x86-64 alone, not for {}",
+            cpu.triple
+        )));
     }
     let mut written = String::new();
     for (name, code) in listing(lowered, cpu)?.functions {

@@ -44,7 +44,12 @@ impl Eager {
         }
         let dispatcher = Dispatcher::new(&kernels, &outlines, &memory.constants, &states, cpu, threads)?;
         let counted = vec![0; outlines.len()];
-        Ok(Eager { graphs, outlines, dispatcher, counted })
+        Ok(Eager {
+            graphs,
+            outlines,
+            dispatcher,
+            counted,
+        })
     }
 
     /// Runs an entry; see [`Session::run`].
@@ -57,7 +62,8 @@ impl Eager {
     pub fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let number = self.number(entry)?;
         let before = self.dispatcher.allocations();
-        self.dispatcher.run(&self.outlines[number], inputs, outputs, &mut |_, _| true)?;
+        self.dispatcher
+            .run(&self.outlines[number], inputs, outputs, &mut |_, _| true)?;
         self.counted[number] = self.dispatcher.allocations() - before;
         Ok(())
     }
@@ -77,9 +83,13 @@ impl Eager {
         let (graph, outline) = (&self.graphs[number], &self.outlines[number]);
         let mut found = None;
         self.dispatcher.run(outline, inputs, outputs, &mut |step, written| {
-            let Step::Kernel { nodes, .. } = &outline.steps[step] else { return true };
+            let Step::Kernel { nodes, .. } = &outline.steps[step] else {
+                return true;
+            };
             let Some(&id) = nodes.last() else { return true };
-            if !graph.node(id).types.iter().all(|ty| ty.dtype.is_float()) || written.iter().all(|bytes| finite(graph, id, bytes)) {
+            if !graph.node(id).types.iter().all(|ty| ty.dtype.is_float())
+                || written.iter().all(|bytes| finite(graph, id, bytes))
+            {
                 return true;
             }
             let node = graph.node(id);
@@ -91,7 +101,9 @@ impl Eager {
 
     /// The number of kernels that one run of an entry starts.
     pub fn kernel_runs(&self, entry: &str) -> usize {
-        self.number(entry).map_or(0, |number| self.outlines[number].steps.iter().map(Step::kernel_runs).sum())
+        self.number(entry).map_or(0, |number| {
+            self.outlines[number].steps.iter().map(Step::kernel_runs).sum()
+        })
     }
 
     /// Buffers allocated by the last run of an entry.
@@ -118,5 +130,7 @@ fn finite(graph: &Graph, id: NodeId, bytes: &[u8]) -> bool {
     }
     let dtype: DType = node.types[0].dtype;
     let count = bytes.len() / dtype.size_bytes();
-    Tensor::from_bytes(dtype, [count], bytes.to_vec()).scalars().all(|value| value.as_f64().is_finite())
+    Tensor::from_bytes(dtype, [count], bytes.to_vec())
+        .scalars()
+        .all(|value| value.as_f64().is_finite())
 }

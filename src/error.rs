@@ -39,6 +39,9 @@ impl From<Problem> for Error {
 impl Error {
     /// What went wrong with a file.
     pub fn file(path: impl AsRef<std::path::Path>, reason: impl std::fmt::Display) -> Error {
-        Error::File { path: path.as_ref().display().to_string(), reason: reason.to_string() }
+        Error::File {
+            path: path.as_ref().display().to_string(),
+            reason: reason.to_string(),
+        }
     }
 }

@@ -63,7 +63,12 @@ pub struct Place {
 
 impl Place {
     fn new(base: Base, offset: usize, bytes: usize) -> Place {
-        Place { base, offset, strides: Vec::new(), bytes }
+        Place {
+            base,
+            offset,
+            strides: Vec::new(),
+            bytes,
+        }
     }
 }
 
@@ -131,7 +136,11 @@ impl Step {
             Step::Count { to, .. } => visit(to),
             Step::Barrier => {}
             Step::Repeat { body, .. } => body.iter().for_each(|step| step.places(visit)),
-            Step::Branch { condition, then, otherwise } => {
+            Step::Branch {
+                condition,
+                then,
+                otherwise,
+            } => {
                 visit(condition);
                 then.iter().chain(otherwise).for_each(|step| step.places(visit));
             }
@@ -219,7 +228,11 @@ impl Memory {
         let mut memory = Memory::default();
         for state in states {
             let offset = memory.state_bytes;
-            memory.states.push(StateSlot { name: state.name.clone(), ty: state.ty.clone(), offset });
+            memory.states.push(StateSlot {
+                name: state.name.clone(),
+                ty: state.ty.clone(),
+                offset,
+            });
             memory.state_bytes = (offset + state.ty.len_bytes()).next_multiple_of(ALIGN);
         }
         memory
@@ -267,16 +280,36 @@ pub struct Outline {
 
 /// Plans one entry: `graph`, whose inputs and outputs named like a state are that state.
 pub fn plan(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &mut Kernels) -> Plan {
-    let Draft { inputs, outputs, mut steps, temps, worker_bytes } = draft(graph, cut, true, memory, kernels);
+    let Draft {
+        inputs,
+        outputs,
+        mut steps,
+        temps,
+        worker_bytes,
+    } = draft(graph, cut, true, memory, kernels);
     let (offsets, shared_bytes) = temps.assign();
     resolve(&mut steps, &offsets);
     let parallel = barriers::insert(&mut steps, kernels);
-    Plan { name: name.to_owned(), inputs, outputs, steps, shared_bytes, worker_bytes, parallel }
+    Plan {
+        name: name.to_owned(),
+        inputs,
+        outputs,
+        steps,
+        shared_bytes,
+        worker_bytes,
+        parallel,
+    }
 }
 
 /// Plans one entry for eager execution: a temp of its own for every result, written once.
 pub fn outline(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &mut Kernels) -> Outline {
-    let Draft { inputs, outputs, steps, temps, worker_bytes } = draft(graph, cut, false, memory, kernels);
+    let Draft {
+        inputs,
+        outputs,
+        steps,
+        temps,
+        worker_bytes,
+    } = draft(graph, cut, false, memory, kernels);
     let mut last_use = vec![None; temps.len()];
     for (number, step) in steps.iter().enumerate() {
         step.places(&mut |place| {
@@ -291,7 +324,15 @@ pub fn outline(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels
             freed_after[last].push(temp);
         }
     }
-    Outline { name: name.to_owned(), inputs, outputs, steps, temps: temps.sizes(), freed_after, worker_bytes }
+    Outline {
+        name: name.to_owned(),
+        inputs,
+        outputs,
+        steps,
+        temps: temps.sizes(),
+        freed_after,
+        worker_bytes,
+    }
 }
 
 /// A plan whose values have no places yet.
@@ -308,12 +349,17 @@ fn draft(graph: &Graph, cut: Cut, reuse: bool, memory: &mut Memory, kernels: &mu
     let mut inputs = Vec::new();
     let mut given = HashMap::new();
     for &id in graph.inputs() {
-        let Op::Input(input) = &graph.node(id).op else { unreachable!("`inputs` lists inputs") };
+        let Op::Input(input) = &graph.node(id).op else {
+            unreachable!("`inputs` lists inputs")
+        };
         let bytes = input.ty.len_bytes();
         let place = match memory.state(&input.name) {
             Some(slot) => Place::new(Base::States, slot.offset, bytes),
             None => {
-                inputs.push(Port { name: input.name.clone(), ty: input.ty.clone() });
+                inputs.push(Port {
+                    name: input.name.clone(),
+                    ty: input.ty.clone(),
+                });
                 Place::new(Base::Input(inputs.len() - 1), 0, bytes)
             }
         };
@@ -326,16 +372,33 @@ fn draft(graph: &Graph, cut: Cut, reuse: bool, memory: &mut Memory, kernels: &mu
         let place = match memory.state(name) {
             Some(slot) => Place::new(Base::States, slot.offset, ty.len_bytes()),
             None => {
-                outputs.push(Port { name: name.clone(), ty: ty.clone() });
+                outputs.push(Port {
+                    name: name.clone(),
+                    ty: ty.clone(),
+                });
                 Place::new(Base::Output(outputs.len() - 1), 0, ty.len_bytes())
             }
         };
         wanted.push((*id, place));
     }
-    let mut planner = Planner { cut, reuse, memory, kernels, temps: Temps::default(), worker_bytes: 0, depth: 0 };
+    let mut planner = Planner {
+        cut,
+        reuse,
+        memory,
+        kernels,
+        temps: Temps::default(),
+        worker_bytes: 0,
+        depth: 0,
+    };
     let mut steps = Vec::new();
     planner.graph(graph, given, wanted, &mut steps);
-    Draft { inputs, outputs, steps, temps: planner.temps, worker_bytes: planner.worker_bytes }
+    Draft {
+        inputs,
+        outputs,
+        steps,
+        temps: planner.temps,
+        worker_bytes: planner.worker_bytes,
+    }
 }
 
 /// Replaces temps by their places in the arena.
@@ -353,7 +416,11 @@ fn resolve(steps: &mut [Step], offsets: &[usize]) {
             Step::Count { to, .. } => place(to),
             Step::Barrier => {}
             Step::Repeat { body, .. } => resolve(body, offsets),
-            Step::Branch { condition, then, otherwise } => {
+            Step::Branch {
+                condition,
+                then,
+                otherwise,
+            } => {
                 place(condition);
                 resolve(then, offsets);
                 resolve(otherwise, offsets);
@@ -439,10 +506,19 @@ impl Planner<'_> {
             .collect();
         let mut saved = Vec::new();
         for (number, (from, to)) in moves.iter().enumerate() {
-            let overwritten = moves.iter().enumerate().any(|(other, (_, target))| other != number && target == from);
+            let overwritten = moves
+                .iter()
+                .enumerate()
+                .any(|(other, (_, target))| other != number && target == from);
             let source = if overwritten {
                 let temp = self.temps.place(from.bytes);
-                self.step(steps, Step::Copy { from: from.clone(), to: temp.clone() });
+                self.step(
+                    steps,
+                    Step::Copy {
+                        from: from.clone(),
+                        to: temp.clone(),
+                    },
+                );
                 temp
             } else {
                 from.clone()
@@ -500,7 +576,12 @@ impl Planner<'_> {
                 places.insert(id, from);
             }
         }
-        let mut buffers: Vec<Place> = region.inputs.iter().chain(&region.outputs).map(|id| places[id].clone()).collect();
+        let mut buffers: Vec<Place> = region
+            .inputs
+            .iter()
+            .chain(&region.outputs)
+            .map(|id| places[id].clone())
+            .collect();
         let mut worker_bytes = 0;
         for buffer in &nest.buffers[buffers.len()..] {
             let bytes = buffer.ty.len_bytes().next_multiple_of(ALIGN);
@@ -513,14 +594,23 @@ impl Planner<'_> {
             });
         }
         self.worker_bytes = self.worker_bytes.max(worker_bytes);
-        self.step(steps, Step::Kernel { kernel, buffers, nodes: region.nodes.clone() });
+        self.step(
+            steps,
+            Step::Kernel {
+                kernel,
+                buffers,
+                nodes: region.nodes.clone(),
+            },
+        );
         for copy in late_copies {
             self.step(steps, copy);
         }
     }
 
     fn compound(&mut self, graph: &Graph, region: &Region, places: &HashMap<NodeId, Place>, steps: &mut Vec<Step>) {
-        let [id] = region.nodes[..] else { unreachable!("a compound region is one node") };
+        let [id] = region.nodes[..] else {
+            unreachable!("a compound region is one node")
+        };
         let node = graph.node(id);
         let args: Vec<Place> = node.args.iter().map(|arg| places[arg].clone()).collect();
         let results: Vec<Place> = node
@@ -528,9 +618,10 @@ impl Planner<'_> {
             .iter()
             .enumerate()
             .map(|(part, ty)| {
-                let wanted = region.outputs.iter().find(|&&output| {
-                    graph.node(output).op == Op::Part(part) && graph.node(output).args == [id]
-                });
+                let wanted = region
+                    .outputs
+                    .iter()
+                    .find(|&&output| graph.node(output).op == Op::Part(part) && graph.node(output).args == [id]);
                 match wanted {
                     Some(output) => places[output].clone(),
                     None => self.temps.place(ty.len_bytes()),
@@ -560,12 +651,20 @@ impl Planner<'_> {
             let mut strides = place.strides.clone();
             strides.resize(depth, 0);
             strides.push(stride);
-            Place { base: place.base, offset: place.offset + first, strides, bytes }
+            Place {
+                base: place.base,
+                offset: place.offset + first,
+                strides,
+                bytes,
+            }
         };
         given.extend(sliced.iter().map(|place| entry(place, self.depth)));
         given.extend(constants.iter().cloned());
-        let wanted: Vec<Place> =
-            state.iter().cloned().chain(stacked.iter().map(|place| entry(place, self.depth))).collect();
+        let wanted: Vec<Place> = state
+            .iter()
+            .cloned()
+            .chain(stacked.iter().map(|place| entry(place, self.depth)))
+            .collect();
         let start = self.temps.open();
         stacked.iter().chain(state).for_each(|place| self.temps.touch(place));
         let mut body = Vec::new();
@@ -573,14 +672,23 @@ impl Planner<'_> {
         if scan.counted {
             let count = self.temps.place(8);
             let from_end = scan.reverse.then_some(scan.length);
-            self.step(&mut body, Step::Count { to: count.clone(), from_end });
+            self.step(
+                &mut body,
+                Step::Count {
+                    to: count.clone(),
+                    from_end,
+                },
+            );
             given.push(count);
         }
         self.body(&scan.body, &given, &wanted, &mut body);
         self.depth -= 1;
         args.iter().chain(&results).for_each(|place| self.temps.touch(place));
         self.temps.close(start);
-        steps.push(Step::Repeat { times: scan.length, body });
+        steps.push(Step::Repeat {
+            times: scan.length,
+            body,
+        });
     }
 
     fn branch(&mut self, branch: &Branch, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
@@ -591,7 +699,11 @@ impl Planner<'_> {
         self.body(&branch.otherwise, &args[1..], &results, &mut otherwise);
         args.iter().chain(&results).for_each(|place| self.temps.touch(place));
         self.temps.close(start);
-        steps.push(Step::Branch { condition: args[0].clone(), then, otherwise });
+        steps.push(Step::Branch {
+            condition: args[0].clone(),
+            then,
+            otherwise,
+        });
     }
 
     fn while_loop(&mut self, repeat: &Loop, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
@@ -604,7 +716,10 @@ impl Planner<'_> {
         let (mut condition, mut body) = (Vec::new(), Vec::new());
         self.body(&repeat.condition, &given, std::slice::from_ref(&go_on), &mut condition);
         self.body(&repeat.body, &given, &results, &mut body);
-        args.iter().chain(&results).chain([&go_on]).for_each(|place| self.temps.touch(place));
+        args.iter()
+            .chain(&results)
+            .chain([&go_on])
+            .for_each(|place| self.temps.touch(place));
         self.temps.close(start);
         steps.push(Step::While { condition, go_on, body });
     }
@@ -613,7 +728,13 @@ impl Planner<'_> {
     fn copy_in(&mut self, carried: &[Place], state: &[Place], steps: &mut Vec<Step>) -> Vec<Place> {
         for (from, to) in carried.iter().zip(state) {
             if from.bytes > 0 {
-                self.step(steps, Step::Copy { from: from.clone(), to: to.clone() });
+                self.step(
+                    steps,
+                    Step::Copy {
+                        from: from.clone(),
+                        to: to.clone(),
+                    },
+                );
             }
         }
         state.to_vec()
@@ -621,7 +742,12 @@ impl Planner<'_> {
 
     fn body(&mut self, graph: &Graph, given: &[Place], wanted: &[Place], steps: &mut Vec<Step>) {
         let given = graph.inputs().iter().copied().zip(given.iter().cloned()).collect();
-        let wanted = graph.outputs.iter().map(|(_, id)| *id).zip(wanted.iter().cloned()).collect();
+        let wanted = graph
+            .outputs
+            .iter()
+            .map(|(_, id)| *id)
+            .zip(wanted.iter().cloned())
+            .collect();
         self.graph(graph, given, wanted, steps);
     }
 
@@ -661,9 +787,13 @@ fn is_read_later(
     places: &HashMap<NodeId, Place>,
     last_read: &HashMap<NodeId, usize>,
 ) -> bool {
-    graph.inputs().iter().filter(|input| places.get(input) == Some(place)).any(|input| match last_read.get(input) {
-        Some(&read) if read == time => region.kind == RegionKind::Compound,
-        Some(&read) => read > time,
-        None => false,
-    })
+    graph
+        .inputs()
+        .iter()
+        .filter(|input| places.get(input) == Some(place))
+        .any(|input| match last_read.get(input) {
+            Some(&read) if read == time => region.kind == RegionKind::Compound,
+            Some(&read) => read > time,
+            None => false,
+        })
 }

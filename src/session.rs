@@ -81,10 +81,13 @@ impl Session {
             return Err(self.unknown_entry(entry));
         };
         let plan = self.executable.plans().nth(number).expect("the position found above");
-        let inputs_fit =
-            inputs.len() == plan.inputs.len() && inputs.iter().zip(&plan.inputs).all(|(x, port)| is_of_type(x, &port.ty));
+        let inputs_fit = inputs.len() == plan.inputs.len()
+            && inputs.iter().zip(&plan.inputs).all(|(x, port)| is_of_type(x, &port.ty));
         let outputs_fit = outputs.len() == plan.outputs.len()
-            && outputs.iter().zip(&plan.outputs).all(|(y, port)| is_of_type(y, &port.ty));
+            && outputs
+                .iter()
+                .zip(&plan.outputs)
+                .all(|(y, port)| is_of_type(y, &port.ty));
         if !inputs_fit {
             let found: Vec<&Tensor> = inputs.to_vec();
             return Err(misfit(entry, "arguments", &plan.inputs, &found));
@@ -103,7 +106,10 @@ impl Session {
     /// If there is no such entry, or an argument is missing, unknown or of another type.
     pub fn call(&mut self, entry: &str, arguments: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
         let plan = self.executable.plan(entry).ok_or_else(|| self.unknown_entry(entry))?;
-        if let Some((name, _)) = arguments.iter().find(|(name, _)| !plan.inputs.iter().any(|port| port.name == *name)) {
+        if let Some((name, _)) = arguments
+            .iter()
+            .find(|(name, _)| !plan.inputs.iter().any(|port| port.name == *name))
+        {
             return Err(Error::Usage(format!(
                 "`{entry}` has no argument `{name}`; it takes {}",
                 ports_text(&plan.inputs)
@@ -114,9 +120,9 @@ impl Session {
             .iter()
             .map(|port| {
                 let given = arguments.iter().find(|(name, _)| *name == port.name);
-                given.map(|(_, tensor)| *tensor).ok_or_else(|| {
-                    Error::Usage(format!("`{entry}` needs an argument `{}`: {}", port.name, port.ty))
-                })
+                given
+                    .map(|(_, tensor)| *tensor)
+                    .ok_or_else(|| Error::Usage(format!("`{entry}` needs an argument `{}`: {}", port.name, port.ty)))
             })
             .collect::<Result<Vec<&Tensor>, Error>>()?;
         let mut outputs = new_results(plan);
@@ -130,7 +136,10 @@ impl Session {
     /// # Errors
     /// If there is no such entry.
     pub fn results(&self, entry: &str) -> Result<Vec<Tensor>, Error> {
-        self.executable.plan(entry).map(new_results).ok_or_else(|| self.unknown_entry(entry))
+        self.executable
+            .plan(entry)
+            .map(new_results)
+            .ok_or_else(|| self.unknown_entry(entry))
     }
 
     /// The present value of a state.
@@ -150,7 +159,11 @@ impl Session {
     pub fn set_state(&mut self, name: &str, value: &Tensor) -> Result<(), Error> {
         let slot = self.slot(name)?;
         if !is_of_type(value, &slot.ty) {
-            return Err(Error::Usage(format!("state `{name}` is {}, found {}", slot.ty, value.ty())));
+            return Err(Error::Usage(format!(
+                "state `{name}` is {}, found {}",
+                slot.ty,
+                value.ty()
+            )));
         }
         let offset = slot.offset;
         self.runner.states_mut()[offset..][..value.bytes().len()].copy_from_slice(value.bytes());
@@ -170,28 +183,57 @@ impl Session {
     }
 
     fn slot(&self, name: &str) -> Result<&StateSlot, Error> {
-        self.executable.states.iter().find(|slot| slot.name == name).ok_or_else(|| {
-            let names: Vec<String> = self.executable.states.iter().map(|slot| format!("`{}`", slot.name)).collect();
-            Error::Unknown(format!("there is no state `{name}`; the states are {}", names.join(", ")))
-        })
+        self.executable
+            .states
+            .iter()
+            .find(|slot| slot.name == name)
+            .ok_or_else(|| {
+                let names: Vec<String> = self
+                    .executable
+                    .states
+                    .iter()
+                    .map(|slot| format!("`{}`", slot.name))
+                    .collect();
+                Error::Unknown(format!(
+                    "there is no state `{name}`; the states are {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     fn unknown_entry(&self, entry: &str) -> Error {
         let names: Vec<String> = self.executable.plans().map(|plan| format!("`{}`", plan.name)).collect();
-        Error::Unknown(format!("there is no entry `{entry}`; the entries are {}", names.join(", ")))
+        Error::Unknown(format!(
+            "there is no entry `{entry}`; the entries are {}",
+            names.join(", ")
+        ))
     }
 }
 
 fn new_results(plan: &Plan) -> Vec<Tensor> {
-    plan.outputs.iter().map(|port| Tensor::zeros(port.ty.dtype, port.ty.shape.clone())).collect()
+    plan.outputs
+        .iter()
+        .map(|port| Tensor::zeros(port.ty.dtype, port.ty.shape.clone()))
+        .collect()
 }
 
 fn ports_text(ports: &[Port]) -> String {
-    let texts: Vec<String> = ports.iter().map(|port| format!("`{}`: {}", port.name, port.ty)).collect();
-    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+    let texts: Vec<String> = ports
+        .iter()
+        .map(|port| format!("`{}`: {}", port.name, port.ty))
+        .collect();
+    if texts.is_empty() {
+        "none".to_owned()
+    } else {
+        texts.join(", ")
+    }
 }
 
 fn misfit(entry: &str, what: &str, ports: &[Port], found: &[&Tensor]) -> Error {
     let found: Vec<String> = found.iter().map(|tensor| tensor.ty().to_string()).collect();
-    Error::Usage(format!("`{entry}`: {what} are {}, found {}", ports_text(ports), found.join(", ")))
+    Error::Usage(format!(
+        "`{entry}`: {what} are {}, found {}",
+        ports_text(ports),
+        found.join(", ")
+    ))
 }

@@ -62,7 +62,12 @@ impl Program {
     /// The program with only the entry of that name, if there is one, and the states that it touches.
     #[must_use]
     pub fn only(&self, entry: &str) -> Program {
-        let entries: Vec<Entry> = self.entries.iter().filter(|known| known.name == entry).cloned().collect();
+        let entries: Vec<Entry> = self
+            .entries
+            .iter()
+            .filter(|known| known.name == entry)
+            .cloned()
+            .collect();
         let touches = |graph: &Graph, name: &str| {
             graph.input(name).is_some() || graph.outputs.iter().any(|(output, _)| output == name)
         };

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use netloom_ir::fuse::{Region, RegionKind, regions, singletons};
 use netloom_ir::kernel::{self, Combine};
-use netloom_ir::ops::{Conv, Einsum, Fold, Gather, MapDef, Pool, Prefix, Scatter, Sort, map, pool::PoolKind, pool::Window};
+use netloom_ir::ops::{
+    Conv, Einsum, Fold, Gather, MapDef, Pool, Prefix, Scatter, Sort, map, pool::PoolKind, pool::Window,
+};
 use netloom_ir::{Builder, DType, Graph, NodeId, Op, Scalar, Tensor, Val, autodiff, oracle};
 use proptest::prelude::*;
 
@@ -56,27 +58,44 @@ fn sample(graph: &Graph) -> Vec<(&str, Tensor)> {
         let ty = graph.ty(id);
         let value = |at: usize| {
             let x = ((at * 7919 + salt * 104_729 + 13) % 2003) as f64 / 1001.5 - 1.0;
-            if ty.dtype.is_float() { x } else { (x * 4.0).abs().floor() }
+            if ty.dtype.is_float() {
+                x
+            } else {
+                (x * 4.0).abs().floor()
+            }
         };
-        Tensor::from_scalars(ty.dtype, ty.shape.clone(), (0..ty.count()).map(|at| Scalar::from_f64(value(at), ty.dtype)))
+        Tensor::from_scalars(
+            ty.dtype,
+            ty.shape.clone(),
+            (0..ty.count()).map(|at| Scalar::from_f64(value(at), ty.dtype)),
+        )
     };
-    let named = graph.inputs().iter().enumerate().map(|(salt, &id)| match &graph.node(id).op {
-        Op::Input(input) => (input.name.as_str(), tensor(id, salt)),
-        op => unreachable!("`{}` among the inputs", op.name()),
-    });
+    let named = graph
+        .inputs()
+        .iter()
+        .enumerate()
+        .map(|(salt, &id)| match &graph.node(id).op {
+            Op::Input(input) => (input.name.as_str(), tensor(id, salt)),
+            op => unreachable!("`{}` among the inputs", op.name()),
+        });
     named.collect()
 }
 
 /// Each output is written once, and nothing is read before it is written.
 fn check_order(graph: &Graph, regions: &[Region]) {
-    let mut is_ready: Vec<bool> =
-        graph.nodes().map(|(_, node)| matches!(node.op, Op::Input(_) | Op::Const(_))).collect();
+    let mut is_ready: Vec<bool> = graph
+        .nodes()
+        .map(|(_, node)| matches!(node.op, Op::Input(_) | Op::Const(_)))
+        .collect();
     for region in regions {
         for input in &region.inputs {
             assert!(is_ready[input.at()], "{region} reads {input}, which is not written yet");
         }
         for output in &region.outputs {
-            assert!(!std::mem::replace(&mut is_ready[output.at()], true), "{output} is written twice");
+            assert!(
+                !std::mem::replace(&mut is_ready[output.at()], true),
+                "{output} is written twice"
+            );
         }
     }
     for (name, id) in &graph.outputs {
@@ -97,8 +116,18 @@ fn check_values(graph: &Graph, regions: &[Region]) -> Result<(), TestCaseError> 
             for (at, (found, wanted)) in found.scalars().zip(wanted.scalars()).enumerate() {
                 let (a, b) = (found.as_f64(), wanted.as_f64());
                 // Regions round as the oracle does but for the bodies of maps, a few ulps each.
-                let is_close = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-5 * (1.0 + a.abs().max(b.abs()));
-                prop_assert!(is_close, "{} at {}: {} instead of {}\n{}\n{}", id, at, a, b, region, kernel);
+                let is_close =
+                    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-5 * (1.0 + a.abs().max(b.abs()));
+                prop_assert!(
+                    is_close,
+                    "{} at {}: {} instead of {}\n{}\n{}",
+                    id,
+                    at,
+                    a,
+                    b,
+                    region,
+                    kernel
+                );
             }
         }
     }
@@ -134,7 +163,10 @@ fn mlp_step() -> Graph {
     let loss = fold(log_sum - fold(shifted * y, Combine::Sum, 1), Combine::Sum, 0) * 0.125;
     let params = [("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)];
     let grads = autodiff::grad(loss, &params.map(|(_, param)| param));
-    let next = params.iter().zip(grads).map(|(&(name, param), grad)| (name, param - grad * 0.1));
+    let next = params
+        .iter()
+        .zip(grads)
+        .map(|(&(name, param), grad)| (name, param - grad * 0.1));
     b.finish(next.chain([("loss", loss)]).collect::<Vec<_>>()).unwrap()
 }
 
@@ -216,7 +248,8 @@ fn other_forms() -> Graph {
         with: Some(Combine::Sum),
     };
     let spread = b.push(Op::Scatter(scatter), &[x, indices, picked * 2.0]);
-    b.finish([("sums", sums + 1.0), ("order", order), ("spread", spread)]).unwrap()
+    b.finish([("sums", sums + 1.0), ("order", order), ("spread", spread)])
+        .unwrap()
 }
 
 #[test]
@@ -249,7 +282,11 @@ fn random_graph(steps: &[Step], outputs: &[usize]) -> Graph {
         // The nearest value of a shape that fits.
         let fits = |wanted: &dyn Fn(Val<'_>) -> bool| {
             let start = right % values.len();
-            values[start..].iter().chain(&values[..start]).copied().find(|&y| wanted(y))
+            values[start..]
+                .iter()
+                .chain(&values[..start])
+                .copied()
+                .find(|&y| wanted(y))
         };
         let same = |x: Val<'_>| {
             let shape = x.shape();
@@ -263,7 +300,9 @@ fn random_graph(steps: &[Step], outputs: &[usize]) -> Graph {
             4 if x.rank() == 2 => fold(x, Combine::Sum, right % 2),
             5 if x.rank() > 0 => kept(x, Combine::Max, right % x.rank()).broadcast(x.shape()),
             6 if x.rank() == 2 => x.permute([1, 0]),
-            7 if x.rank() == 2 => x.reshape([x.shape()[0] * x.shape()[1]]).reshape([x.shape()[1], x.shape()[0]]),
+            7 if x.rank() == 2 => x
+                .reshape([x.shape()[0] * x.shape()[1]])
+                .reshape([x.shape()[1], x.shape()[0]]),
             8 if x.rank() == 2 => match fits(&|y| y.rank() == 2 && y.shape()[0] == x.shape()[1]) {
                 Some(y) => einsum("mk,kn->mn", x, y) * 0.25,
                 None => x,

@@ -98,7 +98,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         engine.run(&entry, &inputs, &mut outputs)?;
     }
     let replayed = outputs.clone();
-    let error = options.expect.as_deref().map(|path| greatest_difference(&plan, &first, path)).transpose()?;
+    let error = options
+        .expect
+        .as_deref()
+        .map(|path| greatest_difference(&plan, &first, path))
+        .transpose()?;
 
     let mut times = Vec::new();
     let until = Instant::now() + Duration::from_secs_f64(options.seconds.max(0.0));
@@ -153,16 +157,27 @@ fn milliseconds(time: Duration) -> f64 {
 /// The arguments of an entry: from a file, or made up, the same each time.
 fn arguments(plan: &Plan, path: Option<&Path>) -> Result<Vec<Tensor>, Error> {
     let Some(path) = path else {
-        return Ok(plan.inputs.iter().map(|port| made_up(port.ty.dtype, &port.ty.shape)).collect());
+        return Ok(plan
+            .inputs
+            .iter()
+            .map(|port| made_up(port.ty.dtype, &port.ty.shape))
+            .collect());
     };
     let arrays = npz::load(path)?;
     plan.inputs
         .iter()
         .map(|port| {
-            let by_name = arrays.iter().find(|(name, _)| *name == port.name || name == "input" && port.name == "x");
+            let by_name = arrays
+                .iter()
+                .find(|(name, _)| *name == port.name || name == "input" && port.name == "x");
             let only = (plan.inputs.len() == 1 && arrays.len() == 1).then(|| &arrays[0]);
             let found = by_name.or(only).map(|(_, array)| array.clone());
-            found.ok_or_else(|| Error::file(path, format!("there is no array for the argument `{}`: {}", port.name, port.ty)))
+            found.ok_or_else(|| {
+                Error::file(
+                    path,
+                    format!("there is no array for the argument `{}`: {}", port.name, port.ty),
+                )
+            })
         })
         .collect()
 }
@@ -185,12 +200,21 @@ fn greatest_difference(plan: &Plan, outputs: &[Tensor], path: &Path) -> Result<f
     let arrays = npz::load(path)?;
     let mut greatest: Option<f64> = None;
     for (port, output) in plan.outputs.iter().zip(outputs) {
-        let expected = arrays.iter().find(|(name, _)| *name == port.name || name == "output" && plan.outputs.len() == 1);
+        let expected = arrays
+            .iter()
+            .find(|(name, _)| *name == port.name || name == "output" && plan.outputs.len() == 1);
         let Some((name, expected)) = expected else { continue };
         if expected.shape() != output.shape() {
-            return Err(Error::file(path, format!("`{name}` is {}, the model gives {}", expected.ty(), output.ty())));
+            return Err(Error::file(
+                path,
+                format!("`{name}` is {}, the model gives {}", expected.ty(), output.ty()),
+            ));
         }
-        let here = output.scalars().zip(expected.scalars()).map(|(a, b)| (a.as_f64() - b.as_f64()).abs()).fold(0.0, f64::max);
+        let here = output
+            .scalars()
+            .zip(expected.scalars())
+            .map(|(a, b)| (a.as_f64() - b.as_f64()).abs())
+            .fold(0.0, f64::max);
         greatest = Some(greatest.map_or(here, |known| known.max(here)));
     }
     greatest.ok_or_else(|| Error::file(path, "holds no array named like a result or `output`"))

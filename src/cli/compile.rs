@@ -45,7 +45,10 @@ enum Emit {
 pub fn run(options: &Options) -> Result<(), Error> {
     let Emit::Obj = options.emit;
     let cpu = match &options.target {
-        Some(triple) => Cpu::for_triple(triple, Some(options.machine.cpu.as_str()).filter(|cpu| *cpu != "native"))?,
+        Some(triple) => Cpu::for_triple(
+            triple,
+            Some(options.machine.cpu.as_str()).filter(|cpu| *cpu != "native"),
+        )?,
         None => options.machine.cpu()?,
     };
     let model = super::model::read(&options.model, options.batch)?;
@@ -57,7 +60,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let program = model.program.only(entry);
     if program.entries.is_empty() {
         let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
-        return Err(Error::Unknown(format!("`{}` has no entry `{entry}`; it has {}", model.name, names.join(", "))));
+        return Err(Error::Unknown(format!(
+            "`{}` has no entry `{entry}`; it has {}",
+            model.name,
+            names.join(", ")
+        )));
     }
     // States start here, whatever system the code is for.
     let executable = compile(&program, &Cpu::native())?;

@@ -10,8 +10,8 @@ use netloom::eager::Eager;
 use netloom::ir::Tensor;
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::{Rate, zoo};
-use netloom::train::model::median;
 use netloom::train::Dataset;
+use netloom::train::model::median;
 use netloom::{Error, Session, compile};
 
 use super::train::{Data, Fit, fit};
@@ -43,7 +43,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let steps = (data.train.len() / net.batch * options.epochs) as u64;
     let mut training = (net.training)();
     training.optimiser = netloom::nn::Optimiser::Momentum(0.9);
-    training.rate = Rate::Cosine { start: RATE, end: 0.0, steps, warm_up: 0 };
+    training.rate = Rate::Cosine {
+        start: RATE,
+        end: 0.0,
+        steps,
+        warm_up: 0,
+    };
     training.l2 = 5e-4;
     eprintln!(
         "1. Training {} on {} handwritten digits; {} to choose by, {} to test on\n",
@@ -71,28 +76,44 @@ pub fn run(options: &Options) -> Result<(), Error> {
 
     eprintln!("\n2. What the compiler made of the training step\n");
     let cpu = options.machine.cpu()?;
-    let program =
-        program(&(net.layers)(), &net.input(net.batch), &net.target(net.batch), &training)?.only(TRAIN_STEP);
+    let program = program(
+        &(net.layers)(),
+        &net.input(net.batch),
+        &net.target(net.batch),
+        &training,
+    )?
+    .only(TRAIN_STEP);
     let lowered = lower(&program, &cpu)?;
     let nodes = program.entries[0].graph.len();
     let (_, improved) = &lowered.graphs[0];
     let executable = Arc::new(compile(&program, &cpu)?);
     let step = executable.plan(TRAIN_STEP).expect("the program has this entry");
     eprintln!("nodes          {nodes}, after the passes {}", improved.len());
-    eprintln!("kernels        {} runs of {} distinct ones", step.kernel_runs(), executable.kernel_count);
+    eprintln!(
+        "kernels        {} runs of {} distinct ones",
+        step.kernel_runs(),
+        executable.kernel_count
+    );
     eprintln!("arena          {} bytes", step.shared_bytes);
     for (stage, took) in &executable.stages.0 {
         eprintln!("{stage:<14} {:.2} ms", took.as_secs_f64() * 1e3);
     }
-    eprintln!("compile        {:.2} ms in all", executable.stages.total().as_secs_f64() * 1e3);
+    eprintln!(
+        "compile        {:.2} ms in all",
+        executable.stages.total().as_secs_f64() * 1e3
+    );
 
     eprintln!("\n3. Compiled against eager, the same kernels' tiles and threads\n");
     let batch = data.train.select(&(0..net.batch).collect::<Vec<_>>());
     let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
     let mut eager = Eager::new(&program, &cpu, options.machine.threads(), &session)?;
     let mut loss = session.results(TRAIN_STEP)?;
-    let compiled = step_time(&batch, &mut loss, &mut |inputs, loss| session.run(TRAIN_STEP, inputs, loss))?;
-    let by_operation = step_time(&batch, &mut loss, &mut |inputs, loss| eager.run(TRAIN_STEP, inputs, loss))?;
+    let compiled = step_time(&batch, &mut loss, &mut |inputs, loss| {
+        session.run(TRAIN_STEP, inputs, loss)
+    })?;
+    let by_operation = step_time(&batch, &mut loss, &mut |inputs, loss| {
+        eager.run(TRAIN_STEP, inputs, loss)
+    })?;
     eprintln!("compiled       {compiled:.3} ms a step, {} kernels", step.kernel_runs());
     eprintln!(
         "eager          {by_operation:.3} ms a step, {} kernels, {} buffers",
@@ -107,9 +128,15 @@ pub fn run(options: &Options) -> Result<(), Error> {
     model.load(&options.out.join("weights.safetensors"))?;
     let after = model.evaluate(&data.test)?;
     if before != after {
-        return Err(Error::Training(format!("the loaded weights score {after:?}, the saved ones {before:?}")));
+        return Err(Error::Training(format!(
+            "the loaded weights score {after:?}, the saved ones {before:?}"
+        )));
     }
-    eprintln!("the same {} test digits, the same answers: accuracy {:.2} %", data.test.len(), 100.0 * after.accuracy.unwrap_or(0.0));
+    eprintln!(
+        "the same {} test digits, the same answers: accuracy {:.2} %",
+        data.test.len(),
+        100.0 * after.accuracy.unwrap_or(0.0)
+    );
     if options.json {
         super::print_json(&report.json(net.name, options.machine.threads()));
     }

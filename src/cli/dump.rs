@@ -47,7 +47,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
     let program = model.program.only(&name);
     let Some(entry) = program.entries.first() else {
-        return Err(Error::Unknown(format!("`{}` has no entry `{name}`; it has {}", model.name, names.join(", "))));
+        return Err(Error::Unknown(format!(
+            "`{}` has no entry `{name}`; it has {}",
+            model.name,
+            names.join(", ")
+        )));
     };
     let shown = |graph: &Graph| match options.format {
         Format::Text => graph.to_string(),
@@ -59,7 +63,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "optimized" => shown(&passes::run(&entry.graph, &cpu.target(), &mut |_| {})),
         "regions" => {
             let graph = passes::run(&entry.graph, &cpu.target(), &mut |_| {});
-            fuse::regions(&graph).iter().enumerate().map(|(number, region)| format!("region {number}: {region}\n")).collect()
+            fuse::regions(&graph)
+                .iter()
+                .enumerate()
+                .map(|(number, region)| format!("region {number}: {region}\n"))
+                .collect()
         }
         "kernel" | "nest" | "plan" | "clif" | "asm" => {
             let lowered = lower(&program, &cpu)?;

@@ -40,7 +40,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
-    let only = executable.plan(&options.entry).filter(|plan| plan.inputs.len() == 1 && arrays.len() == 1);
+    let only = executable
+        .plan(&options.entry)
+        .filter(|plan| plan.inputs.len() == 1 && arrays.len() == 1);
     let arguments: Vec<_> = match only {
         Some(plan) => vec![(plan.inputs[0].name.as_str(), &arrays[0].1)],
         None => arrays.iter().map(|(name, array)| (name.as_str(), array)).collect(),

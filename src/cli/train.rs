@@ -103,10 +103,18 @@ impl Data {
         };
         let suit = |data: Dataset| {
             let data = if net.example.len() == 1 { data.flattened() } else { data };
-            if net.target == Some(net.example) { Dataset::new(data.inputs.clone(), data.inputs) } else { Ok(data) }
+            if net.target == Some(net.example) {
+                Dataset::new(data.inputs.clone(), data.inputs)
+            } else {
+                Ok(data)
+            }
         };
         let (train, validation) = suit(train)?.split(VALIDATION_SHARE, seed)?;
-        Ok(Data { train, validation, test: suit(test)? })
+        Ok(Data {
+            train,
+            validation,
+            test: suit(test)?,
+        })
     }
 }
 
@@ -117,7 +125,9 @@ fn embedded() -> Result<(Dataset, Dataset), Error> {
 
 #[cfg(not(feature = "demo"))]
 fn embedded() -> Result<(Dataset, Dataset), Error> {
-    Err(Error::Usage("this program was built without data; give a folder with `--data`".to_owned()))
+    Err(Error::Usage(
+        "this program was built without data; give a folder with `--data`".to_owned(),
+    ))
 }
 
 /// The file of that name in a folder, gzip or not.
@@ -203,7 +213,10 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             bar.set_message(format!("{loss:.4}"));
         }
     };
-    let mut show = Show { bar: &bar, last: first_epoch + plan.epochs };
+    let mut show = Show {
+        bar: &bar,
+        last: first_epoch + plan.epochs,
+    };
     bar.set_prefix(format!("{}", first_epoch + 1));
     let mut log = CsvLog::new(plan.out.join("log.csv"));
     if plan.resume.is_none() {
@@ -245,9 +258,21 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         Some(accuracy) => eprintln!("test: loss {:.4}, accuracy {:.2} %", scores.loss, 100.0 * accuracy),
         None => eprintln!("test: loss {:.4}", scores.loss),
     }
-    let mut files = vec!["weights.safetensors".to_owned(), "best.safetensors".to_owned(), "log.csv".to_owned()];
+    let mut files = vec![
+        "weights.safetensors".to_owned(),
+        "best.safetensors".to_owned(),
+        "log.csv".to_owned(),
+    ];
     files.extend(pictures(plan, data, &mut model, &history)?);
-    Ok((model, Report { history, test_loss: scores.loss, test_accuracy: scores.accuracy, files }))
+    Ok((
+        model,
+        Report {
+            history,
+            test_loss: scores.loss,
+            test_accuracy: scores.accuracy,
+            files,
+        },
+    ))
 }
 
 /// Set by Ctrl-C.
@@ -278,7 +303,11 @@ impl Callback for Show<'_> {
             line += &format!(", accuracy {:.2} %", 100.0 * accuracy);
         }
         line += &format!(", {:.2} ms a step", epoch.step_ms);
-        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+        if self.bar.is_hidden() {
+            eprintln!("{line}")
+        } else {
+            self.bar.println(line)
+        }
         self.bar.set_prefix(format!("{}", epoch.number + 1));
         self.bar.reset();
         Ok(Flow::Continue)
@@ -298,7 +327,9 @@ fn explained(model: &mut Model, plan: &Fit<'_>, data: &Data, message: String) ->
         let batch = data.train.select(positions);
         let found = eager.first_not_finite(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
         if let Some(place) = found {
-            return Ok(Error::Training(format!("{message}\n  = the first value that is no number comes from {place}")));
+            return Ok(Error::Training(format!(
+                "{message}\n  = the first value that is no number comes from {place}"
+            )));
         }
     }
     Ok(Error::Training(message))
@@ -313,14 +344,28 @@ fn pictures(plan: &Fit<'_>, data: &Data, model: &mut Model, history: &History) -
         Series::counted("training", epochs.iter().map(|epoch| epoch.objective)),
         Series::counted("validation", epochs.iter().filter_map(|epoch| epoch.validation_loss)),
     ];
-    curves(&out("loss.svg"), &format!("Loss of {}", plan.net.name), "epoch", "loss", &losses)?;
+    curves(
+        &out("loss.svg"),
+        &format!("Loss of {}", plan.net.name),
+        "epoch",
+        "loss",
+        &losses,
+    )?;
     if plan.net.target.is_none() {
-        let accuracy = Series::counted("validation", epochs.iter().filter_map(|epoch| epoch.validation_accuracy));
+        let accuracy = Series::counted(
+            "validation",
+            epochs.iter().filter_map(|epoch| epoch.validation_accuracy),
+        );
         let title = format!("Accuracy of {}", plan.net.name);
         curves(&out("accuracy.svg"), &title, "epoch", "accuracy", &[accuracy])?;
         files.push("accuracy.svg".to_owned());
         let wrong = mistakes(model, &data.test)?;
-        gallery(&out("mistakes.svg"), "Test digits taken for others: truth → answer", 8, &wrong)?;
+        gallery(
+            &out("mistakes.svg"),
+            "Test digits taken for others: truth → answer",
+            8,
+            &wrong,
+        )?;
         files.push("mistakes.svg".to_owned());
     }
     if let Ok(filters) = model.session().state("0.weight")
@@ -346,7 +391,9 @@ fn mistakes(model: &mut Model, test: &Dataset) -> Result<Vec<Picture>, Error> {
     let labels = test.targets.to_i64();
     let side = (test.inputs.count() / test.len().max(1)).isqrt();
     let values = test.inputs.to_f32();
-    let wrong = (0..test.len()).filter(|&at| labels[at] != answers[at] as i64).take(MISTAKES);
+    let wrong = (0..test.len())
+        .filter(|&at| labels[at] != answers[at] as i64)
+        .take(MISTAKES);
     Ok(wrong
         .map(|at| Picture {
             height: side,

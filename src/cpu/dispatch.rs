@@ -67,7 +67,11 @@ impl Dispatcher {
     ) -> Result<Dispatcher, Error> {
         let mut jit = Jit::new(cpu)?;
         emit_barrier(jit.parts().0)?;
-        let ids = kernels.nests().iter().map(|nest| jit.emit(nest)).collect::<Result<Vec<_>, _>>()?;
+        let ids = kernels
+            .nests()
+            .iter()
+            .map(|nest| jit.emit(nest))
+            .collect::<Result<Vec<_>, _>>()?;
         jit.finish()?;
         let callables = ids
             .into_iter()
@@ -79,7 +83,11 @@ impl Dispatcher {
                 let count = |role| nest.buffers.iter().filter(|buffer| buffer.role == role).count();
                 let inputs = count(Role::Input);
                 let results = inputs..inputs + count(Role::Output);
-                Callable { function, shared: is_shared_kernel(nest), results }
+                Callable {
+                    function,
+                    shared: is_shared_kernel(nest),
+                    results,
+                }
             })
             .collect();
         let copy = |bytes: &[u8]| {
@@ -136,11 +144,29 @@ impl Dispatcher {
     ) -> Result<(), Error> {
         assert!(inputs.len() == outline.inputs.len() && outputs.len() == outline.outputs.len());
         let fits = |tensor: &Tensor, port: &crate::plan::Port| is_of_type(tensor, &port.ty);
-        assert!(inputs.iter().zip(&outline.inputs).all(|(tensor, port)| fits(tensor, port)));
-        assert!(outputs.iter().zip(&outline.outputs).all(|(tensor, port)| fits(tensor, port)));
+        assert!(
+            inputs
+                .iter()
+                .zip(&outline.inputs)
+                .all(|(tensor, port)| fits(tensor, port))
+        );
+        assert!(
+            outputs
+                .iter()
+                .zip(&outline.outputs)
+                .all(|(tensor, port)| fits(tensor, port))
+        );
         let inputs: Vec<*mut u8> = inputs.iter().map(|tensor| tensor.bytes().as_ptr().cast_mut()).collect();
-        let outputs: Vec<*mut u8> = outputs.iter_mut().map(|tensor| tensor.bytes_mut().as_mut_ptr()).collect();
-        let mut frame = Frame { outline, inputs, outputs, iterations: Vec::new() };
+        let outputs: Vec<*mut u8> = outputs
+            .iter_mut()
+            .map(|tensor| tensor.bytes_mut().as_mut_ptr())
+            .collect();
+        let mut frame = Frame {
+            outline,
+            inputs,
+            outputs,
+            iterations: Vec::new(),
+        };
         for (number, step) in outline.steps.iter().enumerate() {
             self.step(step, &mut frame)?;
             let mut written = Vec::new();
@@ -193,7 +219,11 @@ impl Dispatcher {
                 }
                 Ok(())
             }
-            Step::Branch { condition, then, otherwise } => {
+            Step::Branch {
+                condition,
+                then,
+                otherwise,
+            } => {
                 let body = if self.truth(condition, frame)? { then } else { otherwise };
                 body.iter().try_for_each(|step| self.step(step, frame))
             }
@@ -226,13 +256,27 @@ impl Dispatcher {
             arena: self.arena.address(),
             wait: Some(yield_to_others),
         };
-        let parts = Parts { call: &call, addresses: &addresses };
+        let parts = Parts {
+            call: &call,
+            addresses: &addresses,
+        };
         let task = |worker: usize| {
             let (call, addresses) = parts.get();
             // SAFETY: the nest was verified; its buffers have the lengths its plan gave them, scratch is each worker's own.
-            unsafe { function(addresses[worker].as_ptr(), std::ptr::from_ref(call).cast(), worker as u64, workers as u64) }
+            unsafe {
+                function(
+                    addresses[worker].as_ptr(),
+                    std::ptr::from_ref(call).cast(),
+                    worker as u64,
+                    workers as u64,
+                )
+            }
         };
-        if shared { self.pool.run(&task) } else { task(0) }
+        if shared {
+            self.pool.run(&task)
+        } else {
+            task(0)
+        }
         Ok(())
     }
 
@@ -248,7 +292,10 @@ impl Dispatcher {
             Base::Output(number) => frame.outputs[number],
             Base::States => self.states.address(),
             Base::Constants => self.constants.address(),
-            Base::Worker => self.arena.address().wrapping_add(ARENA_HEADER_BYTES + worker * self.worker_bytes),
+            Base::Worker => self
+                .arena
+                .address()
+                .wrapping_add(ARENA_HEADER_BYTES + worker * self.worker_bytes),
             Base::Arena => unreachable!("an outline has no arena"),
             Base::Temp(temp) => match &self.temps[temp.0] {
                 Some(block) => block.address(),
@@ -261,8 +308,12 @@ impl Dispatcher {
                 }
             },
         };
-        let moved: isize =
-            place.strides.iter().zip(&frame.iterations).map(|(stride, &iteration)| stride * iteration as isize).sum();
+        let moved: isize = place
+            .strides
+            .iter()
+            .zip(&frame.iterations)
+            .map(|(stride, &iteration)| stride * iteration as isize)
+            .sum();
         Ok(base.wrapping_add(place.offset).wrapping_offset(moved))
     }
 }

@@ -146,8 +146,8 @@ impl Emitter {
         module.clear_context(&mut self.context);
         self.context.func.signature = signature;
         self.context.func.name = UserFuncName::user(0, id.as_u32());
-        let defined = emit_function(module, &mut self.shared, &mut self.context, &mut self.functions, nest)
-            .and_then(|()| {
+        let defined =
+            emit_function(module, &mut self.shared, &mut self.context, &mut self.functions, nest).and_then(|()| {
                 if let Some(listing) = &mut self.shared.listing {
                     listing.clif += &format!("; {name}\n{}\n", self.context.func.display());
                 }

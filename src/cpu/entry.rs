@@ -7,9 +7,7 @@
 use cranelift::codegen::Context;
 use cranelift::codegen::ir::{AtomicRmwOp, BlockArg, FuncRef, StackSlotData, StackSlotKind};
 use cranelift::prelude::types::{I8, I64};
-use cranelift::prelude::{
-    Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Value,
-};
+use cranelift::prelude::{Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Value};
 use cranelift_module::{FuncId, Linkage, Module};
 
 use super::Error;
@@ -65,14 +63,17 @@ pub fn arena_bytes(plan: &Plan, workers: usize) -> usize {
 /// The last to arrive resets the count and advances the number of barriers passed, which the others watch.
 pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
     let signature = barrier_signature(module);
-    let id = module.declare_function(BARRIER, Linkage::Local, &signature).map_err(Error::module)?;
+    let id = module
+        .declare_function(BARRIER, Linkage::Local, &signature)
+        .map_err(Error::module)?;
     let mut context = module.make_context();
     context.func.signature = signature;
     let mut functions = FunctionBuilderContext::new();
     let mut builder = FunctionBuilder::new(&mut context.func, &mut functions);
     let flags = MemFlagsData::trusted();
 
-    let [entry, meet, last, watch, look, pause, call_wait, reset, done] = std::array::from_fn(|_| builder.create_block());
+    let [entry, meet, last, watch, look, pause, call_wait, reset, done] =
+        std::array::from_fn(|_| builder.create_block());
     builder.append_block_params_for_function_params(entry);
     builder.switch_to_block(entry);
     let (call, workers) = (builder.block_params(entry)[0], builder.block_params(entry)[2]);
@@ -107,7 +108,9 @@ pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
     builder.switch_to_block(look);
     let fewer = builder.ins().iadd_imm(left, -1);
     let is_long = builder.ins().icmp_imm_u(IntCC::Equal, fewer, 0);
-    builder.ins().brif(is_long, pause, &[], watch, &[BlockArg::Value(fewer)]);
+    builder
+        .ins()
+        .brif(is_long, pause, &[], watch, &[BlockArg::Value(fewer)]);
 
     builder.switch_to_block(pause);
     let wait = builder.ins().load(I64, flags, call, WAIT);
@@ -140,7 +143,9 @@ pub fn emit_entry(
     barrier: FuncId,
 ) -> Result<FuncId, Error> {
     let signature = barrier_signature(module);
-    let id = module.declare_function(symbol, linkage, &signature).map_err(Error::module)?;
+    let id = module
+        .declare_function(symbol, linkage, &signature)
+        .map_err(Error::module)?;
     let mut context = module.make_context();
     context.func.signature = signature;
     let mut functions = FunctionBuilderContext::new();
@@ -148,17 +153,21 @@ pub fn emit_entry(
     let entry = builder.create_block();
     builder.append_block_params_for_function_params(entry);
     builder.switch_to_block(entry);
-    let &[call, worker, workers] = builder.block_params(entry) else { unreachable!("the signature has three") };
+    let &[call, worker, workers] = builder.block_params(entry) else {
+        unreachable!("the signature has three")
+    };
     let barrier = module.declare_func_in_func(barrier, builder.func);
     let buffer_count = longest_buffer_list(&plan.steps);
     let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, (8 * buffer_count.max(1)) as u32, 3);
     let slot = builder.create_sized_stack_slot(slot);
     let flags = MemFlagsData::trusted();
-    let [inputs, outputs, states, constants, arena] = [INPUTS, OUTPUTS, STATES, CONSTANTS, ARENA]
-        .map(|offset| builder.ins().load(I64, flags, call, offset));
+    let [inputs, outputs, states, constants, arena] =
+        [INPUTS, OUTPUTS, STATES, CONSTANTS, ARENA].map(|offset| builder.ins().load(I64, flags, call, offset));
     let own = builder.ins().imul_imm(worker, plan.worker_bytes as i64);
     let own = builder.ins().iadd(arena, own);
-    let own = builder.ins().iadd_imm(own, (ARENA_HEADER_BYTES + plan.shared_bytes) as i64);
+    let own = builder
+        .ins()
+        .iadd_imm(own, (ARENA_HEADER_BYTES + plan.shared_bytes) as i64);
     let arena = builder.ins().iadd_imm(arena, ARENA_HEADER_BYTES as i64);
     let buffers = builder.ins().stack_addr(I64, slot, 0);
     let mut cx = Cx {
@@ -171,12 +180,21 @@ pub fn emit_entry(
         call,
         worker,
         workers,
-        bases: Bases { inputs, outputs, states, constants, arena, own },
+        bases: Bases {
+            inputs,
+            outputs,
+            states,
+            constants,
+            arena,
+            own,
+        },
         buffers,
         iterations: Vec::new(),
     };
     cx.steps(&plan.steps);
-    let Cx { mut builder, module, .. } = cx;
+    let Cx {
+        mut builder, module, ..
+    } = cx;
     builder.ins().return_(&[]);
     builder.seal_all_blocks();
     builder.finalize(module.target_config());
@@ -240,7 +258,11 @@ impl Cx<'_, '_> {
                     self.builder.ins().call(self.barrier, &arguments);
                 }
                 Step::Repeat { times, body } => self.repeat(*times, body),
-                Step::Branch { condition, then, otherwise } => self.branch(condition, then, otherwise),
+                Step::Branch {
+                    condition,
+                    then,
+                    otherwise,
+                } => self.branch(condition, then, otherwise),
                 Step::While { condition, go_on, body } => self.while_loop(condition, go_on, body),
             }
         }
@@ -249,13 +271,17 @@ impl Cx<'_, '_> {
     fn kernel(&mut self, kernel: usize, buffers: &[Place]) {
         for (at, place) in buffers.iter().enumerate() {
             let address = self.address(place);
-            self.builder.ins().store(MemFlagsData::trusted(), address, self.buffers, 8 * at as i32);
+            self.builder
+                .ins()
+                .store(MemFlagsData::trusted(), address, self.buffers, 8 * at as i32);
         }
         let function = match self.functions[kernel] {
             Some(function) => function,
             None => {
                 debug_assert_eq!(kernel_signature(self.module).params.len(), 4);
-                let function = self.module.declare_func_in_func(self.kernels[kernel], self.builder.func);
+                let function = self
+                    .module
+                    .declare_func_in_func(self.kernels[kernel], self.builder.func);
                 *self.functions[kernel].insert(function)
             }
         };
@@ -281,12 +307,14 @@ impl Cx<'_, '_> {
             let source = self.builder.ins().iadd(source, start);
             let target = self.address(to);
             let target = self.builder.ins().iadd(target, start);
-            self.builder.call_memcpy(self.module.target_config(), target, source, length);
+            self.builder
+                .call_memcpy(self.module.target_config(), target, source, length);
         } else {
             self.first_worker(|cx| {
                 let (source, target) = (cx.address(from), cx.address(to));
                 let length = cx.builder.ins().iconst(I64, from.bytes as i64);
-                cx.builder.call_memcpy(cx.module.target_config(), target, source, length);
+                cx.builder
+                    .call_memcpy(cx.module.target_config(), target, source, length);
             });
         }
     }
@@ -323,7 +351,10 @@ impl Cx<'_, '_> {
         self.builder.ins().jump(head, &[BlockArg::Value(zero)]);
         let iteration = self.builder.append_block_param(head, I64);
         self.builder.switch_to_block(head);
-        let more = self.builder.ins().icmp_imm_u(IntCC::UnsignedLessThan, iteration, times as i64);
+        let more = self
+            .builder
+            .ins()
+            .icmp_imm_u(IntCC::UnsignedLessThan, iteration, times as i64);
         self.builder.ins().brif(more, run, &[], done, &[]);
         self.builder.switch_to_block(run);
         self.iterations.push(iteration);
@@ -368,8 +399,14 @@ impl Cx<'_, '_> {
     fn address(&mut self, place: &Place) -> Value {
         let flags = MemFlagsData::trusted();
         let base = match place.base {
-            Base::Input(number) => self.builder.ins().load(I64, flags, self.bases.inputs, 8 * number as i32),
-            Base::Output(number) => self.builder.ins().load(I64, flags, self.bases.outputs, 8 * number as i32),
+            Base::Input(number) => self
+                .builder
+                .ins()
+                .load(I64, flags, self.bases.inputs, 8 * number as i32),
+            Base::Output(number) => self
+                .builder
+                .ins()
+                .load(I64, flags, self.bases.outputs, 8 * number as i32),
             Base::States => self.bases.states,
             Base::Constants => self.bases.constants,
             Base::Arena => self.bases.arena,

@@ -40,9 +40,16 @@ impl Object {
 
     /// Adds read-only bytes under an exported name, aligned to a cache line; at least one byte, for an empty array is no C.
     pub fn constants(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let id = self.module.declare_data(name, Linkage::Export, false, false).map_err(Error::module)?;
+        let id = self
+            .module
+            .declare_data(name, Linkage::Export, false, false)
+            .map_err(Error::module)?;
         let mut data = DataDescription::new();
-        data.define(if bytes.is_empty() { Box::from([0]) } else { Box::from(bytes) });
+        data.define(if bytes.is_empty() {
+            Box::from([0])
+        } else {
+            Box::from(bytes)
+        });
         data.set_align(64);
         self.module.define_data(id, &data).map_err(Error::module)
     }

@@ -30,7 +30,10 @@ impl Block {
     /// # Errors
     /// If the system has not that much memory.
     pub fn zeroed(bytes: usize) -> Result<Block, Error> {
-        let refused = || Error::Memory { bytes, reason: "the system has not that much memory".to_owned() };
+        let refused = || Error::Memory {
+            bytes,
+            reason: "the system has not that much memory".to_owned(),
+        };
         let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| refused())?;
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
@@ -95,7 +98,12 @@ impl Code {
             // SAFETY: the caller guarantees that the address is a function of this type.
             .map(|(plan, address)| (plan, unsafe { std::mem::transmute::<*const u8, EntryFn>(address) }))
             .collect();
-        Ok(Code { _jit: jit, entries, constants: block, state_bytes })
+        Ok(Code {
+            _jit: jit,
+            entries,
+            constants: block,
+            state_bytes,
+        })
     }
 
     /// The plans of the entries, in order.
@@ -121,7 +129,11 @@ impl Runner {
     /// Memory for the code, with so many workers. States are zero.
     pub fn new(code: Arc<Code>, threads: usize) -> Result<Runner, Error> {
         let pool = Pool::new(threads);
-        let arena = code.plans().map(|plan| arena_bytes(plan, pool.workers())).max().unwrap_or(0);
+        let arena = code
+            .plans()
+            .map(|plan| arena_bytes(plan, pool.workers()))
+            .max()
+            .unwrap_or(0);
         let inputs = code.plans().map(|plan| plan.inputs.len()).max().unwrap_or(0);
         let outputs = code.plans().map(|plan| plan.outputs.len()).max().unwrap_or(0);
         Ok(Runner {

@@ -93,7 +93,9 @@ fn read(archive: &mut NpzReader<File>, name: &str) -> Result<Tensor, ReadNpzErro
         match found {
             Ok(tensor) => return Ok(tensor),
             Err(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(descriptor))) => {
-                refused = Some(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(descriptor)));
+                refused = Some(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(
+                    descriptor,
+                )));
             }
             Err(other) => return Err(other),
         }

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use netloom_ir::{DType, Tensor};
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use netloom_ir::{DType, Tensor};
 
 use super::write_whole;
 use crate::error::Error;
@@ -18,7 +18,8 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Error> {
         .iter()
         .map(|(name, tensor)| {
             let view = TensorView::new(stored_dtype(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
-            view.map(|view| (name.as_str(), view)).map_err(|reason| Error::file(path, reason))
+            view.map(|view| (name.as_str(), view))
+                .map_err(|reason| Error::file(path, reason))
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let bytes = ::safetensors::serialize(views, None).map_err(|reason| Error::file(path, reason))?;

@@ -1,7 +1,7 @@
 //! Layers: functions from a value to a value, with parameters. The first axis of every value is the batch.
 
-mod dense;
 mod convolution;
+mod dense;
 mod normalisation;
 mod regular;
 
@@ -56,7 +56,10 @@ impl Layer for Sequential {
     }
 
     fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
-        self.layers.iter().enumerate().fold(x, |x, (number, layer)| layer.build(&scope.enter(number), x))
+        self.layers
+            .iter()
+            .enumerate()
+            .fold(x, |x, (number, layer)| layer.build(&scope.enter(number), x))
     }
 }
 
@@ -85,7 +88,11 @@ pub fn summary(net: &Sequential, input: &Type) -> Result<Vec<SummaryRow>, Error>
     for (number, layer) in net.layers().iter().enumerate() {
         x = layer.build(&scope.enter(number), x);
         let parameters = parameter_count(&scope);
-        rows.push(SummaryRow { layer: layer.describe(), output: x.ty(), parameters: parameters - before });
+        rows.push(SummaryRow {
+            layer: layer.describe(),
+            output: x.ty(),
+            parameters: parameters - before,
+        });
         before = parameters;
     }
     builder.finish([("y", x)])?;
@@ -95,6 +102,9 @@ pub fn summary(net: &Sequential, input: &Type) -> Result<Vec<SummaryRow>, Error>
 fn parameter_count(scope: &Scope<'_>) -> usize {
     let states = scope.states();
     let states = states.borrow();
-    let trainable = states.states().iter().filter(|state| states.trainable().contains(&state.name));
+    let trainable = states
+        .states()
+        .iter()
+        .filter(|state| states.trainable().contains(&state.name));
     trainable.map(|state| state.ty.count()).sum()
 }

@@ -30,7 +30,9 @@ impl Loss {
     #[track_caller]
     pub fn each<'g>(self, scores: Val<'g>, target: Val<'g>) -> Val<'g> {
         if scores.is_poison() || target.is_poison() {
-            return scores.builder().problem("loss: not computed, for its operands are wrong");
+            return scores
+                .builder()
+                .problem("loss: not computed, for its operands are wrong");
         }
         if self == Loss::CategoricalCrossEntropy {
             return scores.cross_entropy(target);

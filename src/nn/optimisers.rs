@@ -51,11 +51,22 @@ pub enum Optimiser {
 impl Optimiser {
     /// Adam with the paper's constants.
     pub fn adam() -> Optimiser {
-        Optimiser::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
+        Optimiser::Adam {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+        }
     }
 
     /// The next value of `parameter`, given its gradient and the learning rate, an `f32` scalar.
-    pub fn next<'g>(self, scope: &Scope<'g>, name: &str, parameter: Val<'g>, gradient: Val<'g>, rate: Val<'g>) -> Val<'g> {
+    pub fn next<'g>(
+        self,
+        scope: &Scope<'g>,
+        name: &str,
+        parameter: Val<'g>,
+        gradient: Val<'g>,
+        rate: Val<'g>,
+    ) -> Val<'g> {
         let scope = scope.enter(name);
         let moment = |name: &str| scope.state(name, Tensor::zeros(DType::F32, parameter.shape()));
         match self {
@@ -83,7 +94,12 @@ impl Optimiser {
             Optimiser::Adam { beta1, beta2, epsilon } => {
                 parameter - adam(&scope, &moment, gradient, [beta1, beta2, epsilon], rate)
             }
-            Optimiser::AdamW { beta1, beta2, epsilon, decay } => {
+            Optimiser::AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                decay,
+            } => {
                 let kept = parameter * (1.0 - rate * decay);
                 kept - adam(&scope, &moment, gradient, [beta1, beta2, epsilon], rate)
             }
@@ -157,7 +173,12 @@ impl Rate {
                 ((step() / every.max(1) as f64).floor() * factor.ln()).exp() * start
             }
             Rate::Exponential { start, factor, every } => (step() * (factor.ln() / every.max(1) as f64)).exp() * start,
-            Rate::Cosine { start, end, steps, warm_up } => {
+            Rate::Cosine {
+                start,
+                end,
+                steps,
+                warm_up,
+            } => {
                 let rise = ((step() + 1.0) / warm_up.max(1) as f64).min(1.0);
                 let progress = ((step() - warm_up as f64) / steps.max(1) as f64).max(0.0).min(1.0);
                 let fall = (progress * std::f64::consts::PI).cos() * (0.5 * (start - end)) + 0.5 * (start + end);

@@ -54,7 +54,11 @@ impl States {
             None => {
                 // The number of the state is the stream of its initial random numbers, so no two states share bits.
                 let init = init(self.states.len() as u32);
-                self.states.push(State { name: name.to_owned(), ty, init });
+                self.states.push(State {
+                    name: name.to_owned(),
+                    ty,
+                    init,
+                });
                 Ok(())
             }
         }
@@ -75,12 +79,22 @@ pub struct Scope<'g> {
 impl<'g> Scope<'g> {
     /// The outermost scope of one entry.
     pub fn new(builder: &'g Builder, mode: Mode, states: Rc<RefCell<States>>) -> Scope<'g> {
-        Scope { builder, mode, prefix: String::new(), states, updates: Rc::default(), penalties: Rc::default() }
+        Scope {
+            builder,
+            mode,
+            prefix: String::new(),
+            states,
+            updates: Rc::default(),
+            penalties: Rc::default(),
+        }
     }
 
     /// The scope of a part: names asked for there are `PART.NAME`.
     pub fn enter(&self, part: impl std::fmt::Display) -> Scope<'g> {
-        Scope { prefix: self.full_name(&part.to_string()), ..self.clone() }
+        Scope {
+            prefix: self.full_name(&part.to_string()),
+            ..self.clone()
+        }
     }
 
     /// The graph.
@@ -130,7 +144,10 @@ impl<'g> Scope<'g> {
     pub fn state(&self, name: &str, start: Tensor) -> Val<'g> {
         let name = self.full_name(name);
         let (dtype, shape) = (start.dtype(), start.shape().to_vec());
-        let declared = self.states.borrow_mut().declare(&name, start.ty(), |_| Init::Tensor(start.into()));
+        let declared = self
+            .states
+            .borrow_mut()
+            .declare(&name, start.ty(), |_| Init::Tensor(start.into()));
         self.read(&name, dtype, shape, declared)
     }
 
@@ -159,7 +176,10 @@ impl<'g> Scope<'g> {
 
     /// The key and the step that random numbers of this run are made from.
     pub fn random_key(&self) -> (Val<'g>, Val<'g>) {
-        let root = Scope { prefix: String::new(), ..self.clone() };
+        let root = Scope {
+            prefix: String::new(),
+            ..self.clone()
+        };
         let seed = {
             let mut states = self.states.borrow_mut();
             states.declare(SEED, Type::new(DType::U64, []), |_| {
@@ -174,7 +194,10 @@ impl<'g> Scope<'g> {
 
     /// The number of training steps done before this run, a `u64` scalar.
     pub fn step(&self) -> Val<'g> {
-        let root = Scope { prefix: String::new(), ..self.clone() };
+        let root = Scope {
+            prefix: String::new(),
+            ..self.clone()
+        };
         root.state(STEP, Tensor::zeros(DType::U64, []))
     }
 
@@ -201,7 +224,11 @@ impl<'g> Scope<'g> {
     }
 
     fn full_name(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 }
 

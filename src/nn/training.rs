@@ -41,7 +41,14 @@ pub struct Training {
 impl Training {
     /// Plain: no regularisation, no clipping.
     pub fn new(loss: Loss, optimiser: Optimiser, rate: Rate) -> Training {
-        Training { loss, optimiser, rate, l1: 0.0, l2: 0.0, clip_norm: None }
+        Training {
+            loss,
+            optimiser,
+            rate,
+            l1: 0.0,
+            l2: 0.0,
+            clip_norm: None,
+        }
     }
 }
 
@@ -95,7 +102,10 @@ fn train_step(
     let step = scope.step();
     scope.update(STEP, step + step.lit(1.0));
     let outputs = std::iter::once(("loss".to_owned(), loss)).chain(scope.updates());
-    Ok(Entry { name: TRAIN_STEP.to_owned(), graph: builder.finish(outputs)? })
+    Ok(Entry {
+        name: TRAIN_STEP.to_owned(),
+        graph: builder.finish(outputs)?,
+    })
 }
 
 fn regularised<'g>(scope: &Scope<'g>, loss: Val<'g>, parameters: &[Val<'g>], training: &Training) -> Val<'g> {
@@ -113,9 +123,13 @@ fn regularised<'g>(scope: &Scope<'g>, loss: Val<'g>, parameters: &[Val<'g>], tra
 
 /// Gradients scaled so that their joint Euclidean norm is at most `greatest`.
 fn clipped<'g>(gradients: &[Val<'g>], greatest: Option<f64>) -> Vec<Val<'g>> {
-    let Some(greatest) = greatest else { return gradients.to_vec() };
+    let Some(greatest) = greatest else {
+        return gradients.to_vec();
+    };
     let squares = gradients.iter().map(|gradient| (*gradient * *gradient).sum_all());
-    let Some(square) = squares.reduce(|a, b| a + b) else { return Vec::new() };
+    let Some(square) = squares.reduce(|a, b| a + b) else {
+        return Vec::new();
+    };
     let norm = square.sqrt();
     let scale = (norm.lit(greatest) / norm.max(1e-12)).min(1.0);
     gradients.iter().map(|gradient| *gradient * scale).collect()
@@ -135,5 +149,8 @@ fn inference(
     let scores = net.build(&scope, x);
     let loss = target.map(|(y, loss)| ("losses", loss.each(scores, y)));
     let outputs = loss.into_iter().chain([("scores", scores)]);
-    Ok(Entry { name: name.to_owned(), graph: builder.finish(outputs)? })
+    Ok(Entry {
+        name: name.to_owned(),
+        graph: builder.finish(outputs)?,
+    })
 }

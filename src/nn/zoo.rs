@@ -98,7 +98,10 @@ pub fn find(name: &str) -> Result<&'static Net, Error> {
     NETS.iter().find(|net| net.name == name).ok_or_else(|| {
         let mut names: Vec<&str> = NETS.iter().map(|net| net.name).collect();
         names.sort_by_key(|known| strsim::damerau_levenshtein(name, known));
-        Error::Unknown(format!("there is no network `{name}`; did you mean {}?", names[..names.len().min(3)].join(", ")))
+        Error::Unknown(format!(
+            "there is no network `{name}`; did you mean {}?",
+            names[..names.len().min(3)].join(", ")
+        ))
     })
 }
 
@@ -121,7 +124,11 @@ pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Vec<(Stri
         if name.ends_with("num_batches_tracked") {
             continue;
         }
-        let tensor = if states.is_transposed_in_torch(&name) { transposed(&tensor) } else { tensor };
+        let tensor = if states.is_transposed_in_torch(&name) {
+            transposed(&tensor)
+        } else {
+            tensor
+        };
         match states.states().iter().find(|state| state.name == name) {
             None => problems.push(format!("`{name}` is unknown")),
             Some(state) if state.ty != tensor.ty() => {
@@ -130,17 +137,26 @@ pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Vec<(Stri
             Some(_) => converted.push((name, tensor)),
         }
     }
-    let missing = states.trainable().iter().filter(|name| !converted.iter().any(|(known, _)| known == *name));
+    let missing = states
+        .trainable()
+        .iter()
+        .filter(|name| !converted.iter().any(|(known, _)| known == *name));
     problems.extend(missing.map(|name| format!("`{name}` is missing")));
     if problems.is_empty() {
         return Ok(converted);
     }
-    Err(Error::Usage(format!("these are not the weights of `{}`: {}", net.name, problems.join("; "))))
+    Err(Error::Usage(format!(
+        "these are not the weights of `{}`: {}",
+        net.name,
+        problems.join("; ")
+    )))
 }
 
 /// A matrix with rows and columns exchanged; other tensors as they are.
 fn transposed(tensor: &Tensor) -> Tensor {
-    let &[rows, columns] = tensor.shape() else { return tensor.clone() };
+    let &[rows, columns] = tensor.shape() else {
+        return tensor.clone();
+    };
     let elements = (0..rows * columns).map(|at| tensor.get(at % rows * columns + at / rows));
     Tensor::from_scalars(tensor.dtype(), [columns, rows], elements)
 }

@@ -27,7 +27,11 @@ fn in_place_in(nest: &Nest, body: &[Stmt], input: BufferId, output: BufferId) ->
         Stmt::Loop { extent, body, .. } => {
             reads(nest, *extent, input).is_empty() && in_place_in(nest, body, input, output)
         }
-        Stmt::If { condition, then, otherwise } => {
+        Stmt::If {
+            condition,
+            then,
+            otherwise,
+        } => {
             reads(nest, *condition, input).is_empty()
                 && in_place_in(nest, then, input, output)
                 && in_place_in(nest, otherwise, input, output)
@@ -52,7 +56,9 @@ fn reads(nest: &Nest, root: ExprId, buffer: BufferId) -> Vec<Vec<ExprId>> {
         if !seen.insert(id) {
             continue;
         }
-        if let Expr::Load { buffer: read, index, .. } = nest.exprs.get(id)
+        if let Expr::Load {
+            buffer: read, index, ..
+        } = nest.exprs.get(id)
             && *read == buffer
         {
             found.push(index.clone());

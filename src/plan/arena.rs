@@ -30,7 +30,12 @@ pub struct Temps {
 impl Temps {
     /// A new value, alive from now.
     pub fn place(&mut self, bytes: usize) -> Place {
-        self.temps.push(Temp { bytes, first: self.now + 1, last: self.now + 1, nesting: self.nesting });
+        self.temps.push(Temp {
+            bytes,
+            first: self.now + 1,
+            last: self.now + 1,
+            nesting: self.nesting,
+        });
         Place::new(Base::Temp(TempId(self.temps.len() - 1)), 0, bytes)
     }
 

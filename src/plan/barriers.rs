@@ -61,7 +61,9 @@ fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, open: &mut Open) {
             }
             Step::Kernel { .. } | Step::Copy { .. } | Step::Count { .. } => {
                 let accesses = accesses(&step, kernels);
-                let clash = accesses.iter().any(|new| open.accesses.iter().any(|old| old.clashes(new)));
+                let clash = accesses
+                    .iter()
+                    .any(|new| open.accesses.iter().any(|old| old.clashes(new)));
                 if clash {
                     with_barriers.push(Step::Barrier);
                     open.accesses.clear();
@@ -93,7 +95,13 @@ fn accesses(step: &Step, kernels: &Kernels) -> Vec<Access> {
         // Within a body a place may move with the iteration; its reach over all of them is what counts.
         let reach: isize = place.strides.iter().map(|stride| stride.abs() * (1 << 20)).sum();
         let from = place.offset as isize - reach;
-        Access { base: place.base, from, to: (place.offset + place.bytes) as isize + reach, writes, parallel }
+        Access {
+            base: place.base,
+            from,
+            to: (place.offset + place.bytes) as isize + reach,
+            writes,
+            parallel,
+        }
     };
     match step {
         Step::Kernel { kernel, buffers, .. } => {
@@ -114,9 +122,7 @@ fn accesses(step: &Step, kernels: &Kernels) -> Vec<Access> {
 /// Whether several workers share in a step.
 fn is_parallel(step: &Step, kernels: &Kernels) -> bool {
     match step {
-        Step::Kernel { kernel, .. } => {
-            is_shared_kernel(kernels.nest(*kernel))
-        }
+        Step::Kernel { kernel, .. } => is_shared_kernel(kernels.nest(*kernel)),
         Step::Copy { from, .. } => from.bytes >= SHARED_COPY_BYTES,
         Step::Count { .. } | Step::Barrier => false,
         Step::Repeat { body, .. } => body.iter().any(|step| is_parallel(step, kernels)),
@@ -133,7 +139,11 @@ pub(crate) fn is_shared_kernel(nest: &Nest) -> bool {
 /// Whether statements have a loop whose iterations several workers share.
 fn is_shared(nest: &Nest, body: &[nest::Stmt]) -> bool {
     body.iter().any(|stmt| match stmt {
-        Stmt::Loop { bind: Bind::Workers, extent, .. } => !matches!(nest.exprs.get(*extent), Expr::Const(_, 0 | 1)),
+        Stmt::Loop {
+            bind: Bind::Workers,
+            extent,
+            ..
+        } => !matches!(nest.exprs.get(*extent), Expr::Const(_, 0 | 1)),
         Stmt::Loop { body, .. } => is_shared(nest, body),
         Stmt::If { then, otherwise, .. } => is_shared(nest, then) || is_shared(nest, otherwise),
         _ => false,

@@ -28,7 +28,13 @@ pub struct Kernels {
 impl Kernels {
     /// None yet, for a target.
     pub fn new(target: Target) -> Kernels {
-        Kernels { target, kernels: Vec::new(), nests: Vec::new(), known: HashMap::new(), stages: Stages::default() }
+        Kernels {
+            target,
+            kernels: Vec::new(),
+            nests: Vec::new(),
+            known: HashMap::new(),
+            stages: Stages::default(),
+        }
     }
 
     /// The kernel of a region: built, and scheduled unless an equal one is known.
@@ -85,9 +91,20 @@ fn name(graph: &Graph, region: &Region) -> String {
 }
 
 /// What makes kernels the same code: everything but names.
-fn parts(kernel: &Kernel) -> (Vec<usize>, usize, Vec<(&netloom_ir::Type, netloom_ir::kernel::Role)>, &Work) {
+fn parts(
+    kernel: &Kernel,
+) -> (
+    Vec<usize>,
+    usize,
+    Vec<(&netloom_ir::Type, netloom_ir::kernel::Role)>,
+    &Work,
+) {
     let axes = kernel.axes.iter().map(|Axis { extent, .. }| *extent).collect();
-    let buffers = kernel.buffers.iter().map(|Buffer { ty, role, .. }| (ty, *role)).collect();
+    let buffers = kernel
+        .buffers
+        .iter()
+        .map(|Buffer { ty, role, .. }| (ty, *role))
+        .collect();
     (axes, kernel.parallel, buffers, &kernel.work)
 }
 
@@ -102,7 +119,5 @@ fn key(kernel: &Kernel) -> u64 {
 }
 
 fn same(a: &Kernel, b: &Kernel) -> bool {
-    parts(a) == parts(b)
-        && a.exprs.len() == b.exprs.len()
-        && a.exprs.ids().all(|id| a.exprs.get(id) == b.exprs.get(id))
+    parts(a) == parts(b) && a.exprs.len() == b.exprs.len() && a.exprs.ids().all(|id| a.exprs.get(id) == b.exprs.get(id))
 }

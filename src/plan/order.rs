@@ -25,7 +25,11 @@ pub(super) fn readers_first(
     let mut waits: Vec<Vec<usize>> = vec![Vec::new(); regions.len()];
     for &input in graph.inputs() {
         let Some(place) = given.get(&input) else { continue };
-        for writer in wanted.iter().filter(|(_, to)| to == place).filter_map(|(id, _)| owner.get(id)) {
+        for writer in wanted
+            .iter()
+            .filter(|(_, to)| to == place)
+            .filter_map(|(id, _)| owner.get(id))
+        {
             let readers = (0..regions.len()).filter(|reader| regions[*reader].inputs.contains(&input));
             waits[*writer].extend(readers.filter(|reader| reader != writer));
         }
@@ -33,11 +37,16 @@ pub(super) fn readers_first(
     if waits.iter().all(Vec::is_empty) {
         return regions;
     }
-    let needs: Vec<Vec<usize>> =
-        regions.iter().map(|region| region.inputs.iter().filter_map(|id| owner.get(id).copied()).collect()).collect();
+    let needs: Vec<Vec<usize>> = regions
+        .iter()
+        .map(|region| region.inputs.iter().filter_map(|id| owner.get(id).copied()).collect())
+        .collect();
     let order = postponing(&needs, &waits);
     let mut slots: Vec<Option<Region>> = regions.into_iter().map(Some).collect();
-    order.into_iter().map(|at| slots[at].take().expect("each region stands once in the order")).collect()
+    order
+        .into_iter()
+        .map(|at| slots[at].take().expect("each region stands once in the order"))
+        .collect()
 }
 
 /// A topological order by `needs` that keeps ascending order, but holds back an item until those it `waits` for are done; when
@@ -64,7 +73,11 @@ fn postponing(needs: &[Vec<usize>], waits: &[Vec<usize>]) -> Vec<usize> {
     let mut held = std::collections::BTreeSet::new();
     for at in 0..count {
         if missing[at] == 0 {
-            if waiting[at].is_empty() { free.insert(at) } else { held.insert(at) };
+            if waiting[at].is_empty() {
+                free.insert(at)
+            } else {
+                held.insert(at)
+            };
         }
     }
     let mut order = Vec::with_capacity(count);
@@ -73,7 +86,11 @@ fn postponing(needs: &[Vec<usize>], waits: &[Vec<usize>]) -> Vec<usize> {
         for &user in &users[at] {
             missing[user] -= 1;
             if missing[user] == 0 {
-                if waiting[user].is_empty() { free.insert(user) } else { held.insert(user) };
+                if waiting[user].is_empty() {
+                    free.insert(user)
+                } else {
+                    held.insert(user)
+                };
             }
         }
         for &writer in &waited_by[at] {
@@ -93,11 +110,17 @@ mod tests {
     #[test]
     fn a_writer_waits_for_readers_that_do_not_need_it() {
         // 0 makes a gradient, 1 updates the weight with it, 2 reads the old weight.
-        assert_eq!(postponing(&[vec![], vec![0], vec![0]], &[vec![], vec![2], vec![]]), [0, 2, 1]);
+        assert_eq!(
+            postponing(&[vec![], vec![0], vec![0]], &[vec![], vec![2], vec![]]),
+            [0, 2, 1]
+        );
     }
 
     #[test]
     fn a_reader_that_needs_the_writer_comes_after_it() {
-        assert_eq!(postponing(&[vec![], vec![0], vec![1]], &[vec![], vec![2], vec![]]), [0, 1, 2]);
+        assert_eq!(
+            postponing(&[vec![], vec![0], vec![1]], &[vec![], vec![2], vec![]]),
+            [0, 1, 2]
+        );
     }
 }

@@ -58,7 +58,11 @@ pub struct EarlyStopping {
 impl EarlyStopping {
     /// With so much patience.
     pub fn new(patience: usize) -> EarlyStopping {
-        EarlyStopping { patience, best: None, waited: 0 }
+        EarlyStopping {
+            patience,
+            best: None,
+            waited: 0,
+        }
     }
 }
 
@@ -90,7 +94,10 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// To this safetensors file.
     pub fn new(path: impl Into<PathBuf>) -> Checkpoint {
-        Checkpoint { path: path.into(), best: f64::INFINITY }
+        Checkpoint {
+            path: path.into(),
+            best: f64::INFINITY,
+        }
     }
 }
 
@@ -120,11 +127,21 @@ impl CsvLog {
 impl Callback for CsvLog {
     fn after_epoch(&mut self, epoch: &Epoch, _: &mut Session) -> Result<Flow, Error> {
         let fail = |reason: std::io::Error| Error::file(&self.path, reason);
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path).map_err(fail)?;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)
+            .map_err(fail)?;
         let is_new = file.metadata().map_err(fail)?.len() == 0;
         let mut line = csv::Writer::from_writer(Vec::new());
         let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
-        let header = ["epoch", "objective", "validation_loss", "validation_accuracy", "step_ms"];
+        let header = [
+            "epoch",
+            "objective",
+            "validation_loss",
+            "validation_accuracy",
+            "step_ms",
+        ];
         let row = [
             epoch.number.to_string(),
             epoch.objective.to_string(),
@@ -133,11 +150,12 @@ impl Callback for CsvLog {
             epoch.step_ms.to_string(),
         ];
         if is_new {
-            line.write_record(header).map_err(|reason| Error::file(&self.path, reason))?;
+            line.write_record(header)
+                .map_err(|reason| Error::file(&self.path, reason))?;
         }
-        line.write_record(&row).map_err(|reason| Error::file(&self.path, reason))?;
+        line.write_record(&row)
+            .map_err(|reason| Error::file(&self.path, reason))?;
         let bytes = line.into_inner().map_err(|reason| Error::file(&self.path, reason))?;
-        file.write_all(&bytes).map_err(fail)
-            .map(|()| Flow::Continue)
+        file.write_all(&bytes).map_err(fail).map(|()| Flow::Continue)
     }
 }

@@ -52,25 +52,36 @@ impl Dataset {
         let unpack = |name: &str, bytes: &[u8]| idx(bytes).map_err(|reason| Error::file(name, reason));
         macro_rules! embedded {
             ($name:literal) => {
-                unpack($name, include_bytes!(concat!("../../examples/data/mnist/", $name)))?
+                unpack(
+                    $name,
+                    include_bytes!(concat!("../../examples/data/mnist/", $name)),
+                )?
             };
         }
         let train = Dataset::from_bytes_tensors(
             embedded!("train-images-idx3-ubyte.gz"),
             embedded!("train-labels-idx1-ubyte.gz"),
         )?;
-        let test =
-            Dataset::from_bytes_tensors(embedded!("test-images-idx3-ubyte.gz"), embedded!("test-labels-idx1-ubyte.gz"))?;
+        let test = Dataset::from_bytes_tensors(
+            embedded!("test-images-idx3-ubyte.gz"),
+            embedded!("test-labels-idx1-ubyte.gz"),
+        )?;
         Ok((train, test))
     }
 
     fn from_bytes_tensors(pictures: Tensor, classes: Tensor) -> Result<Dataset, Error> {
         let &[count, height, width] = pictures.shape() else {
-            return Err(Error::Usage(format!("pictures have the shape [n, height, width], found {}", pictures.ty())));
+            return Err(Error::Usage(format!(
+                "pictures have the shape [n, height, width], found {}",
+                pictures.ty()
+            )));
         };
         let grey: Vec<f32> = pictures.bytes().iter().map(|&byte| f32::from(byte) / 255.0).collect();
         let labels: Vec<i64> = classes.bytes().iter().map(|&byte| i64::from(byte)).collect();
-        Dataset::new(Tensor::from_f32([count, 1, height, width], &grey), Tensor::from_i64([labels.len()], &labels))
+        Dataset::new(
+            Tensor::from_f32([count, 1, height, width], &grey),
+            Tensor::from_i64([labels.len()], &labels),
+        )
     }
 
     /// The number of examples.
@@ -123,7 +134,10 @@ impl Dataset {
     pub fn flattened(self) -> Dataset {
         let count = self.len();
         let width = self.inputs.shape()[1..].iter().product();
-        Dataset { inputs: self.inputs.reshaped([count, width]), targets: self.targets }
+        Dataset {
+            inputs: self.inputs.reshaped([count, width]),
+            targets: self.targets,
+        }
     }
 
     /// The number of classes: one more than the greatest label. Zero if the targets are not classes.
@@ -131,13 +145,19 @@ impl Dataset {
         if self.targets.dtype() != DType::I64 || self.targets.shape().len() != 1 {
             return 0;
         }
-        self.targets.to_i64().into_iter().max().map_or(0, |greatest| usize::try_from(greatest + 1).unwrap_or(0))
+        self.targets
+            .to_i64()
+            .into_iter()
+            .max()
+            .map_or(0, |greatest| usize::try_from(greatest + 1).unwrap_or(0))
     }
 }
 
 /// The shape of `tensor` with another number of examples.
 pub fn batch_shape(tensor: &Tensor, count: usize) -> Vec<usize> {
-    std::iter::once(count).chain(tensor.shape().iter().skip(1).copied()).collect()
+    std::iter::once(count)
+        .chain(tensor.shape().iter().skip(1).copied())
+        .collect()
 }
 
 fn copy_rows(from: &Tensor, positions: &[usize], to: &mut Tensor) {
@@ -174,7 +194,10 @@ fn idx(file: &[u8]) -> Result<Tensor, String> {
     let mut unpacked = Vec::new();
     let bytes = if file.starts_with(&[0x1f, 0x8b]) {
         let reader = flate2::read::GzDecoder::new(file);
-        reader.take(IDX_LIMIT_BYTES + 1).read_to_end(&mut unpacked).map_err(|reason| format!("gzip: {reason}"))?;
+        reader
+            .take(IDX_LIMIT_BYTES + 1)
+            .read_to_end(&mut unpacked)
+            .map_err(|reason| format!("gzip: {reason}"))?;
         unpacked.as_slice()
     } else {
         file
@@ -184,19 +207,32 @@ fn idx(file: &[u8]) -> Result<Tensor, String> {
     }
     let &[0, 0, 8, rank, ref rest @ ..] = bytes else {
         let start: Vec<String> = bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        return Err(format!("not an IDX file of bytes: it starts with {}, not 00 00 08", start.join(" ")));
+        return Err(format!(
+            "not an IDX file of bytes: it starts with {}, not 00 00 08",
+            start.join(" ")
+        ));
     };
     let rank = usize::from(rank);
     if rest.len() < 4 * rank {
-        return Err(format!("cut short at byte {}: the header lists {rank} extents", bytes.len()));
+        return Err(format!(
+            "cut short at byte {}: the header lists {rank} extents",
+            bytes.len()
+        ));
     }
     let (header, data) = rest.split_at(4 * rank);
-    let shape: Vec<usize> =
-        header.chunks_exact(4).map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]) as usize).collect();
-    let count = shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
+    let shape: Vec<usize> = header
+        .chunks_exact(4)
+        .map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]) as usize)
+        .collect();
+    let count = shape
+        .iter()
+        .try_fold(1usize, |count, &extent| count.checked_mul(extent));
     match count {
         Some(count) if count == data.len() => Ok(Tensor::from_bytes(DType::U8, shape, data.to_vec())),
-        _ => Err(format!("the header says {shape:?}, but {} bytes of data follow", data.len())),
+        _ => Err(format!(
+            "the header says {shape:?}, but {} bytes of data follow",
+            data.len()
+        )),
     }
 }
 
@@ -221,9 +257,15 @@ mod tests {
         for (file, wanted) in [
             (&good[..13], "the header says [1, 2], but 1 bytes of data follow"),
             (&good[..9], "cut short at byte 9"),
-            (&[0, 0, 9, 1][..], "not an IDX file of bytes: it starts with 00 00 09 01"),
+            (
+                &[0, 0, 9, 1][..],
+                "not an IDX file of bytes: it starts with 00 00 09 01",
+            ),
             (&[][..], "not an IDX file of bytes"),
-            (&[0, 0, 8, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255][..], "the header says"),
+            (
+                &[0, 0, 8, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255][..],
+                "the header says",
+            ),
         ] {
             let message = idx(file).unwrap_err();
             assert!(message.starts_with(wanted), "{message}");

@@ -65,6 +65,9 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_scores_wins() {
-        assert_eq!(best_classes(&Tensor::from_f32([2, 3], &[1.0, 2.0, 2.0, 5.0, 1.0, 5.0])), [1, 0]);
+        assert_eq!(
+            best_classes(&Tensor::from_f32([2, 3], &[1.0, 2.0, 2.0, 5.0, 1.0, 5.0])),
+            [1, 0]
+        );
     }
 }

@@ -74,7 +74,12 @@ impl Model {
     ///
     /// # Errors
     /// If the layers, the data and the loss do not fit each other, or there is no code for the CPU.
-    pub fn compile(net: Sequential, training: &Training, data: &Dataset, options: ModelOptions) -> Result<Model, Error> {
+    pub fn compile(
+        net: Sequential,
+        training: &Training,
+        data: &Dataset,
+        options: ModelOptions,
+    ) -> Result<Model, Error> {
         if options.batch == 0 {
             return Err(Error::Usage("a batch has at least one example".to_owned()));
         }
@@ -82,7 +87,13 @@ impl Model {
         let (input, target) = (typed(&data.inputs), typed(&data.targets));
         let executable = compile(&program(&net, &input, &target, training)?, &options.cpu)?;
         let session = Session::new(Arc::new(executable), options.threads, options.seed)?;
-        Ok(Model { net, input, target, session, options })
+        Ok(Model {
+            net,
+            input,
+            target,
+            session,
+            options,
+        })
     }
 
     /// The compiled program.
@@ -108,7 +119,12 @@ impl Model {
         let rows = summary(&self.net, &self.input)?;
         let total: usize = rows.iter().map(|row| row.parameters).sum();
         let mut text = format!("{:<24} {:<28} {:>12}\n", "layer", "output", "parameters");
-        for SummaryRow { layer, output, parameters } in &rows {
+        for SummaryRow {
+            layer,
+            output,
+            parameters,
+        } in &rows
+        {
             text += &format!("{layer:<24} {:<28} {parameters:>12}\n", output.to_string());
         }
         Ok(text + &format!("{:<24} {:<28} {total:>12}\n", "total", ""))
@@ -123,7 +139,10 @@ impl Model {
         let batch_size = self.options.batch;
         let steps = data.len() / batch_size;
         if steps == 0 {
-            return Err(Error::Usage(format!("{} examples are less than a batch of {batch_size}", data.len())));
+            return Err(Error::Usage(format!(
+                "{} examples are less than a batch of {batch_size}",
+                data.len()
+            )));
         }
         let mut batch = data.select(&vec![0; batch_size]);
         let mut loss = self.session.results(TRAIN_STEP)?;
@@ -135,7 +154,8 @@ impl Model {
             for (step, positions) in order.chunks_exact(batch_size).enumerate() {
                 data.copy_into(positions, &mut batch);
                 let start = Instant::now();
-                self.session.run(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
+                self.session
+                    .run(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
                 times.push(start.elapsed());
                 let value = loss[0].get(0).as_f64();
                 if !value.is_finite() {
@@ -150,7 +170,10 @@ impl Model {
                 if let Some(on_step) = &mut options.on_step {
                     on_step(step + 1, value);
                 }
-                if options.interrupt.is_some_and(|interrupt| interrupt.load(Ordering::Relaxed)) {
+                if options
+                    .interrupt
+                    .is_some_and(|interrupt| interrupt.load(Ordering::Relaxed))
+                {
                     history.interrupted = true;
                     return Ok(history);
                 }
@@ -191,15 +214,27 @@ impl Model {
         let all: Vec<usize> = (0..data.len()).collect();
         for positions in all.chunks(self.options.batch) {
             data.copy_into(positions, &mut batch);
-            self.session.run(EVALUATE, &[&batch.inputs, &batch.targets], &mut results)?;
-            total += results[0].scalars().take(positions.len()).map(|loss| loss.as_f64()).sum::<f64>();
+            self.session
+                .run(EVALUATE, &[&batch.inputs, &batch.targets], &mut results)?;
+            total += results[0]
+                .scalars()
+                .take(positions.len())
+                .map(|loss| loss.as_f64())
+                .sum::<f64>();
             if classes {
                 let best = best_classes(&results[1]);
-                right += positions.iter().zip(best).filter(|&(&at, best)| labels[at] == best as i64).count();
+                right += positions
+                    .iter()
+                    .zip(best)
+                    .filter(|&(&at, best)| labels[at] == best as i64)
+                    .count();
             }
         }
         let count = data.len() as f64;
-        Ok(Scores { loss: total / count, accuracy: classes.then(|| right as f64 / count) })
+        Ok(Scores {
+            loss: total / count,
+            accuracy: classes.then(|| right as f64 / count),
+        })
     }
 
     /// The network's results for every example of `inputs`, in order.
@@ -208,7 +243,10 @@ impl Model {
     /// If the inputs do not fit.
     pub fn predict(&mut self, inputs: &Tensor) -> Result<Tensor, Error> {
         let count = inputs.shape().first().copied().unwrap_or(0);
-        let data = Dataset { inputs: inputs.clone(), targets: Tensor::zeros(self.target.dtype, batch_shape_of(&self.target, count)) };
+        let data = Dataset {
+            inputs: inputs.clone(),
+            targets: Tensor::zeros(self.target.dtype, batch_shape_of(&self.target, count)),
+        };
         self.check(&data)?;
         let mut batch = data.select(&vec![0; if count == 0 { 0 } else { self.options.batch }]);
         let mut results = self.session.results(PREDICT)?;
@@ -220,7 +258,11 @@ impl Model {
             self.session.run(PREDICT, &[&batch.inputs], &mut results)?;
             bytes.extend_from_slice(&results[0].bytes()[..row * positions.len()]);
         }
-        Ok(Tensor::from_bytes(results[0].dtype(), batch_shape(&results[0], count), bytes))
+        Ok(Tensor::from_bytes(
+            results[0].dtype(),
+            batch_shape(&results[0], count),
+            bytes,
+        ))
     }
 
     /// Saves every state, the optimiser's included, as safetensors.
@@ -248,15 +290,26 @@ impl Model {
             }
         }
         let known = |name: &String| self.session.executable().states.iter().any(|slot| slot.name == *name);
-        problems.extend(found.iter().filter(|(name, _)| !known(name)).map(|(name, _)| format!("`{name}` is unknown to the model")));
+        problems.extend(
+            found
+                .iter()
+                .filter(|(name, _)| !known(name))
+                .map(|(name, _)| format!("`{name}` is unknown to the model")),
+        );
         if !problems.is_empty() {
-            return Err(Error::file(path, format!("these are not the weights of this model: {}", problems.join("; "))));
+            return Err(Error::file(
+                path,
+                format!("these are not the weights of this model: {}", problems.join("; ")),
+            ));
         }
-        found.iter().try_for_each(|(name, tensor)| self.session.set_state(name, tensor))
+        found
+            .iter()
+            .try_for_each(|(name, tensor)| self.session.set_state(name, tensor))
     }
 
     fn check(&self, data: &Dataset) -> Result<(), Error> {
-        let fits = |tensor: &Tensor, ty: &Type| tensor.dtype() == ty.dtype && tensor.shape().get(1..) == ty.shape.get(1..);
+        let fits =
+            |tensor: &Tensor, ty: &Type| tensor.dtype() == ty.dtype && tensor.shape().get(1..) == ty.shape.get(1..);
         if fits(&data.inputs, &self.input) && fits(&data.targets, &self.target) {
             return Ok(());
         }

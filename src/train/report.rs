@@ -23,8 +23,15 @@ pub struct Series {
 impl Series {
     /// A line through values at 1, 2, 3 …
     pub fn counted(name: &str, values: impl IntoIterator<Item = f64>) -> Series {
-        let points = values.into_iter().enumerate().map(|(at, value)| ((at + 1) as f64, value)).collect();
-        Series { name: name.to_owned(), points }
+        let points = values
+            .into_iter()
+            .enumerate()
+            .map(|(at, value)| ((at + 1) as f64, value))
+            .collect();
+        Series {
+            name: name.to_owned(),
+            points,
+        }
     }
 }
 
@@ -33,13 +40,21 @@ impl Series {
 /// # Errors
 /// If the file cannot be written.
 pub fn curves(path: &Path, title: &str, x_axis: &str, y_axis: &str, series: &[Series]) -> Result<(), Error> {
-    let points: Vec<(f64, f64)> =
-        series.iter().flat_map(|line| &line.points).copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+    let points: Vec<(f64, f64)> = series
+        .iter()
+        .flat_map(|line| &line.points)
+        .copied()
+        .filter(|(x, y)| x.is_finite() && y.is_finite())
+        .collect();
     let bounds = |values: &dyn Fn(&(f64, f64)) -> f64| {
         let low = points.iter().map(values).fold(f64::INFINITY, f64::min);
         let high = points.iter().map(values).fold(f64::NEG_INFINITY, f64::max);
         let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
-        if points.is_empty() { 0.0..1.0 } else { low - margin..high + margin }
+        if points.is_empty() {
+            0.0..1.0
+        } else {
+            low - margin..high + margin
+        }
     };
     let (across, up) = (bounds(&|point| point.0), bounds(&|point| point.1));
     let mut svg = String::new();
@@ -52,17 +67,30 @@ pub fn curves(path: &Path, title: &str, x_axis: &str, y_axis: &str, series: &[Se
             .x_label_area_size(42)
             .y_label_area_size(58)
             .build_cartesian_2d(across, up)?;
-        chart.configure_mesh().x_desc(x_axis).y_desc(y_axis).light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc(x_axis)
+            .y_desc(y_axis)
+            .light_line_style(WHITE)
+            .draw()?;
         for (number, line) in series.iter().enumerate() {
             let colour = Palette99::pick(number).to_rgba();
-            let shown = line.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
+            let shown = line
+                .points
+                .iter()
+                .copied()
+                .filter(|(x, y)| x.is_finite() && y.is_finite());
             chart
                 .draw_series(LineSeries::new(shown, colour.stroke_width(2)))?
                 .label(&line.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
         if series.len() > 1 {
-            chart.configure_series_labels().border_style(BLACK.mix(0.3)).background_style(WHITE.mix(0.8)).draw()?;
+            chart
+                .configure_series_labels()
+                .border_style(BLACK.mix(0.3))
+                .background_style(WHITE.mix(0.8))
+                .draw()?;
         }
         area.present()
     })();
@@ -89,15 +117,26 @@ impl Picture {
         let low = values.iter().copied().fold(f32::INFINITY, f32::min);
         let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let span = if high > low { high - low } else { 1.0 };
-        Picture { height, width, pixels: values.iter().map(|value| (value - low) / span).collect(), caption }
+        Picture {
+            height,
+            width,
+            pixels: values.iter().map(|value| (value - low) / span).collect(),
+            caption,
+        }
     }
 
     fn png(&self) -> Result<Vec<u8>, String> {
-        let bytes = self.pixels.iter().map(|pixel| (pixel.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
+        let bytes = self
+            .pixels
+            .iter()
+            .map(|pixel| (pixel.clamp(0.0, 1.0) * 255.0).round() as u8)
+            .collect();
         let image = GrayImage::from_raw(self.width as u32, self.height as u32, bytes)
             .ok_or_else(|| format!("{} pixels are not {}×{}", self.pixels.len(), self.height, self.width))?;
         let mut png = Cursor::new(Vec::new());
-        DynamicImage::ImageLuma8(image).write_to(&mut png, ImageFormat::Png).map_err(|reason| reason.to_string())?;
+        DynamicImage::ImageLuma8(image)
+            .write_to(&mut png, ImageFormat::Png)
+            .map_err(|reason| reason.to_string())?;
         Ok(png.into_inner())
     }
 }

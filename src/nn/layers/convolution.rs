@@ -106,8 +106,10 @@ impl Layer for Conv {
                 x.ty()
             ));
         }
-        let weight_shape: Vec<usize> =
-            [self.filters, shape[1] / self.groups].into_iter().chain(self.kernel.iter().copied()).collect();
+        let weight_shape: Vec<usize> = [self.filters, shape[1] / self.groups]
+            .into_iter()
+            .chain(self.kernel.iter().copied())
+            .collect();
         let weight = scope.parameter("weight", weight_shape, &self.weight_init);
         let padding: Vec<i64> = self.padding.iter().map(|&zeros| zeros as i64).collect();
         let y = x.conv(
@@ -126,7 +128,9 @@ impl Layer for Conv {
         }
         let mut channels = vec![1; self.kernel.len() + 1];
         channels[0] = self.filters;
-        y + scope.parameter("bias", [self.filters], &self.bias_init).reshape(channels)
+        y + scope
+            .parameter("bias", [self.filters], &self.bias_init)
+            .reshape(channels)
     }
 }
 
@@ -155,12 +159,20 @@ pub struct Pool {
 impl Pool {
     /// Two-dimensional max pooling with windows side by side.
     pub fn max2(size: usize) -> Pool {
-        Pool { of: PoolOf::Max, size: vec![size; 2], stride: vec![size; 2], padding: vec![0; 2] }
+        Pool {
+            of: PoolOf::Max,
+            size: vec![size; 2],
+            stride: vec![size; 2],
+            padding: vec![0; 2],
+        }
     }
 
     /// Two-dimensional average pooling with windows side by side.
     pub fn average2(size: usize) -> Pool {
-        Pool { of: PoolOf::Average, ..Pool::max2(size) }
+        Pool {
+            of: PoolOf::Average,
+            ..Pool::max2(size)
+        }
     }
 
     /// The same with another distance between windows.

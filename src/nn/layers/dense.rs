@@ -23,7 +23,12 @@ pub struct Dense {
 impl Dense {
     /// With a bias; weights start Xavier uniform, the bias at zero.
     pub fn new(units: usize) -> Dense {
-        Dense { units, bias: true, weight_init: Initialiser::XavierUniform, bias_init: Initialiser::Zeros }
+        Dense {
+            units,
+            bias: true,
+            weight_init: Initialiser::XavierUniform,
+            bias_init: Initialiser::Zeros,
+        }
     }
 
     /// The same with weights that start so.
@@ -41,11 +46,17 @@ impl Layer for Dense {
     #[track_caller]
     fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
         let Some(&inputs) = x.shape().last().filter(|_| x.rank() >= 2 || x.is_poison()) else {
-            return scope.builder().problem(format!("dense: takes [batch, …, inputs], found {}", x.ty()));
+            return scope
+                .builder()
+                .problem(format!("dense: takes [batch, …, inputs], found {}", x.ty()));
         };
         let weight = scope.matrix("weight", [inputs, self.units], &self.weight_init);
         let y = x.matmul(weight);
-        if self.bias { y + scope.parameter("bias", [self.units], &self.bias_init) } else { y }
+        if self.bias {
+            y + scope.parameter("bias", [self.units], &self.bias_init)
+        } else {
+            y
+        }
     }
 }
 
@@ -60,7 +71,9 @@ impl Layer for Flatten {
 
     fn build<'g>(&self, _: &Scope<'g>, x: Val<'g>) -> Val<'g> {
         let shape = x.shape();
-        let Some((&batch, rest)) = shape.split_first() else { return x };
+        let Some((&batch, rest)) = shape.split_first() else {
+            return x;
+        };
         x.reshape([batch, rest.iter().product()])
     }
 }
@@ -79,7 +92,11 @@ pub struct Embedding {
 impl Embedding {
     /// Rows that start standard normal.
     pub fn new(entries: usize, width: usize) -> Embedding {
-        Embedding { entries, width, init: Initialiser::Gaussian(1.0) }
+        Embedding {
+            entries,
+            width,
+            init: Initialiser::Gaussian(1.0),
+        }
     }
 }
 
@@ -92,8 +109,12 @@ impl Layer for Embedding {
     fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
         if !x.is_poison() && !x.dtype().is_int() {
             let wanted = DType::I64;
-            return scope.builder().problem(format!("embedding: takes integers such as {wanted}, found {}", x.ty()));
+            return scope
+                .builder()
+                .problem(format!("embedding: takes integers such as {wanted}, found {}", x.ty()));
         }
-        scope.parameter("weight", [self.entries, self.width], &self.init).gather(x, 0)
+        scope
+            .parameter("weight", [self.entries, self.width], &self.init)
+            .gather(x, 0)
     }
 }

@@ -21,7 +21,10 @@ pub struct BatchNorm {
 
 impl Default for BatchNorm {
     fn default() -> BatchNorm {
-        BatchNorm { momentum: 0.1, epsilon: 1e-5 }
+        BatchNorm {
+            momentum: 0.1,
+            epsilon: 1e-5,
+        }
     }
 }
 
@@ -36,7 +39,9 @@ impl Layer for BatchNorm {
             return x;
         }
         if x.rank() < 2 {
-            return scope.builder().problem(format!("batch norm: takes [batch, channels, …], found {}", x.ty()));
+            return scope
+                .builder()
+                .problem(format!("batch norm: takes [batch, channels, …], found {}", x.ty()));
         }
         let shape = x.shape();
         let channels = shape[1];
@@ -88,7 +93,9 @@ impl Layer for LayerNorm {
     #[track_caller]
     fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
         let shape = x.shape();
-        let Some((&width, outer)) = shape.split_last() else { return x };
+        let Some((&width, outer)) = shape.split_last() else {
+            return x;
+        };
         let last = outer.len();
         let kept: Vec<usize> = outer.iter().copied().chain([1]).collect();
         let weight = scope.parameter("weight", [width], &Initialiser::Constant(1.0));

@@ -62,7 +62,9 @@ impl Layer for Dropout {
     #[track_caller]
     fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
         if !(0.0..1.0).contains(&self.0) {
-            return scope.builder().problem(format!("dropout: the probability lies in [0, 1), found {}", self.0));
+            return scope
+                .builder()
+                .problem(format!("dropout: the probability lies in [0, 1), found {}", self.0));
         }
         if !scope.is_training() || self.0 == 0.0 || x.is_poison() {
             return x;
