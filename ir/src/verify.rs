@@ -23,6 +23,10 @@ use crate::tensor::Type;
 ///
 /// # Errors
 /// Everything that is wrong, each with the node's place.
+#[allow(
+    clippy::mutable_key_type,
+    reason = "a tensor's only interior mutability is its hash, computed once from what it owns"
+)]
 pub fn verify(graph: &Graph) -> Result<(), Problems> {
     let mut problems = Vec::new();
     let mut known: HashMap<(&Op, &[NodeId]), NodeId> = HashMap::with_capacity(graph.len());

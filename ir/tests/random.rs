@@ -83,7 +83,7 @@ fn constant(dtype: DType, shape: &[usize], seed: usize) -> Tensor {
     let count: usize = shape.iter().product();
     let bits = |place: usize| match dtype {
         DType::Bool => ((seed + place) % 2) as u64,
-        _ if seed % 2 == 0 => ((seed + place) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        _ if seed.is_multiple_of(2) => ((seed + place) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         // Bits that are NaN, infinite or -0 in some float type.
         _ => [
             0x7fc0_0001,

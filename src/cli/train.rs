@@ -209,7 +209,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     );
     let mut on_step = |step: usize, loss: f64| {
         bar.set_position(step as u64);
-        if step % 8 == 0 {
+        if step.is_multiple_of(8) {
             bar.set_message(format!("{loss:.4}"));
         }
     };

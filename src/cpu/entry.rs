@@ -82,12 +82,12 @@ pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
 
     builder.switch_to_block(meet);
     let arena = builder.ins().load(I64, flags, call, ARENA);
-    let passed_at = builder.ins().iadd_imm(arena, i64::from(PASSED));
+    let passed_at = builder.ins().iadd_imm_s(arena, i64::from(PASSED));
     let passed = builder.ins().atomic_load(I64, flags, passed_at);
     let one = builder.ins().iconst(I64, 1);
-    let arrived_at = builder.ins().iadd_imm(arena, i64::from(ARRIVED));
+    let arrived_at = builder.ins().iadd_imm_s(arena, i64::from(ARRIVED));
     let before = builder.ins().atomic_rmw(I64, flags, AtomicRmwOp::Add, arrived_at, one);
-    let others = builder.ins().iadd_imm(workers, -1);
+    let others = builder.ins().iadd_imm_s(workers, -1);
     let is_last = builder.ins().icmp(IntCC::Equal, before, others);
     let spins = builder.ins().iconst(I64, SPINS);
     builder.ins().brif(is_last, last, &[], watch, &[BlockArg::Value(spins)]);
@@ -95,7 +95,7 @@ pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
     builder.switch_to_block(last);
     let zero = builder.ins().iconst(I64, 0);
     builder.ins().atomic_store(flags, zero, arrived_at);
-    let next = builder.ins().iadd_imm(passed, 1);
+    let next = builder.ins().iadd_imm_s(passed, 1);
     builder.ins().atomic_store(flags, next, passed_at);
     builder.ins().jump(done, &[]);
 
@@ -106,7 +106,7 @@ pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
     builder.ins().brif(still, look, &[], done, &[]);
 
     builder.switch_to_block(look);
-    let fewer = builder.ins().iadd_imm(left, -1);
+    let fewer = builder.ins().iadd_imm_s(left, -1);
     let is_long = builder.ins().icmp_imm_u(IntCC::Equal, fewer, 0);
     builder
         .ins()
@@ -163,12 +163,12 @@ pub fn emit_entry(
     let flags = MemFlagsData::trusted();
     let [inputs, outputs, states, constants, arena] =
         [INPUTS, OUTPUTS, STATES, CONSTANTS, ARENA].map(|offset| builder.ins().load(I64, flags, call, offset));
-    let own = builder.ins().imul_imm(worker, plan.worker_bytes as i64);
+    let own = builder.ins().imul_imm_s(worker, plan.worker_bytes as i64);
     let own = builder.ins().iadd(arena, own);
     let own = builder
         .ins()
-        .iadd_imm(own, (ARENA_HEADER_BYTES + plan.shared_bytes) as i64);
-    let arena = builder.ins().iadd_imm(arena, ARENA_HEADER_BYTES as i64);
+        .iadd_imm_s(own, (ARENA_HEADER_BYTES + plan.shared_bytes) as i64);
+    let arena = builder.ins().iadd_imm_s(arena, ARENA_HEADER_BYTES as i64);
     let buffers = builder.ins().stack_addr(I64, slot, 0);
     let mut cx = Cx {
         module,
@@ -294,9 +294,9 @@ impl Cx<'_, '_> {
             // Each worker copies a share of whole cache lines.
             let lines = self.builder.ins().iconst(I64, from.bytes.div_ceil(ALIGN) as i64);
             let up = self.builder.ins().iadd(lines, self.workers);
-            let up = self.builder.ins().iadd_imm(up, -1);
+            let up = self.builder.ins().iadd_imm_s(up, -1);
             let share = self.builder.ins().udiv(up, self.workers);
-            let share = self.builder.ins().imul_imm(share, ALIGN as i64);
+            let share = self.builder.ins().imul_imm_s(share, ALIGN as i64);
             let end = self.builder.ins().iconst(I64, from.bytes as i64);
             let start = self.builder.ins().imul(self.worker, share);
             let start = self.builder.ins().umin(start, end);
@@ -360,7 +360,7 @@ impl Cx<'_, '_> {
         self.iterations.push(iteration);
         self.steps(body);
         self.iterations.pop();
-        let next = self.builder.ins().iadd_imm(iteration, 1);
+        let next = self.builder.ins().iadd_imm_s(iteration, 1);
         self.builder.ins().jump(head, &[BlockArg::Value(next)]);
         self.builder.switch_to_block(done);
     }
@@ -413,10 +413,10 @@ impl Cx<'_, '_> {
             Base::Worker => self.bases.own,
             Base::Temp(_) => unreachable!("a finished plan has no temps"),
         };
-        let mut address = self.builder.ins().iadd_imm(base, place.offset as i64);
+        let mut address = self.builder.ins().iadd_imm_s(base, place.offset as i64);
         for (&stride, &iteration) in place.strides.iter().zip(&self.iterations) {
             if stride != 0 {
-                let moved = self.builder.ins().imul_imm(iteration, stride as i64);
+                let moved = self.builder.ins().imul_imm_s(iteration, stride as i64);
                 address = self.builder.ins().iadd(address, moved);
             }
         }

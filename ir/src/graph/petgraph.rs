@@ -164,7 +164,7 @@ impl petgraph::visit::VisitMap<NodeId> for Visited {
     }
 }
 
-impl<'g> IntoNodeIdentifiers for &'g Graph {
+impl IntoNodeIdentifiers for &Graph {
     type NodeIdentifiers = Map<Range<u32>, fn(u32) -> NodeId>;
 
     fn node_identifiers(self) -> Self::NodeIdentifiers {

@@ -335,6 +335,10 @@ pub struct X<'k> {
     id: ExprId,
 }
 
+#[allow(
+    clippy::should_implement_trait,
+    reason = "bodies read as the list of primitives they are"
+)]
 impl<'k> X<'k> {
     /// A handle to an expression.
     pub fn new(exprs: &'k RefCell<Exprs>, id: ExprId) -> X<'k> {

@@ -87,7 +87,7 @@ impl Place<'_> {
     fn write(&mut self, store: &Store, value: Scalar) {
         let index: Vec<i128> = store.index.iter().map(|&id| self.eval(id).as_i128()).collect();
         let tensor = &mut self.tensors[store.buffer.at()];
-        let position = flatten(&tensor.shape().to_vec(), index.into_iter());
+        let position = flatten(tensor.shape(), index.into_iter());
         tensor.set(position, value);
     }
 

@@ -276,11 +276,10 @@ fn holds(wide: DType, dtype: DType) -> bool {
     match (dtype.int_range(), wide.int_range()) {
         (Some((low, high)), Some((wide_low, wide_high))) => wide_low <= low && high <= wide_high,
         _ if dtype == wide => true,
-        _ => match (dtype, wide) {
-            (DType::F16 | DType::BF16 | DType::F32, DType::F64) => true,
-            (DType::F16 | DType::BF16, DType::F32) => true,
-            _ => false,
-        },
+        _ => matches!(
+            (dtype, wide),
+            (DType::F16 | DType::BF16 | DType::F32, DType::F64) | (DType::F16 | DType::BF16, DType::F32)
+        ),
     }
 }
 

@@ -98,7 +98,7 @@ impl Layer for Conv {
         if x.is_poison() {
             return x;
         }
-        if shape.len() != self.kernel.len() + 2 || self.groups == 0 || shape[1] % self.groups != 0 {
+        if shape.len() != self.kernel.len() + 2 || self.groups == 0 || !shape[1].is_multiple_of(self.groups) {
             return scope.builder().problem(format!(
                 "conv: a kernel of {} axes in {} groups takes [batch, channels, spatial…] with channels divisible by the groups, found {}",
                 self.kernel.len(),

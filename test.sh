@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The whole gate: formatting, lints, documentation, and every test. Installs what the tests need when it is missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+need() { # need COMMAND PACKAGE: a program, and Debian's package of it
+  command -v "$1" >/dev/null && return
+  echo "installing $2 for \`$1\`"
+  if command -v apt-get >/dev/null; then
+    as_root=""; [ "$(id -u)" = 0 ] || as_root=sudo
+    $as_root apt-get update -q && $as_root apt-get install -y -q "$2"
+  else
+    echo "please install \`$1\`; the tests of code compiled ahead of time need it" >&2
+    exit 1
+  fi
+}
+need cc gcc
+need nm binutils
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets -- -D warnings
+cargo clippy --no-default-features --lib --bins -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+cargo test --workspace --all-targets
+cargo test --workspace --doc
+echo "all tests passed"
