@@ -153,7 +153,10 @@ proptest! {
             let high_near = text.floor_char_boundary(high.min(low + 40));
             match kind {
                 0 => text.replace_range(low..high_near, ""),
-                1 => text.insert_str(high, &text[low..high_near].to_owned()),
+                1 => {
+                    let copied = text[low..high_near].to_owned();
+                    text.insert_str(high, &copied);
+                }
                 2 => text.insert_str(low, ["{", "}", "(", "[", "%", "\n", "return", "\"", "`", "graph(", "é", "= "][high % 12]),
                 3 => text.insert_str(low, ["0", "9223372036854775807", "-1", "0x", "2147483648", "1e999", "nan"][high % 7]),
                 4 => text.truncate(high),
