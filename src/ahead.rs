@@ -6,9 +6,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use netloom_ir::{DType, Program, Type};
+use netloom_ir::{DType, Init, Program, Type};
 
-use crate::compile::{INIT, Lowered, lower, object};
+use crate::compile::{Lowered, lower, object};
 use crate::cpu::entry::ARENA_HEADER_BYTES;
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
@@ -30,7 +30,12 @@ pub fn write(
     folder: &Path,
 ) -> Result<Vec<PathBuf>, Error> {
     let name = identifier(name);
-    let lowered = lower(program, cpu)?;
+    // The states file holds the first values, so the object needs no code to make them.
+    let mut program = program.clone();
+    for state in &mut program.states {
+        state.init = Init::Tensor(session.state(&state.name)?.into());
+    }
+    let lowered = lower(&program, cpu)?;
     let mut states = vec![0; lowered.memory.state_bytes];
     for slot in &lowered.memory.states {
         let value = session.state(&slot.name)?;
@@ -53,15 +58,18 @@ pub fn write(
 
 /// The name as a C identifier.
 fn identifier(name: &str) -> String {
-    let letters = name
-        .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' });
     let prefix = if name.starts_with(|letter: char| letter.is_ascii_digit()) {
         "_"
     } else {
         ""
     };
-    prefix.chars().chain(letters).collect()
+    format!("{prefix}{}", letters(name))
+}
+
+/// The name with everything that C does not allow in identifiers replaced.
+fn letters(name: &str) -> String {
+    let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
+    name.chars().map(letter).collect()
 }
 
 /// The C header of a compiled program.
@@ -91,14 +99,14 @@ fn header(lowered: &Lowered, name: &str, cpu: &Cpu) -> String {
         for slot in &lowered.memory.states {
             text += &format!(
                 "#define {upper}_STATE_{} {} /* {} */\n",
-                identifier(&slot.name).to_uppercase(),
+                letters(&slot.name).to_uppercase(),
                 slot.offset,
                 slot.ty
             );
         }
         text.push('\n');
     }
-    for plan in lowered.plans.iter().filter(|plan| plan.name != INIT) {
+    for plan in &lowered.plans {
         text += &entry(name, &upper, plan);
     }
     text + &format!("#ifdef __cplusplus\n}}\n#endif\n\n#endif /* {upper}_H */\n")
