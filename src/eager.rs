@@ -37,11 +37,7 @@ impl Eager {
             .iter()
             .map(|entry| plan::outline(&entry.name, &entry.graph, fuse::singletons, &mut memory, &mut kernels))
             .collect();
-        let mut states = vec![0; memory.state_bytes];
-        for slot in &memory.states {
-            let value = session.state(&slot.name)?;
-            states[slot.offset..][..value.bytes().len()].copy_from_slice(value.bytes());
-        }
+        let states = memory.state_values(session)?;
         let dispatcher = Dispatcher::new(&kernels, &outlines, &memory.constants, &states, cpu, threads)?;
         let counted = vec![0; outlines.len()];
         Ok(Eager {

@@ -21,6 +21,7 @@ pub mod error;
 pub mod formats;
 pub mod nn;
 pub mod plan;
+pub mod profile;
 pub mod schedule;
 pub mod session;
 pub mod train;

@@ -29,6 +29,9 @@ use arena::{TempId, Temps};
 pub(crate) use barriers::{SHARED_COPY_BYTES, is_shared_kernel};
 pub use kernels::{KernelId, Kernels};
 
+use crate::error::Error;
+use crate::session::Session;
+
 /// What an address counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Base {
@@ -236,6 +239,19 @@ impl Memory {
             memory.state_bytes = (offset + state.ty.len_bytes()).next_multiple_of(ALIGN);
         }
         memory
+    }
+
+    /// The block of states as they are in a session of a program that has them too.
+    ///
+    /// # Errors
+    /// If the session lacks a state.
+    pub fn state_values(&self, session: &Session) -> Result<Vec<u8>, Error> {
+        let mut values = vec![0; self.state_bytes];
+        for slot in &self.states {
+            let value = session.state(&slot.name)?;
+            values[slot.offset..][..value.bytes().len()].copy_from_slice(value.bytes());
+        }
+        Ok(values)
     }
 
     fn state(&self, name: &str) -> Option<&StateSlot> {

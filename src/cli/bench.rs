@@ -10,8 +10,12 @@ use netloom::formats::npz;
 use netloom::ir::{DType, Tensor};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::plan::Plan;
+use netloom::profile::{self, KernelCost};
 use netloom::train::model::median;
 use netloom::{Error, Session, compile};
+
+/// Runs of which `--kernels` shows each kernel's fastest.
+const KERNEL_RUNS: usize = 200;
 
 #[derive(Args)]
 pub struct Options {
@@ -41,6 +45,9 @@ pub struct Options {
     /// How long to measure
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Show what each kernel costs, run one at a time
+    #[arg(long, conflicts_with = "eager")]
+    kernels: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -84,6 +91,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let mut session = Session::new(Arc::clone(&executable), threads, 0)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
+    }
+    if options.kernels {
+        let costs = profile::kernels(&program, &entry, &cpu, &session, &inputs, KERNEL_RUNS)?;
+        print_kernels(&costs, options.json);
+        return Ok(());
     }
     let mut outputs = session.results(&entry)?;
     let mut engine = if options.eager {
@@ -148,6 +160,47 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn print_kernels(costs: &[KernelCost], json: bool) {
+    let total: Duration = costs.iter().map(|cost| cost.time).sum();
+    if json {
+        let rows = costs.iter().map(|cost| {
+            serde_json::json!({
+                "name": cost.name,
+                "runs": cost.runs,
+                "flops": cost.flops,
+                "bytes": cost.bytes,
+                "ms": milliseconds(cost.time),
+            })
+        });
+        super::print_json(&serde_json::json!({ "total_ms": milliseconds(total), "kernels": rows.collect::<Vec<_>>() }));
+        return;
+    }
+    println!(
+        "{:>9} {:>6} {:>5} {:>9} {:>8} {:>9} {:>7}  kernel",
+        "ms", "share", "runs", "Mflop", "Gflop/s", "kB", "GB/s"
+    );
+    for KernelCost {
+        name,
+        runs,
+        flops,
+        bytes,
+        time,
+    } in costs
+    {
+        let seconds = time.as_secs_f64().max(1e-9);
+        println!(
+            "{:9.4} {:5.1}% {runs:5} {:9.2} {:8.1} {:9.1} {:7.1}  {name}",
+            seconds * 1e3,
+            100.0 * seconds / total.as_secs_f64().max(1e-9),
+            flops / 1e6,
+            flops / seconds / 1e9,
+            *bytes as f64 / 1e3,
+            *bytes as f64 / seconds / 1e9,
+        );
+    }
+    println!("{:9.4} 100.0%  all", milliseconds(total));
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -1,6 +1,7 @@
 //! Eager execution: the host goes through the steps, gives each result a buffer of its own, and calls one kernel at a time.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use netloom_ir::Tensor;
 use netloom_ir::kernel::Role;
@@ -38,6 +39,8 @@ struct Callable {
     shared: bool,
     /// Which of its buffers are results.
     results: Range<usize>,
+    /// How often it has run, and for how long, since the times were last taken.
+    times: (usize, Duration),
 }
 
 /// The memory of one run that is the caller's.
@@ -87,6 +90,7 @@ impl Dispatcher {
                     function,
                     shared: is_shared_kernel(nest),
                     results,
+                    times: Default::default(),
                 }
             })
             .collect();
@@ -126,6 +130,14 @@ impl Dispatcher {
     /// Buffers allocated so far.
     pub fn allocations(&self) -> usize {
         self.allocations
+    }
+
+    /// How often each kernel has run, and for how long, since this was last asked.
+    pub fn take_times(&mut self) -> Vec<(usize, Duration)> {
+        self.kernels
+            .iter_mut()
+            .map(|kernel| std::mem::take(&mut kernel.times))
+            .collect()
     }
 
     /// Runs the steps of an outline.
@@ -272,11 +284,15 @@ impl Dispatcher {
                 )
             }
         };
+        let start = Instant::now();
         if shared {
             self.pool.run(&task)
         } else {
             task(0)
         }
+        let (runs, time) = &mut self.kernels[kernel].times;
+        *runs += 1;
+        *time += start.elapsed();
         Ok(())
     }
 

@@ -64,6 +64,11 @@ impl Kernels {
         self.kernels.is_empty()
     }
 
+    /// Every kernel, in order.
+    pub fn ids(&self) -> impl Iterator<Item = KernelId> + use<> {
+        (0..self.kernels.len()).map(KernelId)
+    }
+
     /// The algorithm of a kernel.
     pub fn kernel(&self, id: KernelId) -> &Kernel {
         &self.kernels[id.0]

@@ -1,0 +1,145 @@
+//! Profiles: what each kernel of a compiled entry costs, run one at a time.
+//!
+//! The entry is improved and cut as [`compile`](crate::compile()) does; its kernels are then called by the host in the plan's order, so that each can
+//! be timed. What the plan saves besides, memory written over and calls from the host, is not seen here.
+
+use std::time::Duration;
+
+use netloom_ir::kernel::{Expr, Kernel, Prim, Work};
+use netloom_ir::program::Program;
+use netloom_ir::{Tensor, fuse, passes};
+
+use crate::cpu::dispatch::Dispatcher;
+use crate::cpu::isa::Cpu;
+use crate::error::Error;
+use crate::plan::{self, Kernels, Memory};
+use crate::session::Session;
+
+/// What a kernel costs in one run of its entry.
+#[derive(Clone, Debug)]
+pub struct KernelCost {
+    /// Its name in dumps.
+    pub name: String,
+    /// How often it runs.
+    pub runs: usize,
+    /// Floating-point operations of all those runs, as the kernel is written: a fused multiply-add counts twice.
+    pub flops: f64,
+    /// Bytes of the buffers they read and write, each counted once a run.
+    pub bytes: usize,
+    /// The least time that all of them took together.
+    pub time: Duration,
+}
+
+/// Runs an entry several times, kernel by kernel, and gives the costs of its kernels, the dearest first.
+///
+/// # Errors
+/// If the program is wrong or has no such entry, there is no code for the CPU, or there is not enough memory.
+///
+/// # Panics
+/// If the tensors are not of the entry's types.
+pub fn kernels(
+    program: &Program,
+    entry: &str,
+    cpu: &Cpu,
+    session: &Session,
+    inputs: &[&Tensor],
+    times: usize,
+) -> Result<Vec<KernelCost>, Error> {
+    let program = program.only(entry);
+    program.verify()?;
+    let target = cpu.target();
+    let mut memory = Memory::new(&program.states);
+    let mut kernels = Kernels::new(target.clone());
+    let Some(found) = program.entries.first() else {
+        return Err(Error::Unknown(format!("there is no entry `{entry}`")));
+    };
+    let graph = passes::run(&found.graph, &target, &mut |_| {});
+    let outline = plan::outline(entry, &graph, fuse::regions, &mut memory, &mut kernels);
+    let states = memory.state_values(session)?;
+    let outlines = std::slice::from_ref(&outline);
+    let mut dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;
+    let mut outputs = session.results(entry)?;
+    let mut least: Vec<(usize, Duration)> = Vec::new();
+    for _ in 0..times.max(1) {
+        dispatcher.run(&outline, inputs, &mut outputs, &mut |_, _| true)?;
+        let took = dispatcher.take_times();
+        least = match least.is_empty() {
+            true => took,
+            false => took
+                .into_iter()
+                .zip(least)
+                .map(|((runs, new), (_, old))| (runs, new.min(old)))
+                .collect(),
+        };
+    }
+    let mut costs: Vec<KernelCost> = (least.into_iter().zip(kernels.ids()))
+        .map(|((runs, time), id)| {
+            let (kernel, nest) = (kernels.kernel(id), kernels.nest(id));
+            let bytes: usize = kernel.buffers.iter().map(|buffer| buffer.ty.len_bytes()).sum();
+            KernelCost {
+                name: nest.name.clone(),
+                runs,
+                flops: flops(kernel) * runs as f64,
+                bytes: bytes * runs,
+                time,
+            }
+        })
+        .collect();
+    costs.sort_by(|a, b| b.time.cmp(&a.time));
+    Ok(costs)
+}
+
+/// The floating-point operations of a kernel in which each expression is computed once for all axes that it depends on.
+fn flops(kernel: &Kernel) -> f64 {
+    let exprs = &kernel.exprs;
+    let roots = match &kernel.work {
+        Work::Stores(stores) => stores.iter().map(|store| store.value).collect(),
+        Work::Prefix { store, .. } | Work::Sort { store, .. } => vec![store.value],
+        Work::Scatter { initial, value, .. } => vec![initial.value, *value],
+    };
+    let mut needed = vec![false; exprs.len()];
+    for root in roots {
+        needed[root.at()] = true;
+    }
+    let ids: Vec<_> = exprs.ids().collect();
+    for &id in ids.iter().rev() {
+        if needed[id.at()] {
+            exprs
+                .operands(id)
+                .iter()
+                .for_each(|operand| needed[operand.at()] = true);
+        }
+    }
+    let mut total = 0.0;
+    let mut depends: Vec<Vec<bool>> = Vec::with_capacity(ids.len());
+    for &id in &ids {
+        let mut axes = vec![false; kernel.axes.len()];
+        for operand in exprs.operands(id) {
+            axes.iter_mut()
+                .zip(&depends[operand.at()])
+                .for_each(|(axis, inner)| *axis |= inner);
+        }
+        let points = |axes: &[bool]| -> f64 {
+            (kernel.axes.iter().zip(axes))
+                .filter(|(_, depends)| **depends)
+                .map(|(axis, _)| axis.extent as f64)
+                .product()
+        };
+        let each = match exprs.get(id) {
+            Expr::Prim(Prim::Fma, ..) => 2.0,
+            Expr::Prim(Prim::Select | Prim::Cast | Prim::Bitcast, ..) => 0.0,
+            Expr::Prim(..) | Expr::Fold { .. } => 1.0,
+            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) | Expr::Load { .. } => 0.0,
+        };
+        if needed[id.at()] && exprs.dtype(id).is_float() {
+            total += each * points(&axes);
+        }
+        match exprs.get(id) {
+            Expr::Axis(axis) => axes[axis.0 as usize] = true,
+            Expr::Fold { over, .. } => over.iter().for_each(|axis| axes[axis.0 as usize] = false),
+            _ => {}
+        }
+        depends.push(axes);
+    }
+    total
+}
