@@ -81,25 +81,58 @@ pub fn regions(graph: &Graph) -> Vec<Region> {
     cut.finish()
 }
 
-/// The same without fusion, for the eager mode: a region for every node that is not an input or constant.
+/// The same without fusion, for the eager mode: a region for every operation. As in eager frameworks, views that only read elements at
+/// other places (reshape, permute, broadcast, slice, flip) cost nothing: they are part of the operations that read them.
 pub fn singletons(graph: &Graph) -> Vec<Region> {
     let (live, users) = (graph.live(), graph.users());
+    let mut is_stored = vec![false; graph.len()];
+    for (_, id) in &graph.outputs {
+        is_stored[id.at()] = true;
+    }
+    for (_, node) in graph.nodes() {
+        if matches!(node.op, Op::Scan(_) | Op::If(_) | Op::While(_)) {
+            node.args.iter().for_each(|arg| is_stored[arg.at()] = true);
+        }
+    }
+    let is_inlined = |id: NodeId| is_free(&graph.node(id).op) && !is_stored[id.at()];
     let regions = graph
         .ids()
-        .filter(|id| live[id.at()])
+        .filter(|&id| live[id.at()] && !is_inlined(id))
         .filter_map(|id| match &graph.node(id).op {
             // Parts are the outputs of their region, not regions.
             Op::Input(_) | Op::Const(_) | Op::Part(_) => None,
             Op::Scan(_) | Op::If(_) | Op::While(_) => Some(compound(graph, id, &users[id.at()])),
-            _ => Some(Region {
-                kind: RegionKind::Kernel,
-                nodes: vec![id],
-                inputs: inputs_of(graph, &[id]),
-                outputs: vec![id],
-                stopped: Vec::new(),
-            }),
+            _ => {
+                let mut nodes = vec![id];
+                let mut next = 0;
+                while let Some(&reader) = nodes.get(next) {
+                    let views = graph.node(reader).args.iter().copied().filter(|&arg| is_inlined(arg));
+                    let new: Vec<NodeId> = views.filter(|view| !nodes.contains(view)).collect();
+                    nodes.extend(new);
+                    next += 1;
+                }
+                nodes.sort_unstable();
+                Some(Region {
+                    kind: RegionKind::Kernel,
+                    inputs: inputs_of(graph, &nodes),
+                    nodes,
+                    outputs: vec![id],
+                    stopped: Vec::new(),
+                })
+            }
         });
     regions.collect()
+}
+
+/// Whether an op is a view that eager frameworks give without touching an element.
+fn is_free(op: &Op) -> bool {
+    match op {
+        Op::View(view) => match view {
+            View::Reshape(_) | View::Permute(_) | View::Broadcast(_) | View::Slice { .. } | View::Flip(_) => true,
+            View::Pad { .. } | View::Concat(_) | View::Windows { .. } => false,
+        },
+        _ => false,
+    }
 }
 
 /// The region of an op with bodies; `users` are its parts.

@@ -1,5 +1,6 @@
 //! Eager execution: the host goes through the steps, gives each result a buffer of its own, and calls one kernel at a time.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub struct Dispatcher {
     worker_bytes: usize,
     pool: Pool,
     temps: Vec<Option<Block>>,
+    /// Blocks that a result has given back, by length: asking the system each time would cost page faults, as eager frameworks know.
+    spare: HashMap<usize, Vec<Block>>,
     live_bytes: usize,
     peak_bytes: usize,
     allocations: usize,
@@ -111,6 +114,7 @@ impl Dispatcher {
             worker_bytes,
             pool,
             temps: std::iter::repeat_with(|| None).take(temps).collect(),
+            spare: HashMap::new(),
             live_bytes: 0,
             peak_bytes: 0,
             allocations: 0,
@@ -192,17 +196,33 @@ impl Dispatcher {
             }
             let go_on = observe(number, &written);
             for &temp in &outline.freed_after[number] {
-                if let Some(block) = self.temps[temp].take() {
-                    self.live_bytes -= block.bytes().len();
-                }
+                self.give_back(temp);
             }
             if !go_on {
                 break;
             }
         }
-        self.temps.fill_with(|| None);
-        self.live_bytes = 0;
+        (0..self.temps.len()).for_each(|temp| self.give_back(temp));
         Ok(())
+    }
+
+    /// A buffer for a result.
+    fn take(&mut self, bytes: usize) -> Result<Block, Error> {
+        self.allocations += 1;
+        self.live_bytes += bytes;
+        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+        match self.spare.get_mut(&bytes).and_then(Vec::pop) {
+            Some(block) => Ok(block),
+            None => Block::zeroed(bytes),
+        }
+    }
+
+    fn give_back(&mut self, temp: usize) {
+        if let Some(block) = self.temps[temp].take() {
+            let bytes = block.bytes().len();
+            self.live_bytes -= bytes;
+            self.spare.entry(bytes).or_default().push(block);
+        }
     }
 
     fn step(&mut self, step: &Step, frame: &mut Frame<'_>) -> Result<(), Error> {
@@ -316,10 +336,7 @@ impl Dispatcher {
             Base::Temp(temp) => match &self.temps[temp.0] {
                 Some(block) => block.address(),
                 None => {
-                    let block = Block::zeroed(frame.outline.temps[temp.0].next_multiple_of(ALIGN))?;
-                    self.allocations += 1;
-                    self.live_bytes += block.bytes().len();
-                    self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+                    let block = self.take(frame.outline.temps[temp.0].next_multiple_of(ALIGN))?;
                     self.temps[temp.0].insert(block).address()
                 }
             },
