@@ -23,8 +23,6 @@ use contract::Form;
 use draft::{Draft, Task};
 use fold::Plan;
 
-/// Work below this many primitives is done by one worker: about 4 µs of scalar code, the price of waking another.
-const ALONE: usize = 16 * 1024;
 /// A fold over more elements than this is cut.
 const LONG: usize = 4096;
 /// With fewer shares than this some of many workers have nothing to do.
@@ -37,7 +35,7 @@ pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
         Work::Stores(stores) => {
             let tasks: Vec<Task> = stores.iter().map(Task::of).collect();
             let tasks = collapse::collapse(&mut draft, tasks);
-            let alone = draft::cost(&draft, &tasks) < ALONE;
+            let alone = draft::cost(&draft, &tasks) < target.share_from;
             ("stores", stores_phases(&mut draft, tasks, target, alone), alone)
         }
         Work::Prefix { store, with, exclusive } => {

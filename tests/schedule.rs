@@ -77,6 +77,7 @@ fn check_region(
             kind: TargetKind::Cpu,
             vector_lanes,
             vector_registers,
+            share_from: Target::SHARE_FROM,
         };
         let nest = schedule::choose(&kernel, &target);
         assert_eq!(verify::verify(&nest), Ok(()), "{name}\n{nest:#?}");

@@ -184,6 +184,7 @@ mod tests {
         kind: TargetKind::Cpu,
         vector_lanes: 8,
         vector_registers: 16,
+        share_from: Target::SHARE_FROM,
     };
 
     fn small() -> Graph {

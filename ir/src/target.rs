@@ -12,6 +12,13 @@ pub struct Target {
     pub vector_lanes: usize,
     /// Vector registers: 16 or 32.
     pub vector_registers: usize,
+    /// A kernel of less work than this, in primitives, is run by one worker; 0 makes workers share every kernel, which tests want.
+    pub share_from: usize,
+}
+
+impl Target {
+    /// What [`Target::share_from`] is on a CPU: about 4 µs of scalar code, the price of waking another worker.
+    pub const SHARE_FROM: usize = 16 * 1024;
 }
 
 /// The kind of machine.

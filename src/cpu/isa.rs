@@ -29,6 +29,8 @@ pub struct Cpu {
     pub level: Level,
     /// Whether a fused multiply-add is one instruction.
     pub has_fma: bool,
+    /// The work from which workers share a kernel, see [`Target::share_from`].
+    pub share_from: usize,
 }
 
 /// The names that [`Cpu::named`] knows, beside `native`, and what each lets the code use: level, FMA.
@@ -73,6 +75,7 @@ impl Cpu {
             has_fma: found.fma,
             triple,
             level,
+            share_from: Target::SHARE_FROM,
         }
     }
 
@@ -113,6 +116,7 @@ impl Cpu {
                     triple,
                     level: Level::Portable,
                     has_fma: true,
+                    share_from: Target::SHARE_FROM,
                 }),
                 Some(name) => Err(Error::UnknownCpu {
                     name: name.to_string(),
@@ -123,7 +127,12 @@ impl Cpu {
         }
         let name = name.unwrap_or("x86-64");
         match NAMES.iter().find(|row| row.0 == name) {
-            Some(&(_, level, has_fma)) => Ok(Cpu { triple, level, has_fma }),
+            Some(&(_, level, has_fma)) => Ok(Cpu {
+                triple,
+                level,
+                has_fma,
+                share_from: Target::SHARE_FROM,
+            }),
             None => Err(Error::UnknownCpu {
                 name: name.to_string(),
                 architecture: triple.architecture.to_string(),
@@ -169,6 +178,7 @@ impl Cpu {
             kind: TargetKind::Cpu,
             vector_lanes,
             vector_registers,
+            share_from: self.share_from,
         }
     }
 

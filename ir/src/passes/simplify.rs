@@ -294,6 +294,7 @@ mod tests {
         kind: TargetKind::Cpu,
         vector_lanes: 8,
         vector_registers: 16,
+        share_from: Target::SHARE_FROM,
     };
 
     /// Values at which equations fail if they can: NaN, infinities, both zeros, denormals, the ends of each type.
