@@ -16,7 +16,7 @@ pub mod training;
 pub mod zoo;
 
 pub use init::Initialiser;
-pub use layers::{Layer, Sequential};
+pub use layers::{Function, Layer, Sequential};
 pub use losses::Loss;
 pub use optimisers::{Optimiser, Rate};
 pub use scope::{Mode, Scope};

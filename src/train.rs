@@ -9,5 +9,5 @@ pub mod model;
 pub mod report;
 
 pub use callbacks::{Callback, Checkpoint, CsvLog, EarlyStopping, Epoch, Flow};
-pub use dataset::Dataset;
+pub use dataset::{Dataset, Shift};
 pub use model::{FitOptions, History, Model, ModelOptions};

@@ -9,12 +9,12 @@ use netloom::compile::lower;
 use netloom::eager::Eager;
 use netloom::ir::Tensor;
 use netloom::nn::training::{TRAIN_STEP, program};
-use netloom::nn::{Rate, zoo};
+use netloom::nn::zoo;
 use netloom::train::Dataset;
 use netloom::train::model::median;
 use netloom::{Error, Session, compile};
 
-use super::train::{Data, Fit, fit};
+use super::train::{Data, Fit, RATE, fit};
 
 #[derive(Args)]
 pub struct Options {
@@ -34,22 +34,9 @@ pub struct Options {
     machine: super::Machine,
 }
 
-/// The learning rate of the demo, with momentum.
-const RATE: f64 = 0.02;
-
 pub fn run(options: &Options) -> Result<(), Error> {
     let net = zoo::find("lenet")?;
     let data = Data::read(net, None, options.seed)?;
-    let steps = (data.train.len() / net.batch * options.epochs) as u64;
-    let mut training = (net.training)();
-    training.optimiser = netloom::nn::Optimiser::Momentum(0.9);
-    training.rate = Rate::Cosine {
-        start: RATE,
-        end: 0.0,
-        steps,
-        warm_up: 0,
-    };
-    training.l2 = 5e-4;
     eprintln!(
         "1. Training {} on {} handwritten digits; {} to choose by, {} to test on\n",
         net.name,
@@ -59,7 +46,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     );
     let plan = Fit {
         net,
-        training: training.clone(),
+        rate: RATE,
         batch: net.batch,
         epochs: options.epochs,
         seed: options.seed,
@@ -80,7 +67,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         &(net.layers)(),
         &net.input(net.batch),
         &net.target(net.batch),
-        &training,
+        &plan.training(&data),
     )?
     .only(TRAIN_STEP);
     let lowered = lower(&program, &cpu)?;

@@ -8,10 +8,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::zoo::{self, Net};
-use netloom::nn::{Rate, Training};
+use netloom::nn::{Optimiser, Rate, Training};
 use netloom::train::model::ModelOptions;
 use netloom::train::report::{Picture, Series, curves, gallery};
-use netloom::train::{Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, FitOptions, Flow, History, Model};
+use netloom::train::{
+    Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, FitOptions, Flow, History, Model, Shift,
+};
 use netloom::{Error, Session};
 
 #[derive(Args)]
@@ -21,19 +23,19 @@ pub struct Options {
     /// A folder with MNIST-style IDX files; without it the digits in this program
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Times that every example is seen
+    /// Times that every example is seen, in all: those before `--resume` too
     #[arg(long, default_value_t = 5)]
     epochs: usize,
     /// Examples in a batch; by default the network's usual one
     #[arg(long)]
     batch: Option<usize>,
-    /// The learning rate; by default the network's usual one
+    /// The learning rate at first; it falls to 0 along half a cosine [default: 0.001]
     #[arg(long)]
     rate: Option<f64>,
     /// What weights, dropout and the order of examples are drawn from
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Go on from a checkpoint
+    /// Go on from a checkpoint, with the same options: the result is as if there had been no interruption
     #[arg(long)]
     resume: Option<PathBuf>,
     /// Stop when the validation loss has not improved for so many epochs
@@ -54,14 +56,10 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let net = zoo::find(&options.net)?;
-    let mut training = (net.training)();
-    if let Some(rate) = options.rate {
-        training.rate = Rate::Constant(rate);
-    }
     let data = Data::read(net, options.data.as_deref(), options.seed)?;
     let plan = Fit {
         net,
-        training,
+        rate: options.rate.unwrap_or(RATE),
         batch: options.batch.unwrap_or(net.batch),
         epochs: options.epochs,
         seed: options.seed,
@@ -103,6 +101,13 @@ impl Data {
         };
         let suit = |data: Dataset| {
             let data = if net.example.len() == 1 { data.flattened() } else { data };
+            if data.inputs.shape()[1..] != *net.example {
+                let found = &data.inputs.shape()[1..];
+                return Err(Error::Usage(format!(
+                    "`{}` takes examples of {:?}, the pictures are {found:?}",
+                    net.name, net.example
+                )));
+            }
             if net.target == Some(net.example) {
                 Dataset::new(data.inputs.clone(), data.inputs)
             } else {
@@ -144,7 +149,7 @@ fn idx_file(folder: &Path, part: &str, what: &str) -> Result<PathBuf, Error> {
 /// A training as the commands `train` and `demo` run it.
 pub struct Fit<'a> {
     pub net: &'static Net,
-    pub training: Training,
+    pub rate: f64,
     pub batch: usize,
     pub epochs: usize,
     pub seed: u64,
@@ -153,6 +158,31 @@ pub struct Fit<'a> {
     pub out: &'a Path,
     pub nan: bool,
     pub machine: &'a super::Machine,
+}
+
+/// The greatest learning rate where none is given.
+pub const RATE: f64 = 1e-3;
+
+/// The greatest distance in pixels that pictures are moved in training.
+const SHIFT: usize = 1;
+
+impl Fit<'_> {
+    /// The network's loss, made small by Adam with a rate that falls to zero over the whole training. This suits every network; the zoo's own
+    /// training is for comparing systems.
+    pub fn training(&self, data: &Data) -> Training {
+        let steps = (data.train.len() / self.batch.max(1) * self.epochs) as u64;
+        let rate = Rate::Cosine {
+            start: self.rate,
+            end: 0.0,
+            steps,
+            warm_up: 0,
+        };
+        Training {
+            optimiser: Optimiser::adam(),
+            rate,
+            ..(self.net.training)()
+        }
+    }
 }
 
 /// What a training brought.
@@ -175,7 +205,8 @@ impl Report {
             "steps": self.history.steps,
             "step_ms": last.map(|epoch| epoch.step_ms),
             "train_loss": last.map(|epoch| epoch.objective),
-            "validation_loss": last.and_then(|epoch| epoch.validation_loss),
+            "validation_loss": last.and_then(|epoch| epoch.validation).map(|scores| scores.loss),
+            "validation_accuracy": last.and_then(|epoch| epoch.validation).and_then(|scores| scores.accuracy),
             "test_loss": self.test_loss,
             "test_accuracy": self.test_accuracy,
             "files": self.files,
@@ -192,15 +223,22 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         seed: plan.seed,
         cpu: plan.machine.cpu()?,
     };
-    let mut model = Model::compile((plan.net.layers)(), &plan.training, &data.train, options)?;
+    let mut model = Model::compile((plan.net.layers)(), &plan.training(data), &data.train, options)?;
     eprint!("{}", model.summary()?);
     let steps = data.train.len() / plan.batch;
-    let mut first_epoch = 0;
+    let mut steps_done = 0;
     if let Some(path) = plan.resume {
         model.load(path)?;
         let done = model.session().state(netloom::nn::scope::STEP)?.get(0).as_i128();
-        first_epoch = usize::try_from(done).unwrap_or(0) / steps.max(1);
-        eprintln!("resumed from {} after {first_epoch} epochs", path.display());
+        steps_done = usize::try_from(done).unwrap_or(0);
+        if steps_done >= steps * plan.epochs {
+            let epochs = steps_done / steps.max(1);
+            return Err(Error::Usage(format!(
+                "{} has {epochs} epochs behind it; ask for more with `--epochs`",
+                path.display()
+            )));
+        }
+        eprintln!("resumed from {} after {steps_done} steps", path.display());
     }
 
     let bar = ProgressBar::new(steps as u64).with_style(
@@ -215,9 +253,9 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     };
     let mut show = Show {
         bar: &bar,
-        last: first_epoch + plan.epochs,
+        last: plan.epochs,
     };
-    bar.set_prefix(format!("{}", first_epoch + 1));
+    bar.set_prefix(format!("{}/{}", steps_done / steps.max(1) + 1, plan.epochs));
     let mut log = CsvLog::new(plan.out.join("log.csv"));
     if plan.resume.is_none() {
         // A new training begins a new log.
@@ -231,8 +269,12 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         &data.train,
         FitOptions {
             epochs: plan.epochs,
-            first_epoch,
+            steps_done,
             validation: Some(&data.validation),
+            shift: (plan.net.example.len() == 3).then_some(Shift {
+                most: SHIFT,
+                seed: plan.seed,
+            }),
             callbacks,
             on_step: Some(&mut on_step),
             interrupt: Some(interrupted()),
@@ -248,7 +290,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     if history.interrupted {
         return Err(Error::Training(format!(
             "interrupted after {} steps; the checkpoint is {}, go on with `--resume {}`",
-            history.steps,
+            steps_done + history.steps,
             weights.display(),
             weights.display()
         )));
@@ -295,12 +337,15 @@ struct Show<'a> {
 
 impl Callback for Show<'_> {
     fn after_epoch(&mut self, epoch: &Epoch, _: &mut Session) -> Result<Flow, Error> {
-        let mut line = format!("epoch {}/{}: objective {:.4}", epoch.number, self.last, epoch.objective);
-        if let Some(loss) = epoch.validation_loss {
-            line += &format!(", validation loss {loss:.4}");
-        }
-        if let Some(accuracy) = epoch.validation_accuracy {
-            line += &format!(", accuracy {:.2} %", 100.0 * accuracy);
+        let mut line = format!(
+            "epoch {:>2}/{}: objective {:.4}",
+            epoch.number, self.last, epoch.objective
+        );
+        if let Some(scores) = epoch.validation {
+            line += &format!(", validation loss {:.4}", scores.loss);
+            if let Some(accuracy) = scores.accuracy {
+                line += &format!(", accuracy {:.2} %", 100.0 * accuracy);
+            }
         }
         line += &format!(", {:.2} ms a step", epoch.step_ms);
         if self.bar.is_hidden() {
@@ -308,7 +353,8 @@ impl Callback for Show<'_> {
         } else {
             self.bar.println(line)
         }
-        self.bar.set_prefix(format!("{}", epoch.number + 1));
+        self.bar
+            .set_prefix(format!("{}/{}", (epoch.number + 1).min(self.last), self.last));
         self.bar.reset();
         Ok(Flow::Continue)
     }
@@ -319,7 +365,7 @@ fn explained(model: &mut Model, plan: &Fit<'_>, data: &Data, message: String) ->
     use netloom::eager::Eager;
     use netloom::nn::training::program;
     let (input, target) = (plan.net.input(plan.batch), plan.net.target(plan.batch));
-    let program = program(&(plan.net.layers)(), &input, &target, &plan.training)?.only(TRAIN_STEP);
+    let program = program(&(plan.net.layers)(), &input, &target, &plan.training(data))?.only(TRAIN_STEP);
     let mut eager = Eager::new(&program, &plan.machine.cpu()?, plan.machine.threads(), model.session())?;
     let mut loss = model.session().results(TRAIN_STEP)?;
     let order: Vec<usize> = (0..data.train.len()).collect();
@@ -340,9 +386,16 @@ fn pictures(plan: &Fit<'_>, data: &Data, model: &mut Model, history: &History) -
     let out = |name: &str| plan.out.join(name);
     let epochs = &history.epochs;
     let mut files = vec!["loss.svg".to_owned()];
+    let series = |name: &str, of: &dyn Fn(&Epoch) -> Option<f64>| Series {
+        name: name.to_owned(),
+        points: epochs
+            .iter()
+            .filter_map(|epoch| Some((epoch.number as f64, of(epoch)?)))
+            .collect(),
+    };
     let losses = [
-        Series::counted("training", epochs.iter().map(|epoch| epoch.objective)),
-        Series::counted("validation", epochs.iter().filter_map(|epoch| epoch.validation_loss)),
+        series("training", &|epoch| Some(epoch.training?.loss)),
+        series("validation", &|epoch| Some(epoch.validation?.loss)),
     ];
     curves(
         &out("loss.svg"),
@@ -352,12 +405,12 @@ fn pictures(plan: &Fit<'_>, data: &Data, model: &mut Model, history: &History) -
         &losses,
     )?;
     if plan.net.target.is_none() {
-        let accuracy = Series::counted(
-            "validation",
-            epochs.iter().filter_map(|epoch| epoch.validation_accuracy),
-        );
+        let accuracies = [
+            series("training", &|epoch| epoch.training?.accuracy),
+            series("validation", &|epoch| epoch.validation?.accuracy),
+        ];
         let title = format!("Accuracy of {}", plan.net.name);
-        curves(&out("accuracy.svg"), &title, "epoch", "accuracy", &[accuracy])?;
+        curves(&out("accuracy.svg"), &title, "epoch", "accuracy", &accuracies)?;
         files.push("accuracy.svg".to_owned());
         let wrong = mistakes(model, &data.test)?;
         gallery(

@@ -11,7 +11,7 @@ use netloom_ir::tensor::Type;
 use super::scope::{Mode, Scope, States};
 use crate::error::Error;
 
-pub use convolution::{Conv, GlobalAveragePool, Pool, PoolOf};
+pub use convolution::{Conv, GlobalPool, Pool, PoolOf};
 pub use dense::{Dense, Embedding, Flatten};
 pub use normalisation::{BatchNorm, LayerNorm};
 pub use regular::{Activation, Dropout};
@@ -60,6 +60,45 @@ impl Layer for Sequential {
             .iter()
             .enumerate()
             .fold(x, |x, (number, layer)| layer.build(&scope.enter(number), x))
+    }
+}
+
+/// The functional form: a closure as a layer, for whatever is not a chain.
+///
+/// Layers are functions too: in a closure they are applied with `build`, each at a scope of its own.
+///
+/// ```
+/// use netloom::nn::layers::{Activation, Dense, Function, Layer};
+///
+/// /// Two layers with a way around them: `relu(x + second(relu(first(x))))`.
+/// fn residual(units: usize) -> impl Layer {
+///     Function::new("Residual", move |scope, x| {
+///         let inner = Dense::new(units).build(&scope.enter("first"), x).relu();
+///         (x + Dense::new(units).build(&scope.enter("second"), inner)).relu()
+///     })
+/// }
+///
+/// let net = netloom::nn::Sequential::new().then(Dense::new(64)).then(residual(64)).then(Activation::Tanh);
+/// ```
+pub struct Function<F> {
+    name: &'static str,
+    build: F,
+}
+
+impl<F: for<'g> Fn(&Scope<'g>, Val<'g>) -> Val<'g>> Function<F> {
+    /// A closure under a name that `summary` shows.
+    pub fn new(name: &'static str, build: F) -> Function<F> {
+        Function { name, build }
+    }
+}
+
+impl<F: for<'g> Fn(&Scope<'g>, Val<'g>) -> Val<'g>> Layer for Function<F> {
+    fn describe(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+        (self.build)(scope, x)
     }
 }
 

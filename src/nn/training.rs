@@ -14,7 +14,7 @@ use super::optimisers::{Optimiser, Rate};
 use super::scope::{Mode, STEP, Scope, States};
 use crate::error::Error;
 
-/// The entry that makes one step: arguments `x` and `y`, result `loss`.
+/// The entry that makes one step: arguments `x` and `y`, result `loss`, what is minimised: penalties included.
 pub const TRAIN_STEP: &str = "train_step";
 /// The entry that measures without training: arguments `x` and `y`, results `losses`, one for each example, and `scores`.
 pub const EVALUATE: &str = "evaluate";
@@ -101,7 +101,7 @@ fn train_step(
     }
     let step = scope.step();
     scope.update(STEP, step + step.lit(1.0));
-    let outputs = std::iter::once(("loss".to_owned(), loss)).chain(scope.updates());
+    let outputs = std::iter::once(("loss".to_owned(), objective)).chain(scope.updates());
     Ok(Entry {
         name: TRAIN_STEP.to_owned(),
         graph: builder.finish(outputs)?,

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::metrics::Scores;
 use crate::error::Error;
 use crate::formats::safetensors;
 use crate::session::Session;
@@ -12,12 +13,12 @@ use crate::session::Session;
 pub struct Epoch {
     /// Its number, from 1.
     pub number: usize,
-    /// The mean of the objective over its steps.
+    /// The mean over its steps of what is minimised: the loss and the penalties.
     pub objective: f64,
-    /// The mean loss on the validation data afterwards.
-    pub validation_loss: Option<f64>,
-    /// The accuracy there, for classes.
-    pub validation_accuracy: Option<f64>,
+    /// Loss and accuracy afterwards on the validation data.
+    pub validation: Option<Scores>,
+    /// The same on as many of the training data.
+    pub training: Option<Scores>,
     /// The median time of a step, in milliseconds.
     pub step_ms: f64,
 }
@@ -25,7 +26,7 @@ pub struct Epoch {
 impl Epoch {
     /// What early stopping and checkpoints look at: the validation loss, or without validation data the objective.
     pub fn measure(&self) -> f64 {
-        self.validation_loss.unwrap_or(self.objective)
+        self.validation.map_or(self.objective, |scores| scores.loss)
     }
 }
 
@@ -45,9 +46,18 @@ pub trait Callback {
     /// # Errors
     /// Ends the training.
     fn after_epoch(&mut self, epoch: &Epoch, session: &mut Session) -> Result<Flow, Error>;
+
+    /// Called once when the training is over, unless it was interrupted.
+    ///
+    /// # Errors
+    /// Ends the training.
+    fn after_training(&mut self, _: &mut Session) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
-/// Stops when the measure has not improved for `patience` epochs, and puts the best states back.
+/// Stops when the measure has not improved for `patience` epochs. When the training is over, for whatever reason, the best states are put
+/// back.
 #[derive(Debug)]
 pub struct EarlyStopping {
     patience: usize,
@@ -74,13 +84,18 @@ impl Callback for EarlyStopping {
             return Ok(Flow::Continue);
         }
         self.waited += 1;
-        if self.waited < self.patience {
-            return Ok(Flow::Continue);
-        }
-        for (name, value) in self.best.iter().flat_map(|(_, states)| states) {
-            session.set_state(name, value)?;
-        }
-        Ok(Flow::Stop)
+        Ok(if self.waited < self.patience {
+            Flow::Continue
+        } else {
+            Flow::Stop
+        })
+    }
+
+    fn after_training(&mut self, session: &mut Session) -> Result<(), Error> {
+        let best = self.best.take();
+        best.iter()
+            .flat_map(|(_, states)| states)
+            .try_for_each(|(name, value)| session.set_state(name, value))
     }
 }
 
@@ -135,9 +150,13 @@ impl Callback for CsvLog {
         let is_new = file.metadata().map_err(fail)?.len() == 0;
         let mut line = csv::Writer::from_writer(Vec::new());
         let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+        let loss = |scores: Option<Scores>| optional(scores.map(|scores| scores.loss));
+        let accuracy = |scores: Option<Scores>| optional(scores.and_then(|scores| scores.accuracy));
         let header = [
             "epoch",
             "objective",
+            "training_loss",
+            "training_accuracy",
             "validation_loss",
             "validation_accuracy",
             "step_ms",
@@ -145,8 +164,10 @@ impl Callback for CsvLog {
         let row = [
             epoch.number.to_string(),
             epoch.objective.to_string(),
-            optional(epoch.validation_loss),
-            optional(epoch.validation_accuracy),
+            loss(epoch.training),
+            accuracy(epoch.training),
+            loss(epoch.validation),
+            accuracy(epoch.validation),
             epoch.step_ms.to_string(),
         ];
         if is_new {
@@ -156,6 +177,7 @@ impl Callback for CsvLog {
         line.write_record(&row)
             .map_err(|reason| Error::file(&self.path, reason))?;
         let bytes = line.into_inner().map_err(|reason| Error::file(&self.path, reason))?;
-        file.write_all(&bytes).map_err(fail).map(|()| Flow::Continue)
+        file.write_all(&bytes).map_err(fail)?;
+        Ok(Flow::Continue)
     }
 }

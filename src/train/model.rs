@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netloom_ir::{DType, Tensor, Type};
 
 use super::callbacks::{Callback, Epoch, Flow};
-use super::dataset::{Dataset, batch_shape, shuffled};
+use super::dataset::{Dataset, Shift, batch_shape, shuffled};
 use super::metrics::{Scores, best_classes};
 use crate::compile::{Executable, compile};
 use crate::cpu::isa::Cpu;
@@ -44,12 +44,14 @@ pub struct Model {
 /// How long and on what a model is trained.
 #[derive(Default)]
 pub struct FitOptions<'a> {
-    /// Times that every example is seen.
+    /// Times that every example is seen, those of `steps_done` among them.
     pub epochs: usize,
-    /// The number of the first epoch less one: what a resumed training has behind it.
-    pub first_epoch: usize,
+    /// Steps that a resumed training has behind it, in this epoch and earlier ones; the rest is as if it had not been interrupted.
+    pub steps_done: usize,
     /// Data to measure on after each epoch.
     pub validation: Option<&'a Dataset>,
+    /// How the pictures of a batch are moved about before a step, if at all.
+    pub shift: Option<Shift>,
     /// Called after each epoch, in order.
     pub callbacks: Vec<&'a mut dyn Callback>,
     /// Called after each step with the number of steps done in the epoch, and the loss.
@@ -63,7 +65,7 @@ pub struct FitOptions<'a> {
 pub struct History {
     /// One entry for each epoch that was finished.
     pub epochs: Vec<Epoch>,
-    /// Steps made in all.
+    /// Steps made.
     pub steps: usize,
     /// Whether [`FitOptions::interrupt`] ended it.
     pub interrupted: bool,
@@ -136,6 +138,12 @@ impl Model {
     /// If the data do not fit, fewer examples than a batch are given, the loss is no number, or a callback fails.
     pub fn fit(&mut self, data: &Dataset, mut options: FitOptions<'_>) -> Result<History, Error> {
         self.check(data)?;
+        if options.shift.is_some() && self.input.rank() != 4 {
+            return Err(Error::Usage(format!(
+                "only pictures [batch, channels, height, width] can be shifted, not {}",
+                self.input
+            )));
+        }
         let batch_size = self.options.batch;
         let steps = data.len() / batch_size;
         if steps == 0 {
@@ -147,12 +155,19 @@ impl Model {
         let mut batch = data.select(&vec![0; batch_size]);
         let mut loss = self.session.results(TRAIN_STEP)?;
         let mut history = History::default();
-        for number in options.first_epoch + 1..=options.first_epoch + options.epochs {
+        let sample = options
+            .validation
+            .map(|held| data.select(&(0..held.len().min(data.len())).collect::<Vec<_>>()));
+        for number in options.steps_done / steps + 1..=options.epochs {
+            let first = options.steps_done.saturating_sub((number - 1) * steps);
             let order = shuffled(data.len(), self.options.seed.wrapping_add(number as u64));
             let mut total = 0.0;
             let mut times = Vec::with_capacity(steps);
-            for (step, positions) in order.chunks_exact(batch_size).enumerate() {
+            for (step, positions) in order.chunks_exact(batch_size).enumerate().skip(first) {
                 data.copy_into(positions, &mut batch);
+                if let Some(shift) = options.shift {
+                    shift.apply(((number - 1) * steps + step) as u64, &mut batch.inputs);
+                }
                 let start = Instant::now();
                 self.session
                     .run(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
@@ -178,21 +193,28 @@ impl Model {
                     return Ok(history);
                 }
             }
-            let scores = options.validation.map(|held| self.evaluate(held)).transpose()?;
             let epoch = Epoch {
                 number,
-                objective: total / steps as f64,
-                validation_loss: scores.map(|scores| scores.loss),
-                validation_accuracy: scores.and_then(|scores| scores.accuracy),
+                objective: total / (steps - first) as f64,
+                validation: options.validation.map(|held| self.evaluate(held)).transpose()?,
+                training: sample.as_ref().map(|sample| self.evaluate(sample)).transpose()?,
                 step_ms: median(&mut times).as_secs_f64() * 1e3,
             };
             history.epochs.push(epoch);
+            let mut flow = Flow::Continue;
             for callback in &mut options.callbacks {
                 if callback.after_epoch(&epoch, &mut self.session)? == Flow::Stop {
-                    return Ok(history);
+                    flow = Flow::Stop;
                 }
             }
+            if flow == Flow::Stop {
+                break;
+            }
         }
+        options
+            .callbacks
+            .iter_mut()
+            .try_for_each(|callback| callback.after_training(&mut self.session))?;
         Ok(history)
     }
 
@@ -207,7 +229,7 @@ impl Model {
         }
         let mut total = 0.0;
         let mut right = 0;
-        let classes = self.target.dtype == DType::I64 && self.target.rank() == 1;
+        let classes = self.has_classes();
         let labels = data.targets.to_i64();
         let mut batch = data.select(&vec![0; self.options.batch]);
         let mut results = self.session.results(EVALUATE)?;
@@ -310,16 +332,34 @@ impl Model {
     fn check(&self, data: &Dataset) -> Result<(), Error> {
         let fits =
             |tensor: &Tensor, ty: &Type| tensor.dtype() == ty.dtype && tensor.shape().get(1..) == ty.shape.get(1..);
-        if fits(&data.inputs, &self.input) && fits(&data.targets, &self.target) {
+        if !fits(&data.inputs, &self.input) || !fits(&data.targets, &self.target) {
+            return Err(Error::Usage(format!(
+                "the model takes batches of {} with targets {}, found {} and {}",
+                self.input,
+                self.target,
+                data.inputs.ty(),
+                data.targets.ty()
+            )));
+        }
+        if !self.has_classes() {
             return Ok(());
         }
-        Err(Error::Usage(format!(
-            "the model takes batches of {} with targets {}, found {} and {}",
-            self.input,
-            self.target,
-            data.inputs.ty(),
-            data.targets.ty()
-        )))
+        let classes = self.session.results(PREDICT)?[0].shape().last().copied().unwrap_or(0);
+        let wrong = data
+            .targets
+            .to_i64()
+            .into_iter()
+            .find(|&label| usize::try_from(label).map_or(true, |label| label >= classes));
+        wrong.map_or(Ok(()), |label| {
+            Err(Error::Usage(format!(
+                "the model tells {classes} classes apart, found the label {label}"
+            )))
+        })
+    }
+
+    /// Whether targets are labels of classes.
+    fn has_classes(&self) -> bool {
+        self.target.dtype == DType::I64 && self.target.rank() == 1
     }
 }
 

@@ -20,21 +20,6 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-impl Series {
-    /// A line through values at 1, 2, 3 …
-    pub fn counted(name: &str, values: impl IntoIterator<Item = f64>) -> Series {
-        let points = values
-            .into_iter()
-            .enumerate()
-            .map(|(at, value)| ((at + 1) as f64, value))
-            .collect();
-        Series {
-            name: name.to_owned(),
-            points,
-        }
-    }
-}
-
 /// Draws lines over a common axis.
 ///
 /// # Errors

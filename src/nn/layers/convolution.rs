@@ -157,22 +157,24 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Over windows of this size side by side, in as many dimensions as `size` has.
+    pub fn new(of: PoolOf, size: &[usize]) -> Pool {
+        Pool {
+            of,
+            size: size.to_vec(),
+            stride: size.to_vec(),
+            padding: vec![0; size.len()],
+        }
+    }
+
     /// Two-dimensional max pooling with windows side by side.
     pub fn max2(size: usize) -> Pool {
-        Pool {
-            of: PoolOf::Max,
-            size: vec![size; 2],
-            stride: vec![size; 2],
-            padding: vec![0; 2],
-        }
+        Pool::new(PoolOf::Max, &[size, size])
     }
 
     /// Two-dimensional average pooling with windows side by side.
     pub fn average2(size: usize) -> Pool {
-        Pool {
-            of: PoolOf::Average,
-            ..Pool::max2(size)
-        }
+        Pool::new(PoolOf::Average, &[size, size])
     }
 
     /// The same with another distance between windows.
@@ -212,18 +214,27 @@ impl Layer for Pool {
     }
 }
 
-/// The mean over all spatial axes: `[batch, channels, spatial…]` to `[batch, channels]`.
-#[derive(Clone, Copy, Debug)]
-pub struct GlobalAveragePool;
+/// One value for each channel, over all spatial axes: `[batch, channels, spatial…]` to `[batch, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GlobalPool(pub PoolOf);
 
-impl Layer for GlobalAveragePool {
+impl Layer for GlobalPool {
     fn describe(&self) -> String {
-        "GlobalAveragePool".to_owned()
+        format!("Global{:?}Pool", self.0)
     }
 
     #[track_caller]
-    fn build<'g>(&self, _: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+    fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+        if !x.is_poison() && x.rank() < 3 {
+            return scope.builder().problem(format!(
+                "global pool: takes [batch, channels, spatial…], found {}",
+                x.ty()
+            ));
+        }
         let spatial: Vec<usize> = (2..x.rank()).collect();
-        x.mean(spatial)
+        match self.0 {
+            PoolOf::Max => x.max_over(spatial),
+            PoolOf::Average => x.mean(spatial),
+        }
     }
 }
