@@ -12,6 +12,7 @@ mod model;
 mod run;
 mod train;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -48,7 +49,7 @@ enum Command {
 struct Machine {
     /// Worker threads; by default one for each core
     #[arg(long)]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     /// The CPU to compile for: native, x86-64, x86-64-v3 or x86-64-v4
     #[arg(long, default_value = "native")]
     cpu: String,
@@ -57,9 +58,8 @@ struct Machine {
 impl Machine {
     /// The number of threads.
     fn threads(&self) -> usize {
-        self.threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-            .max(1)
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(cores, usize::from)
     }
 
     /// The CPU.
