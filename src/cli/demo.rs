@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use netloom::compile::lower;
 use netloom::eager::Eager;
-use netloom::ir::Tensor;
+use netloom::ir::{Tensor, fuse};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo;
 use netloom::train::Dataset;
@@ -76,11 +76,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let executable = Arc::new(compile(&program, &cpu)?);
     let step = executable.plan(TRAIN_STEP).expect("the program has this entry");
     eprintln!("nodes          {nodes}, after the passes {}", improved.len());
-    eprintln!(
-        "kernels        {} runs of {} distinct ones",
-        step.kernel_runs(),
-        executable.kernel_count
-    );
+    eprintln!("regions        {}", fuse::regions(improved).len());
+    eprintln!("kernels        {} to run for a step", step.kernel_runs());
     eprintln!("arena          {} bytes", step.shared_bytes);
     for (stage, took) in &executable.stages.0 {
         eprintln!("{stage:<14} {:.2} ms", took.as_secs_f64() * 1e3);

@@ -18,8 +18,9 @@ pub enum Mode {
     Inference,
 }
 
-/// The state that seeds every random number of a program, a `u64` scalar.
-pub const SEED: &str = "seed";
+/// The state that random numbers of training are made from, a `u64` scalar that starts as the seed. No state may itself be called `seed`: that
+/// is the argument of what states start from.
+pub const KEY: &str = "key";
 /// The state that counts training steps, a `u64` scalar.
 pub const STEP: &str = "step";
 
@@ -180,16 +181,15 @@ impl<'g> Scope<'g> {
             prefix: String::new(),
             ..self.clone()
         };
-        let seed = {
+        let key = {
             let mut states = self.states.borrow_mut();
-            states.declare(SEED, Type::new(DType::U64, []), |_| {
+            states.declare(KEY, Type::new(DType::U64, []), |_| {
                 let b = Builder::new();
                 let seed = b.input("seed", DType::U64, []);
-                Init::Graph(b.finish([(SEED, seed)]).expect("an input alone is valid").into())
+                Init::Graph(b.finish([(KEY, seed)]).expect("an input alone is valid").into())
             })
         };
-        let seed = root.read(SEED, DType::U64, vec![], seed);
-        (seed, root.step())
+        (root.read(KEY, DType::U64, vec![], key), root.step())
     }
 
     /// The number of training steps done before this run, a `u64` scalar.

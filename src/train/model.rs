@@ -33,6 +33,29 @@ pub struct ModelOptions {
 }
 
 /// A network with its training, compiled for batches of one size.
+///
+/// ```
+/// use netloom::ir::Tensor;
+/// use netloom::nn::layers::{Activation, Dense};
+/// use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
+/// use netloom::train::model::ModelOptions;
+/// use netloom::train::{Dataset, FitOptions, Model};
+/// # fn main() -> Result<(), netloom::Error> {
+/// let points = Tensor::from_f32([4, 2], &[0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
+/// let data = Dataset::new(points, Tensor::from_i64([4], &[0, 1, 1, 0]))?;
+///
+/// let net = Sequential::new().then(Dense::new(16)).then(Activation::Tanh).then(Dense::new(2));
+/// let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(0.05));
+/// let options = ModelOptions { batch: 4, threads: 1, seed: 0, cpu: netloom::Cpu::native() };
+/// let mut model = Model::compile(net, &training, &data, options)?;
+/// println!("{}", model.summary()?);
+///
+/// model.fit(&data, FitOptions { epochs: 200, ..FitOptions::default() })?;
+/// assert_eq!(model.evaluate(&data)?.accuracy, Some(1.0));
+/// assert_eq!(model.predict(&data.inputs)?.shape(), [4, 2]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Model {
     net: Sequential,
     input: Type,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use image::imageops::{FilterType, resize};
 use image::{DynamicImage, GrayImage, ImageFormat};
 use plotters::prelude::*;
 
@@ -57,6 +58,14 @@ pub fn curves(path: &Path, title: &str, x_axis: &str, y_axis: &str, series: &[Se
             .x_desc(x_axis)
             .y_desc(y_axis)
             .light_line_style(WHITE)
+            // Whole numbers without a fraction: what is counted are epochs and steps.
+            .x_label_formatter(&|x| {
+                if (x - x.round()).abs() < 1e-9 {
+                    format!("{x:.0}")
+                } else {
+                    format!("{x:.1}")
+                }
+            })
             .draw()?;
         for (number, line) in series.iter().enumerate() {
             let colour = Palette99::pick(number).to_rgba();
@@ -118,6 +127,10 @@ impl Picture {
             .collect();
         let image = GrayImage::from_raw(self.width as u32, self.height as u32, bytes)
             .ok_or_else(|| format!("{} pixels are not {}×{}", self.pixels.len(), self.height, self.width))?;
+        // Enlarged here, for not every viewer heeds the style that asks for sharp pixels.
+        let factor = TILE.div_ceil(self.height.max(self.width).max(1)) as u32;
+        let (width, height) = (image.width() * factor, image.height() * factor);
+        let image = resize(&image, width, height, FilterType::Nearest);
         let mut png = Cursor::new(Vec::new());
         DynamicImage::ImageLuma8(image)
             .write_to(&mut png, ImageFormat::Png)

@@ -8,7 +8,7 @@ use crate::nn::scope::Scope;
 /// An elementwise function, or the softmax of the last axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
-    /// 1 where `x >= 0`, else 0; its gradient is 0.
+    /// 1 where `x > 0`, else 0; its gradient is 0.
     Step,
     /// Hyperbolic tangent.
     Tanh,
