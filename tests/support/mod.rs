@@ -1,0 +1,196 @@
+//! The engines that this machine runs, and how what they give is compared.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::sync::Arc;
+
+use netloom::cpu::isa::Level;
+use netloom::eager::Eager;
+use netloom::ir::{DType, Entry, Graph, Program, Scalar, Tensor, oracle};
+use netloom::{Cpu, Executable, Session, compile};
+
+/// Numbers of workers that must not change a bit.
+pub const THREADS: [usize; 4] = [1, 2, 3, 7];
+
+/// Every level that this machine runs, with workers sharing every kernel, however small.
+pub fn cpus() -> Vec<Cpu> {
+    let native = Cpu {
+        share_from: 0,
+        ..Cpu::native()
+    };
+    let cpus: Vec<Cpu> = [Level::Portable, Level::Avx2, Level::Avx512]
+        .map(|level| Cpu {
+            level,
+            ..native.clone()
+        })
+        .into_iter()
+        .chain([Cpu {
+            level: Level::Portable,
+            has_fma: false,
+            ..native.clone()
+        }])
+        .filter(|cpu| cpu.check_host().is_ok())
+        .collect();
+    let names: Vec<String> = cpus
+        .iter()
+        .map(|cpu| format!("{} (fma: {})", cpu.name(), cpu.has_fma))
+        .collect();
+    eprintln!("engines: oracle, eager, {}", names.join(", "));
+    cpus
+}
+
+/// How far a result may lie from the oracle's.
+#[derive(Clone, Copy, Debug)]
+pub enum Allowed {
+    /// So many values of the type lie between; with 0, zeros have the same sign.
+    Places(u64),
+    /// This times the greatest finite magnitude in the result, at least 1.
+    Relative(f64),
+}
+
+/// A graph on inputs.
+pub struct Case {
+    pub name: String,
+    pub graph: Graph,
+    pub inputs: Vec<(String, Tensor)>,
+    pub allowed: Allowed,
+}
+
+impl Case {
+    fn expected(&self) -> Vec<Tensor> {
+        let inputs: Vec<(&str, Tensor)> = self.inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+        let outputs = oracle::run(&self.graph, &inputs).unwrap_or_else(|problems| panic!("{}: {problems}", self.name));
+        outputs.into_iter().map(|(_, tensor)| tensor).collect()
+    }
+}
+
+/// Runs every case on every engine: what compiled code gives is what the oracle gives within what is allowed, and the same bits on every
+/// level with each number of workers; what eager gives is within what is allowed too.
+pub fn check(cpus: &[Cpu], threads: &[usize], cases: &[Case]) {
+    let entries = cases
+        .iter()
+        .map(|case| Entry {
+            name: case.name.clone(),
+            graph: case.graph.clone(),
+        })
+        .collect();
+    let program = Program {
+        states: Vec::new(),
+        entries,
+    };
+    let expected: Vec<Vec<Tensor>> = cases.iter().map(Case::expected).collect();
+    let mut first: Vec<Vec<Tensor>> = Vec::new();
+    let mut wrong = Vec::new();
+    for cpu in cpus {
+        let executable = Arc::new(compile(&program, cpu).unwrap_or_else(|error| panic!("{}: {error}", cases[0].name)));
+        for &threads in threads {
+            let mut session = Session::new(Arc::clone(&executable), threads, 0).expect("memory for a session");
+            let engine = format!("{} (fma: {}) with {threads} workers", cpu.name(), cpu.has_fma);
+            for (number, case) in cases.iter().enumerate() {
+                let mut outputs = session.results(&case.name).expect("an entry");
+                let inputs: Vec<&Tensor> = case.inputs.iter().map(|(_, x)| x).collect();
+                session
+                    .run(&case.name, &inputs, &mut outputs)
+                    .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                let Some(known) = first.get(number) else {
+                    wrong.extend(differences(case, &engine, &outputs, &expected[number]));
+                    first.push(outputs);
+                    continue;
+                };
+                for (found, known) in outputs.iter().zip(known) {
+                    if let Some(at) = different_bits(found, known) {
+                        let (found, known) = (found.get(at), known.get(at));
+                        wrong.push(format!(
+                            "{} on {engine}: [{at}] is {found:?}, on the first engine {known:?}",
+                            case.name
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    let native = cpus.last().expect("this machine runs some level");
+    let session = Session::new(Arc::new(compile(&program, native).expect("it compiled above")), 1, 0).expect("memory");
+    let mut eager =
+        Eager::new(&program, native, 2, &session).unwrap_or_else(|error| panic!("{}: {error}", cases[0].name));
+    for (case, expected) in cases.iter().zip(&expected) {
+        let mut outputs = session.results(&case.name).expect("an entry");
+        let inputs: Vec<&Tensor> = case.inputs.iter().map(|(_, x)| x).collect();
+        eager
+            .run(&case.name, &inputs, &mut outputs)
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        wrong.extend(differences(case, "eager", &outputs, expected));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} differences:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+}
+
+/// The worst difference of a case's results from what is expected, if one is greater than allowed.
+pub fn differences(case: &Case, engine: &str, found: &[Tensor], expected: &[Tensor]) -> Option<String> {
+    found
+        .iter()
+        .zip(expected)
+        .enumerate()
+        .find_map(|(output, (found, expected))| {
+            assert_eq!(found.ty(), expected.ty(), "{}", case.name);
+            let finite = expected.scalars().map(|x| x.as_f64().abs()).filter(|x| x.is_finite());
+            let greatest = finite.fold(1.0, f64::max);
+            let at = (0..found.count())
+                .find(|&at| !is_allowed(found.get(at), expected.get(at), found.dtype(), case.allowed, greatest))?;
+            let operands: Vec<String> = (case.inputs.iter())
+                .filter(|(_, x)| x.shape() == found.shape())
+                .map(|(name, x)| format!("{name} = {:?}", x.get(at)))
+                .collect();
+            let (found, expected) = (found.get(at), expected.get(at));
+            Some(format!(
+                "{} on {engine}: output {output}[{at}] is {found:?}, should be {expected:?} within {:?}; {}",
+                case.name,
+                case.allowed,
+                operands.join(", ")
+            ))
+        })
+}
+
+fn is_allowed(found: Scalar, expected: Scalar, dtype: DType, allowed: Allowed, greatest: f64) -> bool {
+    let (Scalar::Float(x), Scalar::Float(y)) = (found, expected) else {
+        return found == expected;
+    };
+    if x.is_nan() || y.is_nan() {
+        return x.is_nan() && y.is_nan();
+    }
+    match allowed {
+        Allowed::Places(0) => x == y && x.is_sign_negative() == y.is_sign_negative(),
+        Allowed::Places(places) => distance(x, y, dtype) <= places,
+        Allowed::Relative(tolerance) => x == y || (x - y).abs() <= tolerance * greatest,
+    }
+}
+
+/// How many values of `dtype` lie between two; 0 equals -0.
+fn distance(x: f64, y: f64, dtype: DType) -> u64 {
+    let place = |value: f64| {
+        let magnitude = i128::from(Scalar::Float(value.abs()).to_bits(dtype));
+        if value < 0.0 { -magnitude } else { magnitude }
+    };
+    u64::try_from((place(x) - place(y)).unsigned_abs()).unwrap_or(u64::MAX)
+}
+
+/// The first position at which two tensors differ in bits; NaNs are alike, since nothing is promised about their payload.
+pub fn different_bits(a: &Tensor, b: &Tensor) -> Option<usize> {
+    assert_eq!(a.ty(), b.ty());
+    if a == b {
+        return None;
+    }
+    let is_nan = |x: Scalar| x.as_f64().is_nan();
+    let bits = |x: Scalar| x.to_bits(a.dtype());
+    (0..a.count()).find(|&at| bits(a.get(at)) != bits(b.get(at)) && !(is_nan(a.get(at)) && is_nan(b.get(at))))
+}
+
+/// A session of a program on a CPU.
+pub fn session(program: &Program, cpu: &Cpu, threads: usize) -> Session {
+    let executable: Executable = compile(program, cpu).unwrap_or_else(|error| panic!("{error}"));
+    Session::new(Arc::new(executable), threads, 0).expect("memory for a session")
+}
