@@ -21,7 +21,8 @@ pub struct ValueId(pub u32);
 pub struct Body {
     /// What is computed in each lane.
     pub values: Vec<Value>,
-    /// What is done with it, in order.
+    /// What is done with it, in order; in each lane all that sinks need is read before any of them writes, so that what is written may
+    /// lie over a stream that is read at the same lanes.
     pub sinks: Vec<Sink>,
     /// The number of slots.
     pub slots: usize,
@@ -83,6 +84,14 @@ impl Body {
 }
 
 impl Value {
+    /// Whether this is an element of a stream.
+    pub fn reads_memory(&self) -> bool {
+        match self {
+            Value::Load(..) | Value::MaskedLoad(..) | Value::Gather(..) | Value::MaskedGather(..) => true,
+            Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Prim(..) => false,
+        }
+    }
+
     /// The values that this one is made from.
     pub fn operands(&self) -> Vec<ValueId> {
         match self {

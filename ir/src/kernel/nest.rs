@@ -7,6 +7,10 @@
 //! rounded up, so a single iteration is worker 0's); code outside any `Workers` loop is run by every worker and may write only locals and
 //! worker scratch. `Barrier` waits for all workers and stands outside `Workers` loops.
 //!
+//! **Neighbouring stores are one step.** Of `Store`s that stand next to each other, all values and indices are evaluated before any
+//! of them writes; in a `Lanes` loop this holds for each lane. So an output may lie over an operand that those stores read only at the very
+//! elements they write.
+//!
 //! **The summation tree is explicit.** An `Accumulate` in serial loops combines in iteration order. An `Accumulate` whose
 //! innermost enclosing loop is bound to `Lanes` combines into [`LANES`] virtual lanes, iteration `i` into lane `i % LANES`,
 //! each starting at the combiner's identity; when the loop ends, the lanes combine pairwise (`l` with `l + 8`, then

@@ -206,8 +206,33 @@ impl Lowering<'_> {
         self.known = vec![None; self.body.values.len()];
         self.half = half;
         self.tail = is_tail.then(|| self.mask(Do::Tail(half), &[]));
-        for (sink, states) in self.body.sinks.iter().zip(accumulators) {
-            self.sink(sink, states)?;
+        for (at, states) in accumulators.iter().enumerate() {
+            self.sink(at, states)?;
+        }
+        Ok(())
+    }
+
+    /// Reads all that the sinks after that one need, before it writes: what it writes may lie over what they read.
+    fn read_ahead(&mut self, sink: usize) -> Result<(), String> {
+        let body = self.body;
+        let mut wanted = vec![false; body.values.len()];
+        for later in &body.sinks[sink + 1..] {
+            let (Sink::Store(_, _, id) | Sink::Accumulate(_, _, _, id)) = *later;
+            wanted[id.0 as usize] = true;
+        }
+        // Users come after their operands.
+        for at in (0..wanted.len()).rev().filter(|&at| self.known[at].is_none()) {
+            if wanted[at] {
+                body.values[at]
+                    .operands()
+                    .iter()
+                    .for_each(|operand| wanted[operand.0 as usize] = true);
+            }
+        }
+        for (at, value) in body.values.iter().enumerate() {
+            if wanted[at] && value.reads_memory() {
+                self.value(ValueId(at as u32))?;
+            }
         }
         Ok(())
     }
@@ -430,10 +455,11 @@ impl Lowering<'_> {
         Ok(self.vector(Do::Gather(slot), &[offset, mask]))
     }
 
-    fn sink(&mut self, sink: &Sink, states: &[Virtual]) -> Result<(), String> {
-        match *sink {
+    fn sink(&mut self, at: usize, states: &[Virtual]) -> Result<(), String> {
+        match self.body.sinks[at] {
             Sink::Store(dtype, slot, id) => {
                 let value = self.value(id)?;
+                self.read_ahead(at)?;
                 self.store(dtype, slot, value)
             }
             Sink::Accumulate(dtype, _, with, id) => {
