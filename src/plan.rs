@@ -15,7 +15,7 @@ mod barriers;
 pub mod kernels;
 mod order;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use netloom_ir::fuse::{Region, RegionKind};
@@ -482,21 +482,25 @@ impl Planner<'_> {
                 places.insert(id, self.memory.constant(tensor));
             }
         }
+        let mut wanted_at: HashMap<NodeId, Vec<usize>> = HashMap::new();
+        for (at, (id, _)) in wanted.iter().enumerate() {
+            wanted_at.entry(*id).or_default().push(at);
+        }
         let mut unwritten: Vec<Option<(NodeId, Place)>> = wanted.into_iter().map(Some).collect();
         for (time, region) in regions.iter().enumerate() {
             let mut fixed = Vec::new();
             for &id in &region.outputs {
                 let bytes = graph.ty(id).len_bytes();
                 // A result is written where it is wanted, unless that place still holds a state that someone reads.
-                let direct = unwritten.iter_mut().find(|entry| {
-                    entry.as_ref().is_some_and(|(wanted_id, place)| {
-                        *wanted_id == id && !is_read_later(graph, place, region, time, &places, &last_read)
-                    })
+                let direct = wanted_at.get(&id).into_iter().flatten().find(|&&at| {
+                    unwritten[at]
+                        .as_ref()
+                        .is_some_and(|(_, place)| !is_read_later(graph, place, region, time, &places, &last_read))
                 });
-                let place = match direct {
-                    Some(entry) => {
+                let place = match direct.and_then(|&at| unwritten[at].take()) {
+                    Some((_, place)) => {
                         fixed.push(id);
-                        entry.take().expect("found above").1
+                        place
                     }
                     None => self.temps.place(bytes),
                 };
@@ -520,13 +524,10 @@ impl Planner<'_> {
             .map(|(id, to)| (places[&id].clone(), to))
             .filter(|(from, to)| from != to && to.bytes > 0)
             .collect();
+        let targets: HashSet<&Place> = moves.iter().map(|(_, to)| to).collect();
         let mut saved = Vec::new();
-        for (number, (from, to)) in moves.iter().enumerate() {
-            let overwritten = moves
-                .iter()
-                .enumerate()
-                .any(|(other, (_, target))| other != number && target == from);
-            let source = if overwritten {
+        for (from, to) in &moves {
+            let source = if targets.contains(from) {
                 let temp = self.temps.place(from.bytes);
                 self.step(
                     steps,

@@ -8,6 +8,10 @@ use super::{Base, Kernels, Place, Step};
 /// Bytes from which a copy is shared by the workers; smaller ones are done by the first.
 pub(crate) const SHARED_COPY_BYTES: usize = 32 << 10;
 
+/// Accesses that a step is compared with: after so many a barrier costs nothing beside the work since the last one, and keeps the
+/// comparisons linear in the steps.
+const MOST_OPEN: usize = 512;
+
 /// Inserts the barriers that the steps need, and tells whether any step is shared by several workers. Where none is, there are no
 /// barriers.
 pub(super) fn insert(steps: &mut Vec<Step>, kernels: &Kernels) -> bool {
@@ -64,7 +68,7 @@ fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, open: &mut Open) {
                 let clash = accesses
                     .iter()
                     .any(|new| open.accesses.iter().any(|old| old.clashes(new)));
-                if clash {
+                if clash || open.accesses.len() >= MOST_OPEN {
                     with_barriers.push(Step::Barrier);
                     open.accesses.clear();
                 }

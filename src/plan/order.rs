@@ -23,15 +23,22 @@ pub(super) fn readers_first(
     }
     // For each writer, the readers of what it overwrites that it would like to wait for.
     let mut waits: Vec<Vec<usize>> = vec![Vec::new(); regions.len()];
+    let mut readers: HashMap<NodeId, Vec<usize>> = HashMap::new();
+    for (at, region) in regions.iter().enumerate() {
+        for &id in &region.inputs {
+            readers.entry(id).or_default().push(at);
+        }
+    }
+    let mut writers: HashMap<&Place, Vec<usize>> = HashMap::new();
+    for (id, to) in wanted {
+        writers.entry(to).or_default().extend(owner.get(id));
+    }
     for &input in graph.inputs() {
-        let Some(place) = given.get(&input) else { continue };
-        for writer in wanted
-            .iter()
-            .filter(|(_, to)| to == place)
-            .filter_map(|(id, _)| owner.get(id))
-        {
-            let readers = (0..regions.len()).filter(|reader| regions[*reader].inputs.contains(&input));
-            waits[*writer].extend(readers.filter(|reader| reader != writer));
+        let (Some(place), Some(readers)) = (given.get(&input), readers.get(&input)) else {
+            continue;
+        };
+        for &writer in writers.get(place).into_iter().flatten() {
+            waits[writer].extend(readers.iter().filter(|&&reader| reader != writer));
         }
     }
     if waits.iter().all(Vec::is_empty) {
