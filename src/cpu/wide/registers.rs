@@ -15,7 +15,8 @@ use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
 
 /// The function of a program.
 ///
-/// Which constants and scalars get registers for the whole loop is tried: the most used ones, as many as give the shortest block.
+/// Which constants and scalars get registers for the whole loop is tried: the most used ones, as many as give the shortest block. Where
+/// a block moves nothing between registers and memory, none is shorter.
 pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     let mut candidates = hoistable(program);
     let fixed = program.registers.iter().filter(|register| register.accumulator).count();
@@ -23,8 +24,11 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     let mut best: Option<(usize, usize)> = None;
     for count in (0..=candidates.len().min(most.saturating_sub(fixed + RESERVE))).rev() {
         let cost = Assigner::new(program, level, &candidates[..count], 0)?.function()?;
-        if best.is_none_or(|(_, least)| cost < least) {
-            best = Some((count, cost));
+        if best.is_none_or(|(_, least)| cost.instructions < least) {
+            best = Some((count, cost.instructions));
+        }
+        if cost.moves == 0 {
+            break;
         }
     }
     let (count, _) = best.unwrap_or((0, 0));
@@ -90,6 +94,13 @@ struct Place {
     pinned: bool,
 }
 
+/// What a block takes.
+struct Cost {
+    instructions: usize,
+    /// How often a value is stored for later or read again.
+    moves: usize,
+}
+
 struct Assigner<'p> {
     program: &'p Program,
     level: Level,
@@ -104,6 +115,8 @@ struct Assigner<'p> {
     /// The most that were ever in use.
     most: i64,
     frame: i64,
+    /// How often a value was stored for later or read again so far.
+    moves: usize,
     pool: CodeLabel,
 }
 
@@ -133,12 +146,13 @@ impl<'p> Assigner<'p> {
             used: BOUNCE + 4 * program.converted.len() as i64,
             most: BOUNCE + 4 * program.converted.len() as i64,
             frame,
+            moves: 0,
             pool,
         })
     }
 
-    /// Everything; gives the number of instructions in a block.
-    fn function(&mut self) -> Result<usize, IcedError> {
+    /// Everything; gives what a block takes.
+    fn function(&mut self) -> Result<Cost, IcedError> {
         for saved in [rbp, rbx, r12, r13, r14, r15] {
             self.asm.push(saved)?;
         }
@@ -174,9 +188,12 @@ impl<'p> Assigner<'p> {
         self.asm.jb(tail)?;
         let mut top = self.asm.create_label();
         self.asm.set_label(&mut top)?;
-        let start = self.asm.instructions().len();
+        let (start, moves) = (self.asm.instructions().len(), self.moves);
         self.run(&program.block)?;
-        let cost = self.asm.instructions().len() - start;
+        let cost = Cost {
+            instructions: self.asm.instructions().len() - start,
+            moves: self.moves - moves,
+        };
         self.asm.add(rcx, 16)?;
         self.asm.sub(rsi, 16)?;
         self.asm.jae(top)?;
@@ -274,6 +291,7 @@ impl<'p> Assigner<'p> {
 
     /// Loads a value from where it is kept into its register.
     fn read(&mut self, at: Virtual) -> Result<(), IcedError> {
+        self.moves += 1;
         let register = self.whole(at);
         let place = self.places[at.0 as usize];
         let is_mask = self.file(at) == File::Mask;
@@ -415,6 +433,7 @@ impl<'p> Assigner<'p> {
         if self.places[at.0 as usize].spilled.is_some() || self.program.registers[at.0 as usize].source.is_some() {
             return Ok(());
         }
+        self.moves += 1;
         self.used = (self.used + 63) & !63;
         let offset = self.used;
         self.used += 64;
