@@ -129,8 +129,8 @@ static FUNCTIONS: &[Function] = &[
     Function {
         name: "erf",
         graph: |x| x.erf(),
-        scalar: erff,
-        exact: erf,
+        scalar: |x| erff(x),
+        exact: |x| erf(x),
         range: (-10.0, 10.0),
         ulps: 4.0,
     },
