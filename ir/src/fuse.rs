@@ -151,12 +151,20 @@ fn is_immediate(graph: &Graph, id: NodeId) -> bool {
     matches!(&graph.node(id).op, Op::Const(tensor) if tensor.count() == 1)
 }
 
-/// What the nodes of a kernel read from memory, in the order in which they are met.
+/// What the nodes of a region read from memory, in the order in which they are met. Bodies read all their operands there.
 fn inputs_of(graph: &Graph, nodes: &[NodeId]) -> Vec<NodeId> {
     let inside: HashSet<NodeId> = nodes.iter().copied().collect();
     let mut seen = HashSet::new();
-    let args = nodes.iter().flat_map(|&id| graph.node(id).args.iter().copied());
-    args.filter(|&arg| !inside.contains(&arg) && !is_immediate(graph, arg) && seen.insert(arg))
+    let reads = |&id: &NodeId| {
+        let node = graph.node(id);
+        let has_bodies = matches!(node.op, Op::Scan(_) | Op::If(_) | Op::While(_));
+        let from_memory = move |&arg: &NodeId| has_bodies || !is_immediate(graph, arg);
+        node.args.iter().copied().filter(from_memory)
+    };
+    nodes
+        .iter()
+        .flat_map(reads)
+        .filter(|arg| !inside.contains(arg) && seen.insert(*arg))
         .collect()
 }
 
