@@ -1,0 +1,319 @@
+//! What users get wrong, and files get wrong: a clear message and a status, never a panic, half a file, or all of the memory.
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use netloom::formats::{npz, safetensors};
+use netloom::ir::{Builder, DType, Program, Tensor, text};
+use netloom::train::Dataset;
+use netloom::{Cpu, Error, compile};
+use proptest::prelude::*;
+use support::session;
+
+fn netloom(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_netloom"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the program starts")
+}
+
+/// Asserts the status and that the message has all these parts.
+fn refuses(folder: &Path, arguments: &[&str], status: i32, parts: &[&str]) {
+    let output = netloom(folder, arguments);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{arguments:?} should say `{part}`: {message}");
+    }
+    assert_eq!(leftovers(folder), Vec::<String>::new(), "{arguments:?}");
+}
+
+/// Files that were begun and not finished.
+fn leftovers(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "partial") {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).expect("a file");
+}
+
+/// MNIST-style files of `count` pictures of stripes, one direction for each of ten classes.
+fn stripes(folder: &Path, count: usize) {
+    for part in ["train", "test"] {
+        let pixel = |picture: usize, at: usize| match (at / 28 + picture * (at % 28)) % 10 {
+            0..5 => 255,
+            _ => 0,
+        };
+        let [a, b] = (count as u16).to_be_bytes();
+        let mut pictures = vec![0, 0, 8, 3, 0, 0, a, b, 0, 0, 0, 28, 0, 0, 0, 28];
+        pictures.extend((0..count * 784).map(|at| pixel(at / 784 % 10, at % 784)));
+        let mut labels = vec![0, 0, 8, 1, 0, 0, a, b];
+        labels.extend((0..count).map(|picture| (picture % 10) as u8));
+        write(&folder.join(format!("{part}-images-idx3-ubyte")), &pictures);
+        write(&folder.join(format!("{part}-labels-idx1-ubyte")), &labels);
+    }
+}
+
+#[test]
+fn names_that_are_not_there() {
+    let folder = folder();
+    refuses(
+        folder.path(),
+        &["train", "lnet"],
+        2,
+        &["no network `lnet`", "did you mean lenet"],
+    );
+    refuses(folder.path(), &["dump", "mpl"], 2, &["no network `mpl`", "mlp"]);
+    refuses(folder.path(), &["tarin", "mlp"], 2, &["train"]);
+    refuses(
+        folder.path(),
+        &["compile", "mlp", "--entry", "predcit", "--out", "x"],
+        2,
+        &["predcit", "predict"],
+    );
+    refuses(
+        folder.path(),
+        &["train", "mlp", "--cpu", "pentium"],
+        1,
+        &["unknown cpu `pentium`", "x86-64-v3"],
+    );
+    refuses(folder.path(), &["bench", "mlp", "--threads", "0"], 2, &["--threads"]);
+    refuses(
+        folder.path(),
+        &["run", "missing.txt", "--input", "missing.npz", "--output", "y.npz"],
+        1,
+        &["missing.npz"],
+    );
+    refuses(folder.path(), &["dump", "missing.txt"], 1, &["missing.txt"]);
+}
+
+#[test]
+fn machines_that_are_not_this_one() {
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [4]);
+    let program = Program::pure("run", b.finish([("y", x + 1.0)]).expect("a graph"));
+    let triple = if cfg!(target_arch = "x86_64") {
+        "aarch64-unknown-linux-gnu"
+    } else {
+        "x86_64-unknown-linux-gnu"
+    };
+    let other = Cpu::for_triple(triple, None).expect("a known triple");
+    let message = compile(&program, &other)
+        .err()
+        .expect("another architecture")
+        .to_string();
+    assert!(message.contains("architecture"), "{message}");
+    for name in ["x86-64", "x86-64-v3", "x86-64-v4"] {
+        let Ok(cpu) = Cpu::named(name) else { continue };
+        assert_eq!(compile(&program, &cpu).is_ok(), cpu.check_host().is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit() {
+    let folder = folder();
+    let wrong = [("x".to_owned(), Tensor::from_f32([2, 3], &[0.0; 6]))];
+    npz::save(&folder.path().join("wrong.npz"), &wrong).expect("a file");
+    let output = folder.path().join("y.npz");
+    refuses(
+        folder.path(),
+        &["run", "mlp", "--input", "wrong.npz", "--output", "y.npz"],
+        1,
+        &["f32[2,3]", "f32[2,784]"],
+    );
+    assert!(!output.exists());
+    safetensors::save(&folder.path().join("wrong.safetensors"), &wrong).expect("a file");
+    refuses(
+        folder.path(),
+        &["bench", "mlp", "--batch", "2", "--weights", "wrong.safetensors"],
+        1,
+        &["`x` is unknown", "`0.weight` is missing"],
+    );
+
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [4]);
+    let program = Program::pure("run", b.finish([("y", x + 1.0)]).expect("a graph"));
+    let mut session = session(&program, &Cpu::native(), 1);
+    let (good, bad) = (Tensor::from_f32([4], &[0.0; 4]), Tensor::from_i64([4], &[0; 4]));
+    for arguments in [&[("x", &bad)][..], &[], &[("x", &good), ("z", &good)]] {
+        let error = session.call("run", arguments).expect_err("wrong arguments");
+        assert!(matches!(error, Error::Usage(_)), "{error}");
+        assert!(error.to_string().contains("`x`: f32[4]"), "{error}");
+    }
+    assert!(
+        session
+            .call("rum", &[("x", &good)])
+            .expect_err("no such entry")
+            .to_string()
+            .contains("`run`")
+    );
+    assert!(session.run("run", &[&good], &mut []).is_err());
+    assert!(session.set_state("w", &good).is_err());
+    assert!(session.state("w").is_err());
+}
+
+#[test]
+fn graphs_that_are_wrong_are_shown_at_their_line() {
+    let folder = folder();
+    write(
+        &folder.path().join("model.txt"),
+        b"graph(x: f32[4]) {\n  %0: f32[4] = nonsense x\n  return %0\n}\n",
+    );
+    refuses(folder.path(), &["dump", "model.txt"], 1, &["model.txt:2", "nonsense"]);
+    write(&folder.path().join("bytes.txt"), &[0xff, 0xfe, 0x00]);
+    refuses(folder.path(), &["dump", "bytes.txt"], 1, &["bytes.txt"]);
+}
+
+#[test]
+fn files_in_the_way_of_folders() {
+    let folder = folder();
+    stripes(folder.path(), 40);
+    write(&folder.path().join("taken"), b"a file");
+    let data = ["--data", "."];
+    refuses(
+        folder.path(),
+        &[&["train", "mlp", "--out", "taken"], &data[..]].concat(),
+        1,
+        &["taken"],
+    );
+    refuses(folder.path(), &["compile", "mlp", "--out", "taken"], 1, &["taken"]);
+    assert_eq!(
+        std::fs::read(folder.path().join("taken")).expect("it is still there"),
+        b"a file"
+    );
+    // A folder where a file should go.
+    std::fs::create_dir_all(folder.path().join("object/mlp.o/inside")).expect("a folder");
+    refuses(folder.path(), &["compile", "mlp", "--out", "object"], 1, &["mlp.o"]);
+    refuses(
+        folder.path(),
+        &["train", "mlp", "--data", "nowhere"],
+        1,
+        &["nowhere", "train-images-idx3-ubyte"],
+    );
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_training() {
+    let folder = folder();
+    stripes(folder.path(), 40);
+    let arguments = [
+        "train", "mlp", "--data", ".", "--batch", "8", "--epochs", "4", "--rate", "1e30", "--out", "out",
+    ];
+    refuses(
+        folder.path(),
+        &arguments,
+        1,
+        &["the loss is", "step", "lower the learning rate"],
+    );
+    let named = [&arguments[..], &["--nan"]].concat();
+    refuses(
+        folder.path(),
+        &named,
+        1,
+        &["the first value that is no number comes from %", " at "],
+    );
+}
+
+/// A file of each format, as netloom writes it or reads it.
+fn good_files() -> [Vec<u8>; 3] {
+    let folder = folder();
+    let arrays = [
+        (
+            "a".to_owned(),
+            Tensor::from_f32([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        ),
+        ("b".to_owned(), Tensor::from_i64([2], &[7, 8])),
+    ];
+    let path = folder.path().join("file");
+    safetensors::save(&path, &arrays).expect("a file");
+    let first = std::fs::read(&path).expect("it was written");
+    npz::save(&path, &arrays).expect("a file");
+    let second = std::fs::read(&path).expect("it was written");
+    [
+        first,
+        second,
+        vec![0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4],
+    ]
+}
+
+/// Reads bytes as each format; what is refused is refused with the file's name.
+fn read_all(bytes: &[u8]) {
+    let folder = folder();
+    let path = folder.path().join("given");
+    write(&path, bytes);
+    let mut errors = Vec::new();
+    errors.extend(safetensors::load(&path).err());
+    errors.extend(npz::load(&path).err());
+    errors.extend(Dataset::from_idx(&path, &path).err());
+    for error in errors {
+        let message = error.to_string();
+        assert!(
+            message.contains("given") || matches!(error, Error::Usage(_)),
+            "{message}"
+        );
+    }
+    if let Ok(source) = std::str::from_utf8(bytes) {
+        let _ = text::parse_program("given", source);
+    }
+}
+
+#[test]
+fn files_cut_short_anywhere() {
+    for file in good_files() {
+        (0..file.len()).for_each(|length| read_all(&file[..length]));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn files_with_bytes_changed(which in 0..3usize, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut file = good_files()[which].clone();
+        for (place, byte) in changes {
+            let at = place.index(file.len());
+            file[at] = byte;
+        }
+        read_all(&file);
+    }
+
+    #[test]
+    fn files_of_anything(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        read_all(&bytes);
+    }
+}
+
+#[test]
+fn packed_pictures_that_unpack_without_end_are_refused() {
+    let folder = folder();
+    let path = folder.path().join("bomb.gz");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&[0, 0, 8, 1, 0xff, 0xff, 0xff, 0xff]).expect("memory");
+    packed.write_all(&vec![0; 1 << 24]).expect("memory");
+    write(&path, &packed.finish().expect("memory"));
+    let message = Dataset::from_idx(&path, &path)
+        .expect_err("it is shorter than it says")
+        .to_string();
+    assert!(message.contains("bomb.gz"), "{message}");
+}

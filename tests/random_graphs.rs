@@ -1,0 +1,131 @@
+//! Random graphs: compiled code gives what the oracle gives, and the same bits on every level with any number of workers.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use netloom::ir::builder::Builder;
+use netloom::ir::{DType, Entry, Graph, Init, Program, State, Tensor, Type, oracle, sample};
+use netloom::{Session, compile};
+use proptest::prelude::*;
+use support::{THREADS, cpus, different_bits};
+
+fn run_oracle(graph: &Graph, inputs: &[(String, Tensor)]) -> Vec<Tensor> {
+    let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+    oracle::run(graph, &inputs)
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .into_iter()
+        .map(|(_, x)| x)
+        .collect()
+}
+
+fn assert_near(found: &[Tensor], expected: &[Tensor], tolerances: &[f64], what: &str, graph: &Graph) {
+    for (output, ((found, expected), tolerance)) in found.iter().zip(expected).zip(tolerances).enumerate() {
+        for (at, (x, y)) in found.scalars().zip(expected.scalars()).enumerate() {
+            let (x, y) = (x.as_f64(), y.as_f64());
+            let equal = x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= *tolerance;
+            assert!(
+                equal,
+                "{what}: output {output}[{at}] is {x}, the oracle gives {y}, allowed {tolerance:e}\n{graph}"
+            );
+        }
+    }
+}
+
+/// Compiles a graph for each level, runs it with each number of workers, and gives the common bits.
+fn run_everywhere(program: &Program, inputs: &[(String, Tensor)], runs: usize) -> Vec<Tensor> {
+    let mut first: Option<Vec<Tensor>> = None;
+    for cpu in cpus() {
+        let executable = Arc::new(compile(program, &cpu).unwrap_or_else(|error| panic!("{error}")));
+        for threads in THREADS {
+            let mut session = Session::new(Arc::clone(&executable), threads, 0).expect("memory");
+            let mut results = session.results("run").expect("an entry");
+            let ports: Vec<String> = executable
+                .plan("run")
+                .expect("an entry")
+                .inputs
+                .iter()
+                .map(|port| port.name.clone())
+                .collect();
+            let named: HashMap<&str, &Tensor> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+            let arguments: Vec<&Tensor> = ports.iter().map(|name| named[name.as_str()]).collect();
+            for _ in 0..runs {
+                session
+                    .run("run", &arguments, &mut results)
+                    .unwrap_or_else(|error| panic!("{error}"));
+            }
+            let all: Vec<Tensor> = results
+                .into_iter()
+                .chain(session.states().into_iter().map(|(_, x)| x))
+                .collect();
+            let Some(first) = &first else {
+                first = Some(all);
+                continue;
+            };
+            for (output, (found, known)) in all.iter().zip(first).enumerate() {
+                let at = different_bits(found, known);
+                let graph = &program.entries[0].graph;
+                assert_eq!(
+                    at,
+                    None,
+                    "output {output} on {} with {threads} workers has other bits\n{graph}",
+                    cpu.name()
+                );
+            }
+        }
+    }
+    first.expect("this machine runs some level")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn values_in_f64(choices in prop::collection::vec(any::<u8>(), 0..40), seed in any::<u64>()) {
+        let graph = sample::graph(&choices, DType::F64);
+        let inputs = sample::inputs(&graph, seed);
+        let expected = run_oracle(&graph, &inputs);
+        let found = run_everywhere(&Program::pure("run", graph.clone()), &inputs, 1);
+        let tolerances: Vec<f64> = expected
+            .iter()
+            .map(|x| x.scalars().map(|x| x.as_f64().abs()).filter(|x| x.is_finite()).fold(1.0, f64::max) * 1e-11)
+            .collect();
+        assert_near(&found, &expected, &tolerances, "f64", &graph);
+    }
+
+    /// Every input of an output's type that the choices pick becomes a state, which that output updates.
+    #[test]
+    fn states_updated_in_place(choices in prop::collection::vec(any::<u8>(), 0..30), seed in any::<u64>(), pick in any::<usize>()) {
+        let graph = sample::graph(&choices, DType::F64);
+        let inputs = sample::inputs(&graph, seed);
+        // The update: an output reduced to one number, mixed into an input, which other outputs read as it was.
+        let b = Builder::from_graph(graph.clone());
+        let (state, start) = &inputs[pick % inputs.len()];
+        let output = b.val(graph.outputs[pick % graph.outputs.len()].1);
+        let total = if output.rank() == 0 { output } else { output.sum((0..output.rank()).collect::<Vec<_>>()) };
+        let old = b.find_input(state).expect("an input");
+        let next = old * 0.5 + total.tanh();
+        let outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), b.val(*id))).chain([(state.clone(), next)]);
+        let graph = b.finish(outputs).unwrap_or_else(|problems| panic!("{problems}"));
+
+        let mut now = inputs.clone();
+        let mut expected = Vec::new();
+        for _ in 0..3 {
+            expected = run_oracle(&graph, &now);
+            let place = now.iter().position(|(name, _)| name == state).expect("an input");
+            now[place].1 = expected.last().expect("the state's next value").clone();
+        }
+        let ty: Type = start.ty();
+        let program = Program {
+            states: vec![State { name: state.clone(), ty, init: Init::Tensor(Arc::new(start.clone())) }],
+            entries: vec![Entry { name: "run".to_owned(), graph: graph.clone() }],
+        };
+        let found = run_everywhere(&program, &inputs, 3);
+        let tolerances: Vec<f64> = expected
+            .iter()
+            .map(|x| x.scalars().map(|x| x.as_f64().abs()).filter(|x| x.is_finite()).fold(1.0, f64::max) * 1e-11)
+            .collect();
+        assert_near(&found, &expected, &tolerances, "states", &graph);
+    }
+}
