@@ -108,8 +108,9 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                         .for_each(|task| task.value = draft.replace(&known, task.value));
                     stage(draft, &mut group, pieces.piece, target, alone, &mut phases);
                 }
+                Step::Pad(load) => pad(draft, &mut group, load, target, alone, &mut phases),
                 Step::Contract(form) => {
-                    phases.push(contract::schedule(draft, &group, &form, target));
+                    phases.extend(contract::schedule(draft, &group, &form, target));
                     break;
                 }
                 Step::Loops(plan) => {
@@ -126,6 +127,8 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
 enum Step {
     /// Compute an expression in a phase of its own.
     Stage(ExprId),
+    /// Copy the tensor that an expression loads from, with the zeros around it.
+    Pad(ExprId),
     /// Cut a fold into pieces.
     Cut(ExprId),
     /// Write the loops: of a contraction.
@@ -161,7 +164,9 @@ fn next(draft: &mut Draft, group: &[Task], alone: bool) -> Step {
     if let Some(&nested) = draft.folds(&[form.a, form.b]).first() {
         return Step::Stage(nested);
     }
-    if form.is_narrow(draft) {
+    if let Some(side) = [form.b, form.a].into_iter().find(|&side| form.is_padded(draft, side)) {
+        Step::Pad(side)
+    } else if form.is_narrow(draft) {
         Step::Cut(form.fold)
     } else if folds.len() > 1 || !form.spans(&group[0]) {
         Step::Stage(form.fold)
@@ -201,6 +206,50 @@ fn stage(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alo
     for task in group {
         task.value = draft.replace(&known, task.value);
         task.index = task.index.iter().map(|&at| draft.replace(&known, at)).collect();
+    }
+}
+
+/// Replaces a guarded load by a load from a copy of its tensor, in which what is outside lies around it as zeros.
+fn pad(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alone: bool, phases: &mut Vec<Stmt>) {
+    let Expr::Load { buffer, index, .. } = draft.source.get(id).clone() else {
+        unreachable!("a load")
+    };
+    let dtype = draft.source.dtype(id);
+    let ranges: Vec<(i64, i64)> = index
+        .iter()
+        .map(|&at| draft.source.range(at).expect("an index with a range"))
+        .collect();
+    let shape: Vec<usize> = ranges.iter().map(|(low, high)| (high - low + 1) as usize).collect();
+    let over: Vec<AxisId> = shape.iter().map(|&extent| draft.axis("padded", extent)).collect();
+    let places: Vec<ExprId> = over.iter().map(|&axis| draft.source.axis(axis)).collect();
+    let moved = |draft: &mut Draft, at: ExprId, by: i64| {
+        let by = draft.source.int(by);
+        draft.source.prim(Prim::Add, DType::I64, &[at, by])
+    };
+    let lows = || ranges.iter().map(|(low, _)| *low);
+    let from = places
+        .iter()
+        .zip(lows())
+        .map(|(&at, low)| moved(draft, at, low))
+        .collect();
+    let value = draft.source.load(buffer, dtype, from, true);
+    let copy = draft.scratch("padded", dtype, shape, Role::SharedScratch);
+    let task = Task {
+        buffer: copy,
+        over,
+        index: places,
+        value,
+    };
+    phases.extend(stores_phases(draft, vec![task], target, alone));
+    let to = index
+        .iter()
+        .zip(lows())
+        .map(|(&at, low)| moved(draft, at, -low))
+        .collect();
+    let load = draft.source.load(copy, dtype, to, false);
+    let known = HashMap::from([(id, load)]);
+    for task in group {
+        task.value = draft.replace(&known, task.value);
     }
 }
 

@@ -12,6 +12,9 @@ use netloom_ir::{DType, Target};
 use super::draft::{Draft, Task};
 use super::fold::once;
 
+/// The longest sum whose side is packed only to fill more lanes: then a panel of it is read from the second cache. A guess.
+const MOST_PACKED: usize = 8192;
+
 /// A fold that is a contraction.
 #[derive(Clone, Debug)]
 pub struct Form {
@@ -30,6 +33,8 @@ pub struct Form {
     column: AxisId,
     /// Every other axis of the result.
     outer: Vec<AxisId>,
+    /// Whether the result is contiguous along the tile's rows, rather than its columns.
+    along_rows: bool,
 }
 
 impl Form {
@@ -83,7 +88,7 @@ impl Form {
         let column = *n.iter().find(contiguous).or(n.last()).expect("an axis of columns");
         let axes = draft.free(fold);
         let outer = axes.into_iter().filter(|&axis| axis != row && axis != column).collect();
-        Some(Form {
+        let form = Form {
             fold,
             dtype,
             k,
@@ -92,12 +97,60 @@ impl Form {
             row,
             column,
             outer,
+            along_rows: false,
+        };
+        Some(match form.is_better_transposed(draft) {
+            true => Form {
+                a: form.b,
+                b: form.a,
+                row: form.column,
+                column: form.row,
+                along_rows: true,
+                ..form
+            },
+            false => form,
         })
+    }
+
+    /// Whether to compute the transposed result: then A, the smaller side, is packed, not B, which must be read against the grain.
+    fn is_better_transposed(&self, draft: &mut Draft) -> bool {
+        let (a_free, k) = (draft.free(self.a), &self.k);
+        let Some((_, address)) = direct(draft, self.b, &[&k[..], &[self.column]].concat()) else {
+            return false;
+        };
+        let (m, n) = (draft.extent(self.row), draft.extent(self.column));
+        let once = a_free.iter().all(|axis| k.contains(axis) || *axis == self.row);
+        let full = |extent: usize| extent as f64 / extent.next_multiple_of(16) as f64;
+        let against = address.factor(self.column) != 1 && self.outer.is_empty() && m <= n;
+        let empty = full(n) < 0.5 && full(m) > 2.0 * full(n) && draft.count(k) <= MOST_PACKED;
+        once && (against || empty)
     }
 
     /// Whether the tile can read A where it lies.
     pub fn reads_a(&self, draft: &mut Draft) -> bool {
         direct(draft, self.a, &[&self.k[..], &[self.row]].concat()).is_some()
+    }
+
+    /// Whether a side is a tensor with zeros around it which is read several times: a copy with the zeros can be read where it lies.
+    pub fn is_padded(&self, draft: &Draft, side: ExprId) -> bool {
+        let Expr::Load {
+            buffer,
+            index,
+            guarded: true,
+        } = draft.source.get(side)
+        else {
+            return false;
+        };
+        let ranges: Option<Vec<(i64, i64)>> = index.iter().map(|&at| draft.source.range(at)).collect();
+        let Some(ranges) = ranges else { return false };
+        let padded = ranges
+            .iter()
+            .map(|(low, high)| (high - low + 1) as usize)
+            .product::<usize>();
+        let axes: Vec<AxisId> = draft.free(side).into_iter().collect();
+        let is_affine = |at: &ExprId| netloom_ir::kernel::index::affine(&draft.source, *at).is_some();
+        let shape = &draft.buffers[buffer.at()].ty.shape;
+        padded <= 4 * shape.iter().product::<usize>() && padded < draft.count(&axes) && index.iter().all(is_affine)
     }
 
     /// Whether a task ranges over exactly the axes of the contraction's result.
@@ -142,27 +195,49 @@ fn tile(dtype: DType, target: &Target, m: usize, n: usize) -> (usize, usize) {
     (m.div_ceil(m.div_ceil(most)), columns)
 }
 
-/// The loops for tasks that range over the contraction's axes.
-pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target) -> Stmt {
+/// How many of `count` tiles side by side one task computes before it writes them, so that what is written runs along many lanes: about
+/// 128, or twice that where there are tasks enough.
+fn side_by_side(count: usize, size: usize, others: usize) -> usize {
+    let most = (if others < 16 { 128 } else { 256 } / size).max(1);
+    let waste = |each: &usize| (count.next_multiple_of(*each), std::cmp::Reverse(*each));
+    (most / 2 + 1..=most)
+        .min_by_key(waste)
+        .map_or(1, |each| each.min(count))
+}
+
+/// The loops for tasks that range over the contraction's axes, as phases.
+pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target) -> Vec<Stmt> {
     let Form {
         dtype,
         row,
         column,
         ref k,
         ref outer,
+        along_rows,
         ..
     } = *form;
     let (m, n) = (draft.extent(row), draft.extent(column));
     let (rows, columns) = tile(dtype, target, m, n);
     let (tiles, panels) = (m.div_ceil(rows), n.div_ceil(columns));
-    let depth = draft.count(k);
+    let others = draft.count(outer);
+    let (high, wide) = match along_rows {
+        true => (side_by_side(tiles, rows, others * panels).min(m / rows), 1),
+        false => (1, side_by_side(panels, columns, others * tiles)),
+    };
+    let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
+    let source = source(draft, form, (columns, wide), tiles);
+    // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
+    let groups = match source {
+        Source::Packed { shared: false } => blocks.min(16usize.div_ceil((others * strips).max(1))),
+        _ => blocks,
+    };
+    let each = blocks.div_ceil(groups);
+    let groups = blocks.div_ceil(each);
+    if others * groups == 0 {
+        return vec![once(draft, Vec::new())];
+    }
 
-    // A task is one panel of columns for a group of tiles of rows.
-    let others = draft.count(outer) * panels;
-    let groups = tiles.min(16usize.div_ceil(others.max(1)));
-    let each = tiles.div_ceil(groups);
-    let groups = tiles.div_ceil(each);
-    let task = draft.axis("task", others * groups);
+    let task = draft.axis("task", others * strips * groups);
     let mut rest = draft.exprs.axis(task);
     let mut split = |draft: &mut Draft, extent: usize| {
         let extent = draft.int(extent);
@@ -171,51 +246,57 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         digit
     };
     let group = split(draft, groups);
-    let panel = split(draft, panels);
+    let strip = split(draft, strips);
     let mut known = HashMap::new();
     for &axis in outer.iter().rev() {
         let digit = split(draft, draft.extent(axis));
         known.insert(draft.source.axis(axis), digit);
     }
     let zero = draft.int(0);
-    let first_column = draft.mul_add(panel, columns, zero);
-    let lane = draft.axis("lane", columns.min(n));
-    let valid_columns = draft.rest(n, first_column, columns);
-    let lane_value = draft.exprs.axis(lane);
-    let at_column = draft.i64(Prim::Add, first_column, lane_value);
-    known.insert(draft.source.axis(column), at_column);
+    let first_column = draft.mul_add(strip, wide * columns, zero);
+    let valid_columns = draft.rest(n, first_column, wide * columns);
+    let first_panel = draft.mul_add(strip, wide, zero);
+    let panel = draft.axis("panel", wide);
+    let panel_value = draft.exprs.axis(panel);
+    // Panels that were moved back reach further than those that count.
+    let panel_count = match source {
+        Source::Direct => draft.int(wide),
+        Source::Packed { .. } => draft.rest(panels, first_panel, wide),
+    };
 
-    let mut body = Vec::new();
-    let extents: Vec<usize> = k.iter().map(|&axis| draft.extent(axis)).collect();
-    let (b, shift) = match side_b(draft, form, columns, tiles, &known, first_column) {
-        Some(direct) => direct,
-        None => {
-            let panel = draft.scratch("panel", dtype, vec![depth, columns], Role::WorkerScratch);
-            let mut at = zero;
-            for &axis in k {
-                let value = draft.exprs.axis(axis);
-                at = draft.mul_add(at, draft.extent(axis), value);
-            }
-            let value = draft.import(&mut known, form.b);
-            let store = Stmt::Store {
-                buffer: panel,
-                index: vec![at, lane_value],
-                value,
+    let (mut phases, mut body) = (Vec::new(), Vec::new());
+    let (b, shift) = match source {
+        Source::Direct => direct_b(
+            draft,
+            form,
+            columns * wide,
+            &known,
+            first_column,
+            (panel_value, columns),
+        ),
+        Source::Packed { shared } => {
+            let (count, from) = if shared {
+                (panels, None)
+            } else {
+                (wide, Some(first_column))
             };
-            let mut pack = Stmt::Loop {
-                axis: lane,
-                extent: valid_columns,
-                bind: Bind::Lanes,
-                body: vec![store],
+            let (buffer, pack) = pack(draft, form, columns, count, &known, from);
+            let number = if shared {
+                draft.i64(Prim::Add, first_panel, panel_value)
+            } else {
+                panel_value
             };
-            for &axis in k.iter().rev() {
-                pack = draft.all(axis, Bind::Serial, vec![pack]);
+            if shared {
+                phases.push(pack)
+            } else {
+                body.push(pack)
             }
-            body.push(pack);
+            let extents: Vec<usize> = k.iter().map(|&axis| draft.extent(axis)).collect();
+            let start = draft.mul_add(number, draft.count(k) * columns, zero);
             (
                 Operand {
-                    buffer: panel,
-                    start: zero,
+                    buffer,
+                    start,
                     across: 1,
                     along: strides(&extents, columns),
                 },
@@ -224,17 +305,21 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         }
     };
 
-    // The last tile is moved back to end with the rows.
-    let tile = draft.axis("tile", each);
-    let tile_value = draft.exprs.axis(tile);
-    let number = draft.mul_add(group, each, tile_value);
-    let first_row = draft.mul_add(number, rows, zero);
-    let last = draft.int(m - rows);
+    // The last block is moved back to end with the rows.
+    let block = draft.axis("block", each);
+    let block_value = draft.exprs.axis(block);
+    let number = draft.mul_add(group, each, block_value);
+    let first_row = draft.mul_add(number, high * rows, zero);
+    let last = draft.int(m - high * rows);
     let start = draft.i64(Prim::Min, first_row, last);
+    let tile = draft.axis("tile", high);
+    let tile_value = draft.exprs.axis(tile);
+    let tile_row = draft.mul_add(tile_value, rows, zero);
     let a = {
         let (buffer, address) =
             direct(draft, form.a, &[&k[..], &[row]].concat()).expect("A is staged unless it can be read where it lies");
-        known.insert(draft.source.axis(row), start);
+        let at = draft.i64(Prim::Add, start, tile_row);
+        known.insert(draft.source.axis(row), at);
         Operand {
             buffer,
             start: begin(draft, &address, k, &known),
@@ -242,36 +327,53 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             along: k.iter().map(|&axis| address.factor(axis) as usize).collect(),
         }
     };
-    let scratch = draft.scratch("tile", dtype, vec![rows, columns], Role::WorkerScratch);
-    let c = Operand {
-        buffer: scratch,
-        start: zero,
-        across: columns,
-        along: vec![],
+    let (height, width) = (high * rows, wide * columns);
+    let scratch = draft.scratch("tile", dtype, vec![height, width], Role::WorkerScratch);
+    let c = {
+        let place = draft.mul_add(tile_row, width, zero);
+        let across = draft.mul_add(panel_value, columns, zero);
+        let start = draft.i64(Prim::Add, place, across);
+        Operand {
+            buffer: scratch,
+            start,
+            across: width,
+            along: vec![],
+        }
     };
     let contract = Stmt::Contract(Contract {
         dtype,
         rows,
         columns,
-        k: extents,
+        k: k.iter().map(|&axis| draft.extent(axis)).collect(),
         a,
         b,
         c,
         accumulate: false,
     });
+    let across = Stmt::Loop {
+        axis: panel,
+        extent: panel_count,
+        bind: Bind::Serial,
+        body: vec![contract],
+    };
+    let down = draft.all(tile, Bind::Serial, vec![across]);
 
-    let valid_rows = draft.rest(m, first_row, rows);
-    let inner = draft.axis("row", rows);
-    let inner_value = draft.exprs.axis(inner);
-    let at_row = draft.i64(Prim::Add, first_row, inner_value);
+    let valid_rows = draft.rest(m, first_row, height);
+    let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", width.min(n))];
+    let [row_value, column_value] = [inner_row, inner_column].map(|axis| draft.exprs.axis(axis));
+    let at_row = draft.i64(Prim::Add, first_row, row_value);
+    let at_column = draft.i64(Prim::Add, first_column, column_value);
     // What is computed from the tile was not imported yet, unless it is part of B.
     let mut known: HashMap<ExprId, ExprId> = (known.into_iter())
         .filter(|(id, _)| matches!(draft.source.get(*id), Expr::Axis(axis) if *axis != row && !k.contains(axis)))
         .collect();
     known.insert(draft.source.axis(row), at_row);
-    let tile_row = draft.i64(Prim::Sub, at_row, start);
-    let tile_column = draft.i64(Prim::Add, lane_value, shift);
-    let sum = draft.exprs.load(scratch, dtype, vec![tile_row, tile_column], false);
+    known.insert(draft.source.axis(column), at_column);
+    let scratch_row = draft.i64(Prim::Sub, at_row, start);
+    let scratch_column = draft.i64(Prim::Add, column_value, shift);
+    let sum = draft
+        .exprs
+        .load(scratch, dtype, vec![scratch_row, scratch_column], false);
     known.insert(form.fold, sum);
     let stores = (tasks.iter())
         .map(|task| Stmt::Store {
@@ -280,30 +382,136 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             value: draft.import(&mut known, task.value),
         })
         .collect();
-    let lanes = Stmt::Loop {
+    let loops = [(inner_row, valid_rows), (inner_column, valid_columns)];
+    let [(lane, lanes), (serial, steps)] = if along_rows { loops } else { [loops[1], loops[0]] };
+    let write = Stmt::Loop {
         axis: lane,
-        extent: valid_columns,
+        extent: lanes,
         bind: Bind::Lanes,
         body: stores,
     };
     let write = Stmt::Loop {
-        axis: inner,
-        extent: valid_rows,
+        axis: serial,
+        extent: steps,
         bind: Bind::Serial,
-        body: vec![lanes],
+        body: vec![write],
     };
-    let first_tile = draft.mul_add(group, each, zero);
-    let count = draft.rest(tiles, first_tile, each);
+    let first_block = draft.mul_add(group, each, zero);
+    let count = draft.rest(blocks, first_block, each);
     body.push(Stmt::Loop {
-        axis: tile,
+        axis: block,
         extent: count,
         bind: Bind::Serial,
-        body: vec![contract, write],
+        body: vec![down, write],
     });
-    if others * groups == 0 {
-        return once(draft, Vec::new());
+    phases.push(draft.all(task, Bind::Workers, body));
+    phases
+}
+
+/// Where the tile reads B.
+enum Source {
+    /// Where it lies.
+    Direct,
+    /// In panels, packed once for all workers, or by each for itself.
+    Packed { shared: bool },
+}
+
+/// Where B is best read; `wide` panels of so many `columns` are computed side by side, for so many `tiles` of rows.
+fn source(draft: &mut Draft, form: &Form, (columns, wide): (usize, usize), tiles: usize) -> Source {
+    let Form {
+        column,
+        ref k,
+        ref outer,
+        ..
+    } = *form;
+    let free = draft.free(form.b);
+    let packed = Source::Packed {
+        shared: outer.iter().all(|axis| !free.contains(axis)),
+    };
+    let Some((buffer, address)) = direct(draft, form.b, k) else {
+        return packed;
+    };
+    let ty = &draft.buffers[buffer.at()].ty;
+    let limit = ty.layout.len(&ty.shape) as i64 - (columns * wide) as i64 - reach(draft, &address, k);
+    // A panel read many times with wide strides takes few sets of the cache, so it is copied; a copy costs one pass of tiles at most.
+    let strides = k.iter().map(|&axis| address.factor(axis));
+    let sparse = strides.max().is_some_and(|stride| stride > 4 * columns as i64);
+    if address.factor(column) != 1 || limit < 0 || (sparse && tiles >= 4 && draft.count(k) >= 64) {
+        return packed;
     }
-    draft.all(task, Bind::Workers, body)
+    Source::Direct
+}
+
+/// How far the elements of one sum lie apart.
+fn reach(draft: &Draft, address: &Affine, k: &[AxisId]) -> i64 {
+    k.iter()
+        .map(|&axis| address.factor(axis) * (draft.extent(axis) as i64 - 1))
+        .sum()
+}
+
+/// Panels of B one after the other, and the loops that pack them: all, shared by the workers, or those from a column on.
+fn pack(
+    draft: &mut Draft,
+    form: &Form,
+    columns: usize,
+    panels: usize,
+    known: &HashMap<ExprId, ExprId>,
+    from: Option<ExprId>,
+) -> (BufferId, Stmt) {
+    let Form {
+        dtype, column, ref k, ..
+    } = *form;
+    let shared = from.is_none();
+    let role = if shared {
+        Role::SharedScratch
+    } else {
+        Role::WorkerScratch
+    };
+    let n = draft.extent(column);
+    let buffer = draft.scratch("panels", dtype, vec![panels, draft.count(k), columns], role);
+    let panel = draft.axis("packed", panels);
+    let lane = draft.axis("lane", columns.min(n));
+    let mut known = known.clone();
+    // By all workers together, the panels and the outermost axis of the sum are shared out.
+    let (task, values) = if shared {
+        draft.share(&[panel, k[0]])
+    } else {
+        (panel, vec![draft.exprs.axis(panel)])
+    };
+    let inner = if shared { &k[1..] } else { &k[..] };
+    if shared {
+        known.insert(draft.source.axis(k[0]), values[1]);
+    }
+    let zero = draft.int(0);
+    let mut at = zero;
+    for &axis in k {
+        let key = draft.source.axis(axis);
+        let value = known.get(&key).copied().unwrap_or_else(|| draft.exprs.axis(axis));
+        at = draft.mul_add(at, draft.extent(axis), value);
+    }
+    let first = draft.mul_add(values[0], columns, from.unwrap_or(zero));
+    let lane_value = draft.exprs.axis(lane);
+    let at_column = draft.i64(Prim::Add, first, lane_value);
+    known.insert(draft.source.axis(column), at_column);
+    let valid = draft.rest(n, first, columns);
+    let valid = draft.i64(Prim::Max, valid, zero);
+    let value = draft.import(&mut known, form.b);
+    let store = Stmt::Store {
+        buffer,
+        index: vec![values[0], at, lane_value],
+        value,
+    };
+    let body = vec![Stmt::Loop {
+        axis: lane,
+        extent: valid,
+        bind: Bind::Lanes,
+        body: vec![store],
+    }];
+    let body = draft.nested(inner, body);
+    (
+        buffer,
+        draft.all(task, if shared { Bind::Workers } else { Bind::Serial }, body),
+    )
 }
 
 /// The strides of nested loops over contiguous elements of a size.
@@ -313,41 +521,29 @@ fn strides(extents: &[usize], size: usize) -> Vec<usize> {
         .collect()
 }
 
-/// B where it lies, and how far its columns are shifted within the tile: columns past the last are read too, and ignored, and where
-/// those would lie outside the buffer the tile is moved back. `None` if B must be packed, or better is.
-fn side_b(
+/// B where it lies, and how far its columns are shifted within the tiles: columns past the last are read too, and ignored, and where
+/// those would lie outside the buffer the tiles are moved back.
+fn direct_b(
     draft: &mut Draft,
     form: &Form,
-    columns: usize,
-    tiles: usize,
+    width: usize,
     known: &HashMap<ExprId, ExprId>,
     first_column: ExprId,
-) -> Option<(Operand, ExprId)> {
+    (panel, columns): (ExprId, usize),
+) -> (Operand, ExprId) {
     let Form { column, ref k, .. } = *form;
-    let (buffer, address) = direct(draft, form.b, k)?;
+    let (buffer, address) = direct(draft, form.b, k).expect("B can be read where it lies");
     let ty = &draft.buffers[buffer.at()].ty;
-    let reach: i64 = k
-        .iter()
-        .map(|&axis| address.factor(axis) * (draft.extent(axis) as i64 - 1))
-        .sum();
-    let limit = ty.layout.len(&ty.shape) as i64 - columns as i64 - reach;
-    // A panel read many times with wide strides takes few sets of the cache, so it is copied; a copy costs one pass of tiles at most.
-    let sparse = k
-        .iter()
-        .map(|&axis| address.factor(axis))
-        .max()
-        .is_some_and(|stride| stride > 4 * columns as i64);
-    if address.factor(column) != 1 || limit < 0 || (sparse && tiles >= 4 && draft.count(k) >= 64) {
-        return None;
-    }
+    let limit = ty.layout.len(&ty.shape) as i64 - width as i64 - reach(draft, &address, k);
     let mut known = known.clone();
     known.insert(draft.source.axis(column), first_column);
     let wanted = begin(draft, &address, k, &known);
     let limit = draft.int(limit as usize);
-    let start = draft.i64(Prim::Min, wanted, limit);
-    let shift = draft.i64(Prim::Sub, wanted, start);
+    let first = draft.i64(Prim::Min, wanted, limit);
+    let shift = draft.i64(Prim::Sub, wanted, first);
     let along = k.iter().map(|&axis| address.factor(axis) as usize).collect();
-    Some((
+    let start = draft.mul_add(panel, columns, first);
+    (
         Operand {
             buffer,
             start,
@@ -355,7 +551,7 @@ fn side_b(
             along,
         },
         shift,
-    ))
+    )
 }
 
 /// The address where a tile starts.

@@ -288,8 +288,8 @@ impl Rules for Pool {
                 let wins = tap
                     .on_element
                     .map_or(is_greatest, |on_element| on_element.and(is_greatest));
-                // 256 is beyond every place, and some place always wins.
-                let place = wins.select(tap.number, cx.int(256));
+                // 256 is beyond every place, and some place always wins. Vectors have 32-bit integers.
+                let place = wins.select(tap.number.cast(DType::I32), cx.int(256).cast(DType::I32));
                 let first = cx.fold(Combine::Min, taps, place.id());
                 cx.x(first)
             }
