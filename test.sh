@@ -21,6 +21,6 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
 cargo clippy --no-default-features --lib --bins -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-cargo test --workspace --lib --bins --tests --examples
-cargo test --workspace --doc
+cargo test -p netloom -p netloom-ir --lib --bins --tests --examples
+cargo test -p netloom -p netloom-ir --doc
 echo "all tests passed"
