@@ -85,7 +85,7 @@ pub fn kernels(
             }
         })
         .collect();
-    costs.sort_by(|a, b| b.time.cmp(&a.time));
+    costs.sort_by_key(|cost| std::cmp::Reverse(cost.time));
     Ok(costs)
 }
 

@@ -235,6 +235,91 @@ fn a_loss_that_is_no_number_ends_the_training() {
     );
 }
 
+/// The command that trains on the stripes of a folder.
+fn train<'a>(out: &'a str, epochs: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = [
+        "train",
+        "mlp",
+        "--data",
+        ".",
+        "--batch",
+        "8",
+        "--threads",
+        "2",
+        "--out",
+        out,
+        "--epochs",
+        epochs,
+    ];
+    [&fixed, more].concat()
+}
+
+fn succeeds(folder: &Path, arguments: &[&str]) {
+    let output = netloom(folder, arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn weights(folder: &Path, out: &str) -> Vec<(String, Tensor)> {
+    safetensors::load(&folder.join(out).join("weights.safetensors")).expect("weights were saved")
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_saves_and_says_where() {
+    use std::io::Read;
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    // Some seconds of training, of which the first few milliseconds are seen.
+    const EPOCHS: &str = "60";
+    let folder = folder();
+    stripes(folder.path(), 240);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_netloom"))
+        .args(train("cut", EPOCHS, &[]))
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // The log's first line says that training runs.
+    let start = Instant::now();
+    while !folder.path().join("cut/log.csv").exists() {
+        assert!(start.elapsed() < Duration::from_secs(120), "training does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .expect("`kill` runs");
+    assert!(sent.success());
+    let mut message = String::new();
+    child
+        .stderr
+        .take()
+        .expect("it was piped")
+        .read_to_string(&mut message)
+        .expect("text");
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(1), "{message}");
+    assert!(message.contains("interrupted after"), "{message}");
+    assert!(message.contains("--resume cut/weights.safetensors"), "{message}");
+    assert_eq!(leftovers(folder.path()), Vec::<String>::new());
+
+    // Gone on from, it ends where an uninterrupted training does.
+    succeeds(
+        folder.path(),
+        &train("resumed", EPOCHS, &["--resume", "cut/weights.safetensors"]),
+    );
+    succeeds(folder.path(), &train("whole", EPOCHS, &[]));
+    assert!(
+        weights(folder.path(), "whole") == weights(folder.path(), "resumed"),
+        "other weights after resuming"
+    );
+}
+
 /// A file of each format, as netloom writes it or reads it.
 fn good_files() -> [Vec<u8>; 3] {
     let folder = folder();
@@ -282,6 +367,33 @@ fn read_all(bytes: &[u8]) {
 fn files_cut_short_anywhere() {
     for file in good_files() {
         (0..file.len()).for_each(|length| read_all(&file[..length]));
+    }
+}
+
+#[test]
+fn an_array_that_claims_to_be_huge() {
+    let folder = folder();
+    let path = folder.path().join("huge.npz");
+    let [_, file, _] = good_files();
+    let shape = b"(2, 3)";
+    let at = file
+        .windows(shape.len())
+        .position(|window| window == shape)
+        .expect("the header is not compressed");
+    // Rust's and NumPy's readers skip the spaces that follow the header.
+    for claim in ["(999999999999, 9)", "(99999999999999999, 999999999999999)"] {
+        let mut changed = file.clone();
+        let end = at
+            + file[at..]
+                .iter()
+                .position(|&byte| byte == b'}')
+                .expect("the header ends");
+        let rest = file[at + shape.len()..=end].to_vec();
+        changed[at..][..claim.len()].copy_from_slice(claim.as_bytes());
+        changed[at + claim.len()..][..rest.len()].copy_from_slice(&rest);
+        write(&path, &changed);
+        let message = npz::load(&path).expect_err("there are six elements").to_string();
+        assert!(message.contains("huge.npz"), "{message}");
     }
 }
 

@@ -5,11 +5,47 @@ mod support;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use netloom::ir::builder::Builder;
-use netloom::ir::{DType, Entry, Graph, Init, Program, State, Tensor, Type, oracle, sample};
+use netloom::ir::builder::{Builder, Val};
+use netloom::ir::kernel::Combine;
+use netloom::ir::ops::Fold;
+use netloom::ir::{DType, Entry, Graph, Init, Op, Program, State, Tensor, Type, autodiff, oracle, sample};
 use netloom::{Session, compile};
 use proptest::prelude::*;
 use support::{THREADS, cpus, different_bits};
+
+/// The graph with the gradient of the sum of squares of its outputs by each input.
+fn with_gradients(graph: &Graph, dtype: DType) -> Graph {
+    let b = Builder::from_graph(graph.clone());
+    let wrt: Vec<Val<'_>> = graph.inputs().iter().map(|&id| b.val(id)).collect();
+    let total = |val: Val<'_>| -> netloom::ir::NodeId {
+        let axes: Vec<usize> = (0..val.rank()).collect();
+        let square = val * val;
+        if axes.is_empty() {
+            square.id()
+        } else {
+            b.push(
+                Op::Fold(Fold {
+                    with: Combine::Sum,
+                    axes,
+                }),
+                &[square],
+            )
+            .id()
+        }
+    };
+    let loss = graph
+        .outputs
+        .iter()
+        .fold(b.scalar(dtype, 0.0), |sum, &(_, id)| sum + b.val(total(b.val(id))));
+    let gradients = autodiff::grad(loss, &wrt);
+    let outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), b.val(*id)));
+    let gradients = gradients
+        .into_iter()
+        .enumerate()
+        .map(|(place, val)| (format!("d{place}"), val));
+    b.finish(outputs.chain(gradients))
+        .unwrap_or_else(|problems| panic!("{problems}"))
+}
 
 fn run_oracle(graph: &Graph, inputs: &[(String, Tensor)]) -> Vec<Tensor> {
     let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
@@ -18,6 +54,36 @@ fn run_oracle(graph: &Graph, inputs: &[(String, Tensor)]) -> Vec<Tensor> {
         .into_iter()
         .map(|(_, x)| x)
         .collect()
+}
+
+fn as_type(inputs: &[(String, Tensor)], dtype: DType) -> Vec<(String, Tensor)> {
+    inputs
+        .iter()
+        .map(|(name, x)| (name.clone(), Tensor::from_scalars(dtype, x.shape(), x.scalars())))
+        .collect()
+}
+
+/// What rounding does to a graph: for each output, how far the oracle in f32 lies from the oracle in f64. Code that rounds elsewhere
+/// (it fuses, it sums in another order) is expected to lie within a few times that, and a few dozen last places.
+fn tolerances(exact: &[Tensor], rounded: &[Tensor]) -> Vec<f64> {
+    let tolerance = |(exact, rounded): (&Tensor, &Tensor)| {
+        let pairs = || {
+            exact
+                .scalars()
+                .zip(rounded.scalars())
+                .map(|(x, y)| (x.as_f64(), y.as_f64()))
+        };
+        let noise = pairs()
+            .map(|(x, y)| (x - y).abs())
+            .filter(|x| x.is_finite())
+            .fold(0.0, f64::max);
+        let greatest = pairs()
+            .map(|(x, _)| x.abs())
+            .filter(|x| x.is_finite())
+            .fold(1.0, f64::max);
+        32.0 * noise + 256.0 * f64::from(f32::EPSILON) * greatest
+    };
+    exact.iter().zip(rounded).map(tolerance).collect()
 }
 
 fn assert_near(found: &[Tensor], expected: &[Tensor], tolerances: &[f64], what: &str, graph: &Graph) {
@@ -80,6 +146,17 @@ fn run_everywhere(program: &Program, inputs: &[(String, Tensor)], runs: usize) -
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn values_and_gradients(choices in prop::collection::vec(any::<u8>(), 0..40), seed in any::<u64>()) {
+        let graph = with_gradients(&sample::graph(&choices, DType::F32), DType::F32);
+        let wide = with_gradients(&sample::graph(&choices, DType::F64), DType::F64);
+        let inputs = sample::inputs(&graph, seed);
+        let exact = run_oracle(&wide, &as_type(&inputs, DType::F64));
+        let rounded = run_oracle(&graph, &inputs);
+        let found = run_everywhere(&Program::pure("run", graph.clone()), &inputs, 1);
+        assert_near(&found, &exact, &tolerances(&exact, &rounded), "f32", &graph);
+    }
 
     #[test]
     fn values_in_f64(choices in prop::collection::vec(any::<u8>(), 0..40), seed in any::<u64>()) {

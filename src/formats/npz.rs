@@ -1,11 +1,13 @@
 //! Arrays by name, as NumPy's `savez` stores them.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::{NpzReader, NpzWriter, ReadNpzError, WriteNpzError};
+use ndarray_npy::{NpzWriter, ReadNpyError, ReadNpyExt, WriteNpzError};
 use netloom_ir::{DType, Tensor};
+use zip::ZipArchive;
 
 use super::write_whole;
 use crate::error::Error;
@@ -64,44 +66,72 @@ fn add(archive: &mut Archive<'_>, name: &str, tensor: &Tensor) -> Result<(), Wri
 pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
     let fail = |reason: &dyn std::fmt::Display| Error::file(path, reason);
     let file = File::open(path).map_err(|reason| fail(&reason))?;
-    let mut archive = NpzReader::new(file).map_err(|reason| fail(&format!("not a valid .npz file: {reason}")))?;
-    let names = archive.names().map_err(|reason| fail(&reason))?;
-    names
-        .into_iter()
-        .map(|name| {
-            let tensor = read(&mut archive, &name).map_err(|reason| fail(&format!("array `{name}`: {reason}")))?;
-            Ok((name.trim_end_matches(".npy").to_owned(), tensor))
+    let mut archive = ZipArchive::new(file).map_err(|reason| fail(&format!("not a valid .npz file: {reason}")))?;
+    (0..archive.len())
+        .map(|number| {
+            let mut member = archive.by_index(number).map_err(|reason| fail(&reason))?;
+            let name = member.name().trim_end_matches(".npy").to_owned();
+            let mut bytes = Vec::new();
+            member
+                .read_to_end(&mut bytes)
+                .map_err(|reason| reason.to_string())
+                .and_then(|_| read(&bytes))
+                .map(|tensor| (name.clone(), tensor))
+                .map_err(|reason| fail(&format!("array `{name}`: {reason}")))
         })
         .collect()
 }
 
 /// One array: of the first type that the file's header agrees with.
-fn read(archive: &mut NpzReader<File>, name: &str) -> Result<Tensor, ReadNpzError> {
-    let mut refused = None;
+fn read(file: &[u8]) -> Result<Tensor, String> {
+    check_length(file)?;
+    let mut refused = String::new();
     for dtype in DType::ALL {
         let found = by_dtype!(dtype, T => {
-            archive.by_name::<ndarray::OwnedRepr<T>, IxDyn>(name).map(|array| {
+            ArrayD::<T>::read_npy(file).map(|array| {
                 let bytes = array.iter().flat_map(|x| x.to_le_bytes()).collect();
                 Tensor::from_bytes(dtype, array.shape(), bytes)
             })
         }, other => match dtype {
-            DType::Bool => archive.by_name::<ndarray::OwnedRepr<bool>, IxDyn>(name).map(|array| {
+            DType::Bool => ArrayD::<bool>::read_npy(file).map(|array| {
                 Tensor::from_bytes(dtype, array.shape(), array.iter().map(|&x| u8::from(x)).collect())
             }),
             _ => continue,
         });
         match found {
             Ok(tensor) => return Ok(tensor),
-            Err(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(descriptor))) => {
-                refused = Some(ReadNpzError::Npy(ndarray_npy::ReadNpyError::WrongDescriptor(
-                    descriptor,
-                )));
-            }
-            Err(other) => return Err(other),
+            Err(reason @ ReadNpyError::WrongDescriptor(_)) => refused = reason.to_string(),
+            Err(reason) => return Err(reason.to_string()),
         }
     }
-    Err(refused.expect("some type was tried"))
+    Err(refused)
 }
+
+/// Whether there is a byte at least for each element that the header claims: the reader takes memory for what is claimed.
+fn check_length(file: &[u8]) -> Result<(), String> {
+    let header = &file[..file.len().min(MOST_HEADER_BYTES)];
+    let text = String::from_utf8_lossy(header);
+    let claimed = text
+        .split_once("'shape'")
+        .and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
+    let Some((extents, _)) = claimed else {
+        return Err("its header names no shape".to_owned());
+    };
+    let mut extents = extents.split(',').map(str::trim).filter(|extent| !extent.is_empty());
+    let count = extents.try_fold(1usize, |count, extent| {
+        count.checked_mul(extent.trim_end_matches('L').parse().ok()?)
+    });
+    match count {
+        Some(count) if count <= file.len() => Ok(()),
+        _ => Err(format!(
+            "its header claims more elements than the {} bytes of the array can hold",
+            file.len()
+        )),
+    }
+}
+
+/// A header names a type and a shape; NumPy's own reader refuses longer ones.
+const MOST_HEADER_BYTES: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

@@ -232,8 +232,9 @@ impl Check<'_> {
                     if let Some((by, dividend)) = by.zip(dividend) {
                         let mut rest = linear.clone();
                         rest.terms.retain(|&(other, _)| other != term);
-                        let rest = self.high(&rest, cases - 1);
-                        tighten(rest.and_then(|rest| rest.checked_add((dividend / by).checked_mul(factor)?)));
+                        let bound = self.high(&rest, cases - 1);
+                        tighten(bound.and_then(|rest| rest.checked_add((dividend / by).checked_mul(factor)?)));
+                        tighten(self.joint_quotient(&rest, args[0], by, factor, cases - 1));
                     }
                 }
                 Expr::Prim(prim @ (Prim::Min | Prim::Max), _, args) => {
@@ -251,6 +252,24 @@ impl Check<'_> {
             }
         }
         best
+    }
+
+    /// A bound of `factor · (dividend / by) + rest` that keeps what the two depend on together: whole multiples of `factor` in the rest
+    /// enter the quotient, `dividend / by + t = (dividend + t · by) / by`.
+    fn joint_quotient(&self, rest: &Linear, dividend: ExprId, by: i64, factor: i64, cases: usize) -> Option<i64> {
+        let exprs = &self.nest.exprs;
+        // Division rounds down only from there on.
+        if exprs.range(dividend)?.0 < 0 {
+            return None;
+        }
+        let mut apart = rest.clone();
+        apart.terms.retain(|&(_, other)| other % factor != 0);
+        let mut joint = Linear::of(exprs, dividend);
+        for &(term, other) in rest.terms.iter().filter(|&&(_, other)| other % factor == 0) {
+            joint.add(&Linear::of(exprs, term), (other / factor).checked_mul(by)?);
+        }
+        let joint = self.high(&joint, cases).filter(|&high| high >= 0)?;
+        (joint / by).checked_mul(factor)?.checked_add(self.high(&apart, cases)?)
     }
 
     fn contract(&mut self, contract: &Contract) {
