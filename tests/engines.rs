@@ -432,7 +432,8 @@ fn convolutions_and_pools() {
                     },
                 ));
             }
-            let pools: [(&str, for<'g> fn(Val<'g>, Window) -> Val<'g>); 2] = [
+            type Pooling = for<'g> fn(Val<'g>, Window) -> Val<'g>;
+            let pools: [(&str, Pooling); 2] = [
                 ("max", |x, window| x.max_pool(window)),
                 ("sum", |x, window| x.sum_pool(window)),
             ];
