@@ -20,7 +20,7 @@ need nm binutils
 cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
 cargo clippy --no-default-features --lib --bins -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 cargo test -p netloom -p netloom-ir --lib --bins --tests --examples
 cargo test -p netloom -p netloom-ir --doc
 echo "all tests passed"

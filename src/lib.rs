@@ -2,11 +2,11 @@
 //!
 //! | stage | function | in → out |
 //! |---|---|---|
-//! | read | [`ir::text::parse`](netloom_ir::text), [`nn`] builders | text / Rust → `Graph` |
-//! | differentiate | [`ir::autodiff::grad`](netloom_ir::autodiff::grad) | graph, loss, wrt → graph |
-//! | improve | [`ir::passes::run`](netloom_ir::passes) | `Graph` → `Graph` |
-//! | cut | [`ir::fuse::regions`](netloom_ir::fuse::regions) | `&Graph` → `Vec<Region>` |
-//! | loops | [`ir::kernel::build`](netloom_ir::kernel::build) | region → `Kernel` |
+//! | read | [`ir::text::parse`], [`nn`] builders | text / Rust → `Graph` |
+//! | differentiate | [`ir::autodiff::grad`] | graph, loss, wrt → graph |
+//! | improve | [`ir::passes::run`] | `Graph` → `Graph` |
+//! | cut | [`ir::fuse::regions`] | `&Graph` → `Vec<Region>` |
+//! | loops | [`ir::kernel::build`] | region → `Kernel` |
 //! | decide | [`schedule::choose`] | kernel, `&Target` → `Nest` |
 //! | emit | [`cpu::emit`] | `&Nest` → machine code |
 //! | link | [`plan`] | codes → `Executable` |
