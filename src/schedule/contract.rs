@@ -493,7 +493,8 @@ fn pack(
     let lane_value = draft.exprs.axis(lane);
     let at_column = draft.i64(Prim::Add, first, lane_value);
     known.insert(draft.source.axis(column), at_column);
-    let valid = draft.rest(n, first, columns);
+    // No more than there are, said again for the prover, which need not see that `first` is not negative.
+    let valid = draft.rest(n, first, columns.min(n));
     let valid = draft.i64(Prim::Max, valid, zero);
     let value = draft.import(&mut known, form.b);
     let store = Stmt::Store {
