@@ -220,7 +220,7 @@ impl Check<'_> {
                         .find(|(open, _)| open == axis)
                         .map(|&(_, extent)| extent);
                     if let Some(extent) = extent.filter(|&extent| exprs.as_const(extent).is_none()) {
-                        tighten(with(extent, 1));
+                        tighten(with(self.if_it_runs(extent), 1));
                     }
                 }
                 Expr::Prim(Prim::Div, _, args) if factor > 0 => {
@@ -252,6 +252,22 @@ impl Check<'_> {
             }
         }
         best
+    }
+
+    /// The extent of a loop that runs, so that it is at least 1: `max(x, 0)` is `x` then.
+    fn if_it_runs(&self, extent: ExprId) -> ExprId {
+        let exprs = &self.nest.exprs;
+        match exprs.get(extent) {
+            Expr::Prim(Prim::Max, _, args) => {
+                let is_low = |id: ExprId| exprs.range(id).is_some_and(|(_, high)| high <= 0);
+                match [is_low(args[0]), is_low(args[1])] {
+                    [false, true] => args[0],
+                    [true, false] => args[1],
+                    _ => extent,
+                }
+            }
+            _ => extent,
+        }
     }
 
     /// A bound of `factor · (dividend / by) + rest` that keeps what the two depend on together: whole multiples of `factor` in the rest
