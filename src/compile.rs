@@ -108,7 +108,7 @@ pub fn lower(program: &Program, cpu: &Cpu) -> Result<Lowered, Error> {
         .iter()
         .filter_map(|state| match &state.init {
             Init::Tensor(tensor) => Some((state.name.clone(), Arc::clone(tensor))),
-            Init::Graph(_) => None,
+            Init::Graph(_) | Init::Prepared => None,
         })
         .collect();
     Ok(Lowered {

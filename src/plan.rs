@@ -192,6 +192,8 @@ pub struct StateSlot {
     pub ty: Type,
     /// Bytes from the start of the block.
     pub offset: usize,
+    /// Whether the entry `prepare` computes it from other states.
+    pub is_prepared: bool,
 }
 
 /// The steps of one entry.
@@ -235,6 +237,7 @@ impl Memory {
                 name: state.name.clone(),
                 ty: state.ty.clone(),
                 offset,
+                is_prepared: state.init == netloom_ir::Init::Prepared,
             });
             memory.state_bytes = (offset + state.ty.len_bytes()).next_multiple_of(ALIGN);
         }

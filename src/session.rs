@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 
+use netloom_ir::prepare::PREPARE;
 use netloom_ir::{DType, Scalar, Tensor};
 
 use crate::compile::{Executable, INIT};
@@ -28,6 +29,8 @@ use crate::plan::{Plan, Port, StateSlot};
 pub struct Session {
     executable: Arc<Executable>,
     runner: Runner,
+    /// Whether a state has changed since the entry [`PREPARE`] was run.
+    is_stale: bool,
 }
 
 impl Session {
@@ -37,7 +40,11 @@ impl Session {
     /// If there is not enough memory.
     pub fn new(executable: Arc<Executable>, threads: usize, seed: u64) -> Result<Session, Error> {
         let runner = Runner::new(Arc::clone(&executable.code), threads)?;
-        let mut session = Session { executable, runner };
+        let mut session = Session {
+            executable,
+            runner,
+            is_stale: true,
+        };
         session.reset(seed)?;
         Ok(session)
     }
@@ -62,14 +69,27 @@ impl Session {
     /// # Errors
     /// None that a valid executable can cause.
     pub fn reset(&mut self, seed: u64) -> Result<(), Error> {
+        self.is_stale = true;
         self.runner.states_mut().fill(0);
         if let Some(plan) = self.executable.plan(INIT) {
             let seed = Tensor::scalar(DType::U64, Scalar::Int(i128::from(seed)));
             let inputs: Vec<&Tensor> = plan.inputs.iter().map(|_| &seed).collect();
-            self.run(INIT, &inputs, &mut [])?;
+            self.run_entry(INIT, &inputs, &mut [])?;
         }
         let given = self.executable.given.clone();
         given.iter().try_for_each(|(name, tensor)| self.set_state(name, tensor))
+    }
+
+    /// Computes the states that depend on others alone, if one of those has changed: [`Session::run`] does so where it must.
+    ///
+    /// # Errors
+    /// None that a valid executable can cause.
+    pub fn prepare(&mut self) -> Result<(), Error> {
+        if self.is_stale && self.executable.plan(PREPARE).is_some() {
+            self.run_entry(PREPARE, &[], &mut [])?;
+        }
+        self.is_stale = false;
+        Ok(())
     }
 
     /// Runs an entry: arguments and results in the order of its plan's ports. Allocates nothing.
@@ -77,6 +97,11 @@ impl Session {
     /// # Errors
     /// If there is no such entry, or the tensors' number or types are not the ports'.
     pub fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
+        self.prepare()?;
+        self.run_entry(entry, inputs, outputs)
+    }
+
+    fn run_entry(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let Some(number) = self.executable.plans().position(|plan| plan.name == entry) else {
             return Err(self.unknown_entry(entry));
         };
@@ -167,12 +192,14 @@ impl Session {
         }
         let offset = slot.offset;
         self.runner.states_mut()[offset..][..value.bytes().len()].copy_from_slice(value.bytes());
+        self.is_stale = true;
         Ok(())
     }
 
-    /// Every state with its name, in the program's order.
+    /// Every state that is not computed from others, with its name, in the program's order.
     pub fn states(&self) -> Vec<(String, Tensor)> {
-        let names: Vec<String> = self.executable.states.iter().map(|slot| slot.name.clone()).collect();
+        let slots = self.executable.states.iter().filter(|slot| !slot.is_prepared);
+        let names: Vec<String> = slots.map(|slot| slot.name.clone()).collect();
         names
             .into_iter()
             .map(|name| {

@@ -229,6 +229,16 @@ impl Builder {
         )
     }
 
+    /// The number of nodes so far; [`Builder::finish`] keeps their ids.
+    pub fn len(&self) -> usize {
+        self.state.borrow().graph.len()
+    }
+
+    /// Whether there is no node yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The graph with these outputs.
     ///
     /// # Errors

@@ -17,11 +17,12 @@
 //!
 //! # Reading order
 //! [`dtype`], [`layout`], [`tensor`], [`error`], [`graph`], [`ops`], [`builder`], [`text`], [`verify`], [`program`], [`oracle`],
-//! [`autodiff`], [`passes`], [`fuse`], [`kernel`], [`target`].
+//! [`autodiff`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`target`].
 #![deny(unsafe_code)]
 
 pub mod autodiff;
 pub mod builder;
+pub mod cost;
 pub mod dtype;
 pub mod error;
 pub mod fuse;
@@ -31,6 +32,7 @@ pub mod layout;
 pub mod ops;
 pub mod oracle;
 pub mod passes;
+pub mod prepare;
 pub mod program;
 #[doc(hidden)]
 pub mod sample;

@@ -6,6 +6,7 @@ use crate::dtype::DType;
 use crate::error::{Loc, Problem, Problems};
 use crate::graph::Graph;
 use crate::ops::Op;
+use crate::prepare::PREPARE;
 use crate::tensor::{Tensor, Type};
 use crate::verify::verify;
 
@@ -27,6 +28,8 @@ pub enum Init {
     Tensor(std::sync::Arc<Tensor>),
     /// With the only output of this graph, whose single input, if any, is `seed`, a `u64` scalar.
     Graph(std::sync::Arc<Graph>),
+    /// By the entry [`PREPARE`](crate::prepare::PREPARE), from other states.
+    Prepared,
 }
 
 /// One way to run the program, e.g. `train_step` or `predict`.
@@ -123,6 +126,15 @@ impl Program {
                 }
                 Init::Tensor(_) => {}
                 Init::Graph(graph) => check_init(name, &logical, graph, &mut wrong),
+                Init::Prepared => {
+                    let outputs = self.entry(PREPARE).map_or(&[][..], |entry| &entry.graph.outputs);
+                    if !outputs.iter().any(|(output, _)| output == name) {
+                        wrong(
+                            format!("state `{name}` is not a result of the entry `{PREPARE}`"),
+                            &Loc::None,
+                        );
+                    }
+                }
             }
         }
         let mut entries: HashSet<&str> = HashSet::new();
@@ -162,7 +174,7 @@ impl Program {
     fn graphs(&self) -> impl Iterator<Item = (String, &Graph)> {
         let inits = self.states.iter().filter_map(|state| match &state.init {
             Init::Graph(graph) => Some((format!("state `{}`", state.name), &**graph)),
-            Init::Tensor(_) => None,
+            Init::Tensor(_) | Init::Prepared => None,
         });
         let entries = self
             .entries
@@ -227,6 +239,14 @@ mod tests {
         let unseeded = "graph(x: f32[2]) {\nreturn x\n}";
         let expected = "state `w` starts with a graph that may have one input only, `seed: u64[]`\n  --> p:1";
         assert_eq!(program(unseeded, "2", "2"), expected);
+    }
+
+    #[test]
+    fn prepared_states_are_made_by_the_entry_for_them() {
+        let prepare = "entry prepare = graph(w: f32[2]) {\n%0 = neg w\nreturn p = %0\n}\n";
+        let states = "state w: f32[2] = f32[2] [1.0,2.0]\nstate p: f32[2] = prepared\n";
+        assert_eq!(check(&format!("{states}{prepare}")), "fine");
+        assert_eq!(check(states), "state `p` is not a result of the entry `prepare`");
     }
 
     #[test]

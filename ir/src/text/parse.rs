@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! file      = (graph | (state | entry)*)
-//! state     = "state" name ":" type "=" (constant | graph)
+//! state     = "state" name ":" type "=" (constant | graph | "prepared")
 //! entry     = "entry" name "=" graph
 //! graph     = "graph" "(" (name ":" type),* ")" "{" statement* "return" (name "=")? operand),* "}"
 //! statement = (label | name) (":" type),* "=" op attribute? operand,* (word "=" attribute)*
@@ -212,6 +212,10 @@ impl<'s> Parser<'s> {
         self.expect("=")?;
         let init = match self.peek().text {
             "graph" => Init::Graph(Arc::new(self.graph()?)),
+            "prepared" => {
+                self.expect("prepared")?;
+                Init::Prepared
+            }
             _ => Init::Tensor(Arc::new(self.constant()?)),
         };
         self.statement_end()?;

@@ -32,6 +32,7 @@ impl fmt::Display for Program {
             match &state.init {
                 Init::Tensor(tensor) => print_tensor(f, tensor)?,
                 Init::Graph(graph) => print_graph(f, graph, 0)?,
+                Init::Prepared => f.write_str("prepared")?,
             }
             f.write_char('\n')?;
         }
