@@ -3,7 +3,7 @@
 //! The entry is improved and cut as [`compile`](crate::compile()) does; its kernels are then called by the host in the plan's order, so that each can
 //! be timed. What the plan saves besides, memory written over and calls from the host, is not seen here.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netloom_ir::kernel::{Expr, Kernel, Prim, Work};
 use netloom_ir::program::Program;
@@ -30,7 +30,12 @@ pub struct KernelCost {
     pub time: Duration,
 }
 
-/// Runs an entry several times, kernel by kernel, and gives the costs of its kernels, the dearest first.
+/// The most runs of which the fastest counts.
+const MOST_RUNS: usize = 200;
+/// The fewest: the first one also faults pages in.
+const FEWEST_RUNS: usize = 3;
+
+/// Runs an entry several times, kernel by kernel, for about as long as `limit`, and gives the costs of its kernels, the dearest first.
 ///
 /// # Errors
 /// If the program is wrong or has no such entry, there is no code for the CPU, or there is not enough memory.
@@ -43,7 +48,7 @@ pub fn kernels(
     cpu: &Cpu,
     session: &Session,
     inputs: &[&Tensor],
-    times: usize,
+    limit: Duration,
 ) -> Result<Vec<KernelCost>, Error> {
     let program = program.only(entry);
     program.verify()?;
@@ -60,7 +65,11 @@ pub fn kernels(
     let mut dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;
     let mut outputs = session.results(entry)?;
     let mut least: Vec<(usize, Duration)> = Vec::new();
-    for _ in 0..times.max(1) {
+    let until = Instant::now() + limit;
+    for run in 0..MOST_RUNS {
+        if run >= FEWEST_RUNS && Instant::now() >= until {
+            break;
+        }
         dispatcher.run(&outline, inputs, &mut outputs, &mut |_, _| true)?;
         let took = dispatcher.take_times();
         least = match least.is_empty() {

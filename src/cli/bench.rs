@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use netloom::eager::Eager;
 use netloom::formats::npz;
+use netloom::ir::cost::{self, Flops};
 use netloom::ir::{DType, Tensor};
+use netloom::nn::layers::summary;
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
+use netloom::nn::zoo::Net;
 use netloom::plan::Plan;
 use netloom::profile::{self, KernelCost};
 use netloom::train::model::median;
 use netloom::{Error, Session, compile};
-
-/// Runs of which `--kernels` shows each kernel's fastest.
-const KERNEL_RUNS: usize = 200;
 
 #[derive(Args)]
 pub struct Options {
@@ -36,7 +36,7 @@ pub struct Options {
     /// Arrays by input name (.npz); a single array goes to the single input
     #[arg(long)]
     input: Option<PathBuf>,
-    /// The results expected (.npz, array `output` or by output name); prints the greatest difference
+    /// The results expected (.npz, array `output` or by output name); prints the greatest difference, and its share of the greatest magnitude
     #[arg(long)]
     expect: Option<PathBuf>,
     /// Training steps on the batch before timing; prints the loss before and after
@@ -73,14 +73,14 @@ impl Engine {
 pub fn run(options: &Options) -> Result<(), Error> {
     let cpu = options.machine.cpu()?;
     let threads = options.machine.threads();
-    let model = super::model::read(&options.model, options.batch)?;
     let wanted = if options.train { TRAIN_STEP } else { PREDICT };
+    let model = super::model::read(&options.model, options.batch, wanted)?;
     let entry = match &model.program.entries[..] {
         [only] => only.name.clone(),
         _ => wanted.to_owned(),
     };
     let start = Instant::now();
-    let program = model.program.only(&entry);
+    let program = model.program.only(&entry).prepared();
     let executable = Arc::new(compile(&program, &cpu)?);
     let compile_ms = milliseconds(start.elapsed());
     let Some(plan) = executable.plan(&entry).cloned() else {
@@ -92,8 +92,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
+    session.prepare()?;
+    let seconds = Duration::from_secs_f64(options.seconds.max(0.0));
     if options.kernels {
-        let costs = profile::kernels(&program, &entry, &cpu, &session, &inputs, KERNEL_RUNS)?;
+        let costs = profile::kernels(&program, &entry, &cpu, &session, &inputs, seconds)?;
         print_kernels(&costs, options.json);
         return Ok(());
     }
@@ -117,7 +119,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .transpose()?;
 
     let mut times = Vec::new();
-    let until = Instant::now() + Duration::from_secs_f64(options.seconds.max(0.0));
+    let until = Instant::now() + seconds;
     while times.len() < 5 || Instant::now() < until && times.len() < 200_000 {
         let start = Instant::now();
         engine.run(&entry, &inputs, &mut outputs)?;
@@ -128,6 +130,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Engine::Compiled(session) => (plan.kernel_runs(), session.arena_bytes(), 0),
         Engine::Eager(eager) => (eager.kernel_runs(&entry), eager.peak_bytes(), eager.allocations(&entry)),
     };
+    let flops = program
+        .entry(&entry)
+        .map_or(Flops::default(), |entry| cost::total(&entry.graph));
     let mut report = serde_json::json!({
         "model": model.name,
         "entry": entry,
@@ -140,6 +145,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "min_ms": milliseconds(times[0]),
         "runs": times.len(),
         "compile_ms": compile_ms,
+        "parameters": model.net.map(parameter_count).transpose()?,
+        "flops": flops.all,
+        "contraction_share": flops.contractions / flops.all.max(1.0),
         "kernels": kernels,
         "arena_bytes": arena_bytes,
         "allocations": allocations,
@@ -150,7 +158,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         report["loss_replayed"] = replayed[0].get(0).as_f64().into();
     }
     if let Some(error) = error {
-        report["max_abs_err"] = error.into();
+        report["max_abs_err"] = error.greatest.into();
+        report["max_rel_err"] = (error.greatest / error.scale).into();
     }
     if options.json {
         super::print_json(&report);
@@ -203,6 +212,12 @@ fn print_kernels(costs: &[KernelCost], json: bool) {
     println!("{:9.4} 100.0%  all", milliseconds(total));
 }
 
+/// The number of trained elements.
+fn parameter_count(net: &Net) -> Result<usize, Error> {
+    let rows = summary(&(net.layers)(), &net.input(1))?;
+    Ok(rows.iter().map(|row| row.parameters).sum())
+}
+
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
@@ -249,9 +264,17 @@ fn made_up(dtype: DType, shape: &[usize]) -> Tensor {
     }
 }
 
-fn greatest_difference(plan: &Plan, outputs: &[Tensor], path: &Path) -> Result<f64, Error> {
+/// How far results are from those expected.
+struct Difference {
+    /// The greatest `|a - b|`.
+    greatest: f64,
+    /// The greatest `|b|` of the same result.
+    scale: f64,
+}
+
+fn greatest_difference(plan: &Plan, outputs: &[Tensor], path: &Path) -> Result<Difference, Error> {
     let arrays = npz::load(path)?;
-    let mut greatest: Option<f64> = None;
+    let mut found: Option<Difference> = None;
     for (port, output) in plan.outputs.iter().zip(outputs) {
         let expected = arrays
             .iter()
@@ -263,14 +286,21 @@ fn greatest_difference(plan: &Plan, outputs: &[Tensor], path: &Path) -> Result<f
                 format!("`{name}` is {}, the model gives {}", expected.ty(), output.ty()),
             ));
         }
-        let here = output
-            .scalars()
-            .zip(expected.scalars())
-            .map(|(a, b)| (a.as_f64() - b.as_f64()).abs())
-            .fold(0.0, f64::max);
-        greatest = Some(greatest.map_or(here, |known| known.max(here)));
+        // Not `f64::max`, which forgets a NaN.
+        let greatest = |numbers: &mut dyn Iterator<Item = f64>| {
+            numbers.fold(0.0, |most, number| if number <= most { most } else { number })
+        };
+        let pairs = output.scalars().zip(expected.scalars());
+        let here = Difference {
+            greatest: greatest(&mut pairs.map(|(a, b)| (a.as_f64() - b.as_f64()).abs())),
+            scale: greatest(&mut expected.scalars().map(|b| b.as_f64().abs())),
+        };
+        found = match found {
+            Some(known) if known.greatest >= here.greatest => Some(known),
+            _ => Some(here),
+        };
     }
-    greatest.ok_or_else(|| Error::file(path, "holds no array named like a result or `output`"))
+    found.ok_or_else(|| Error::file(path, "holds no array named like a result or `output`"))
 }
 
 /// The most memory this process has had, where the system tells.

@@ -51,13 +51,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
         )?,
         None => options.machine.cpu()?,
     };
-    let model = super::model::read(&options.model, options.batch)?;
     let entry = match options.entry.as_str() {
         "predict" => PREDICT,
         "train" => TRAIN_STEP,
         other => other,
     };
-    let program = model.program.only(entry);
+    let model = super::model::read(&options.model, options.batch, entry)?;
+    let program = model.program.only(entry).prepared();
     if program.entries.is_empty() {
         let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
         return Err(Error::Unknown(format!(
@@ -72,7 +72,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
-    for file in ahead::write(&program, &session, &cpu, &model.name, &options.out)? {
+    // What can be computed before the program runs is in the states file; the object need not compute it.
+    session.prepare()?;
+    for file in ahead::write(&program.only(entry), &session, &cpu, &model.name, &options.out)? {
         eprintln!("wrote {}", file.display());
     }
     Ok(())

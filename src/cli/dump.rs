@@ -37,15 +37,21 @@ enum Format {
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let cpu = options.machine.cpu()?;
-    let model = super::model::read(&options.model, options.batch)?;
-    let usual = match (&model.program.entries[..], options.stage.as_str()) {
-        ([only], _) => only.name.as_str(),
-        (_, "grad") => TRAIN_STEP,
+    let usual = match options.stage.as_str() {
+        "grad" => TRAIN_STEP,
         _ => PREDICT,
     };
-    let name = options.entry.as_deref().unwrap_or(usual).to_owned();
+    let wanted = options.entry.as_deref().unwrap_or(usual);
+    let model = super::model::read(&options.model, options.batch, wanted)?;
+    let name = match (&model.program.entries[..], &options.entry) {
+        ([only], None) => only.name.clone(),
+        _ => wanted.to_owned(),
+    };
     let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
-    let program = model.program.only(&name);
+    let program = match options.stage.as_str() {
+        "graph" | "grad" => model.program.only(&name),
+        _ => model.program.only(&name).prepared(),
+    };
     let Some(entry) = program.entries.first() else {
         return Err(Error::Unknown(format!(
             "`{}` has no entry `{name}`; it has {}",

@@ -6,7 +6,7 @@ use netloom::Error;
 use netloom::formats::safetensors;
 use netloom::ir::{Program, text};
 use netloom::nn::scope::{KEY, STEP};
-use netloom::nn::training;
+use netloom::nn::training::{self, PREDICT};
 use netloom::nn::zoo::{self, Net};
 use netloom::session::Session;
 
@@ -20,8 +20,9 @@ pub struct Model {
     pub net: Option<&'static Net>,
 }
 
-/// Reads a model: for a network of the zoo with that many examples in a batch.
-pub fn read(model: &str, batch: Option<usize>) -> Result<Model, Error> {
+/// Reads a model, to use an entry of it. A network of the zoo is made for that many examples in a batch, by default one to predict and a
+/// usual batch to train; to predict, nothing else is made.
+pub fn read(model: &str, batch: Option<usize>, entry: &str) -> Result<Model, Error> {
     let path = Path::new(model);
     if path.extension().is_some() || path.exists() {
         let source = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
@@ -36,6 +37,16 @@ pub fn read(model: &str, batch: Option<usize>) -> Result<Model, Error> {
         });
     }
     let net = zoo::find(model)?;
+    let name = net.name.to_owned();
+    if entry == PREDICT {
+        let program = training::predictor(&(net.layers)(), &net.input(batch.unwrap_or(1)))?;
+        return Ok(Model {
+            name,
+            program,
+            net: Some(net),
+        });
+    }
+    let net = net.for_training();
     let batch = batch.unwrap_or(net.batch);
     let program = training::program(
         &(net.layers)(),
@@ -44,7 +55,7 @@ pub fn read(model: &str, batch: Option<usize>) -> Result<Model, Error> {
         &(net.training)(),
     )?;
     Ok(Model {
-        name: net.name.to_owned(),
+        name,
         program,
         net: Some(net),
     })
@@ -80,7 +91,7 @@ pub fn load_weights(session: &mut Session, net: Option<&Net>, path: &Path) -> Re
     let is_there = |name: &str| tensors.iter().any(|(known, _)| known == name);
     let missing = states
         .iter()
-        .filter(|slot| !is_there(&slot.name) && !may_differ(&slot.name));
+        .filter(|slot| !slot.is_prepared && !is_there(&slot.name) && !may_differ(&slot.name));
     problems.extend(missing.map(|slot| format!("`{}` is missing", slot.name)));
     if !problems.is_empty() {
         let problems = problems.join("; ");

@@ -34,8 +34,8 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = npz::load(&options.input)?;
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
-    let model = super::model::read(&options.model, batch)?;
-    let executable = Arc::new(compile(&model.program, &options.machine.cpu()?)?);
+    let model = super::model::read(&options.model, batch, &options.entry)?;
+    let executable = Arc::new(compile(&model.program.prepared(), &options.machine.cpu()?)?);
     let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;

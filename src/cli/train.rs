@@ -55,7 +55,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let net = zoo::find(&options.net)?;
+    let net = zoo::find(&options.net)?.for_training();
     let data = Data::read(net, options.data.as_deref(), options.seed)?;
     let plan = Fit {
         net,

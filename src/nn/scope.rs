@@ -43,6 +43,16 @@ impl States {
         &self.trainable
     }
 
+    /// The number of trained elements.
+    pub fn parameter_count(&self) -> usize {
+        let is_trainable = |state: &&State| self.trainable.contains(&state.name);
+        self.states
+            .iter()
+            .filter(is_trainable)
+            .map(|state| state.ty.count())
+            .sum()
+    }
+
     /// Whether PyTorch stores this parameter with its two axes exchanged.
     pub fn is_transposed_in_torch(&self, name: &str) -> bool {
         self.transposed_in_torch.iter().any(|known| known == name)
@@ -75,6 +85,7 @@ pub struct Scope<'g> {
     states: Rc<RefCell<States>>,
     updates: Rc<RefCell<Vec<(String, Val<'g>)>>>,
     penalties: Rc<RefCell<Vec<Val<'g>>>>,
+    further_scores: Rc<RefCell<Vec<(Val<'g>, f64)>>>,
 }
 
 impl<'g> Scope<'g> {
@@ -87,6 +98,7 @@ impl<'g> Scope<'g> {
             states,
             updates: Rc::default(),
             penalties: Rc::default(),
+            further_scores: Rc::default(),
         }
     }
 
@@ -208,6 +220,11 @@ impl<'g> Scope<'g> {
         self.builder.uniform(key, step, shape)
     }
 
+    /// Adds the loss of further scores to the objective, times a weight.
+    pub fn score_also(&self, scores: Val<'g>, weight: f64) {
+        self.further_scores.borrow_mut().push((scores, weight));
+    }
+
     /// The updates so far.
     pub fn updates(&self) -> Vec<(String, Val<'g>)> {
         self.updates.borrow().clone()
@@ -216,6 +233,11 @@ impl<'g> Scope<'g> {
     /// The penalties so far.
     pub fn penalties(&self) -> Vec<Val<'g>> {
         self.penalties.borrow().clone()
+    }
+
+    /// The further scores so far, each with the weight of its loss.
+    pub fn further_scores(&self) -> Vec<(Val<'g>, f64)> {
+        self.further_scores.borrow().clone()
     }
 
     /// The list of states.

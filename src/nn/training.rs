@@ -90,6 +90,10 @@ fn train_step(
     let x = builder.input("x", input.dtype, input.shape.clone());
     let y = builder.input("y", target.dtype, target.shape.clone());
     let loss = training.loss.of(net.build(&scope, x), y);
+    let further = scope.further_scores();
+    let loss = further
+        .into_iter()
+        .fold(loss, |sum, (scores, weight)| sum + training.loss.of(scores, y) * weight);
     let names = states.borrow().trainable().to_vec();
     let parameters: Vec<Val<'_>> = names.iter().filter_map(|name| builder.find_input(name)).collect();
     let objective = regularised(&scope, loss, &parameters, training);

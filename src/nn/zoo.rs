@@ -1,19 +1,30 @@
-//! Networks by name.
+//! Networks by name: one file a family, each network a function from its sizes to layers.
 //!
-//! Each is one function from nothing to layers; [`find`] knows their names.
+//! Parameters have PyTorch's names: the parts of a network are called as torchvision calls them, or numbered where it numbers them, and
+//! what a layer asks for is called as PyTorch calls it (`weight`, `bias`, `running_mean`, `running_var`). So weights that torchvision
+//! saved load by name; [`weights`] says what differs.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+pub mod alexnet;
+pub mod densenet;
+pub mod googlenet;
+pub mod lenet;
+pub mod mobilenet;
+pub mod resnet;
+pub mod small;
+pub mod squeezenet;
+pub mod vgg;
+pub mod weights;
 
-use netloom_ir::builder::Builder;
-use netloom_ir::{DType, Tensor, Type};
+use netloom_ir::{DType, Type};
 
-use super::layers::{Activation, Conv, Dense, Flatten, Layer, Pool, Sequential};
-use super::scope::{Mode, Scope, States};
-use super::{Initialiser, Loss, Optimiser, Rate, Training};
+use super::layers::Sequential;
+use super::{Loss, Optimiser, Rate, Training};
 use crate::error::Error;
 
+pub use weights::from_torch;
+
 /// A network with the task it is usually given.
+#[derive(Clone, Copy, Debug)]
 pub struct Net {
     /// The name.
     pub name: &'static str,
@@ -25,10 +36,12 @@ pub struct Net {
     pub example: &'static [usize],
     /// One target: `None` is a class label, otherwise `f32` values of this shape.
     pub target: Option<&'static [usize]>,
-    /// Examples in a batch.
+    /// Examples in a batch of training.
     pub batch: usize,
     /// The usual training.
     pub training: fn() -> Training,
+    /// The network that is meant where one of this name is to be trained, if not itself: the form for small pictures.
+    pub trained_as: Option<&'static str>,
 }
 
 impl Net {
@@ -44,6 +57,12 @@ impl Net {
             Some(shape) => Type::new(DType::F32, with_batch(batch, shape)),
         }
     }
+
+    /// The network that is meant where this one is to be trained.
+    pub fn for_training(&'static self) -> &'static Net {
+        let meant = NETS.iter().copied().find(|net| Some(net.name) == self.trained_as);
+        meant.unwrap_or(self)
+    }
 }
 
 fn with_batch(batch: usize, shape: &[usize]) -> Vec<usize> {
@@ -51,51 +70,51 @@ fn with_batch(batch: usize, shape: &[usize]) -> Vec<usize> {
 }
 
 /// Every network.
-pub static NETS: &[Net] = &[
-    Net {
-        name: "tiny",
-        about: "2-8-8-1 with tanh, for two classes of points",
-        layers: tiny,
-        example: &[2],
-        target: Some(&[1]),
-        batch: 10,
-        training: || Training::new(Loss::BinaryCrossEntropy, Optimiser::Sgd, Rate::Constant(0.01)),
-    },
-    Net {
-        name: "mlp",
-        about: "784-512-512-10 with ReLU",
-        layers: mlp,
-        example: &[784],
-        target: None,
-        batch: 64,
-        training: || Training::new(Loss::CategoricalCrossEntropy, Optimiser::Sgd, Rate::Constant(0.01)),
-    },
-    Net {
-        name: "lenet",
-        about: "two convolutions with pooling, then 500 and 10 dense, in the manner of LeNet-5",
-        layers: lenet,
-        example: &[1, 28, 28],
-        target: None,
-        batch: 64,
-        training: || Training::new(Loss::CategoricalCrossEntropy, Optimiser::Sgd, Rate::Constant(0.01)),
-    },
-    Net {
-        name: "autoencoder",
-        about: "784-256-64-16 and back, with sigmoids",
-        layers: autoencoder,
-        example: &[784],
-        target: Some(&[784]),
-        batch: 128,
-        training: || Training::new(Loss::MeanSquaredError, Optimiser::adam(), Rate::Constant(1e-3)),
-    },
+pub static NETS: &[&Net] = &[
+    &small::TINY,
+    &small::MLP,
+    &small::AUTOENCODER,
+    &lenet::LENET,
+    &alexnet::ALEXNET,
+    &alexnet::ALEXNET_2012,
+    &vgg::VGG16,
+    &vgg::VGG19,
+    &resnet::RESNET18,
+    &resnet::RESNET18_CIFAR,
+    &resnet::RESNET34,
+    &resnet::RESNET50,
+    &squeezenet::SQUEEZENET,
+    &squeezenet::SQUEEZENET_1_0,
+    &googlenet::GOOGLENET,
+    &googlenet::GOOGLENET_2014,
+    &mobilenet::MOBILENET_V2,
+    &densenet::DENSENET121,
 ];
+
+/// What the networks for ImageNet have in common.
+const IMAGENET: Net = Net {
+    name: "",
+    about: "",
+    layers: Sequential::new,
+    example: &[3, 224, 224],
+    target: None,
+    batch: 32,
+    training: || classify(Optimiser::Momentum(0.9)),
+    trained_as: None,
+};
+
+/// The training of a classifier.
+fn classify(optimiser: Optimiser) -> Training {
+    Training::new(Loss::CategoricalCrossEntropy, optimiser, Rate::Constant(0.01))
+}
 
 /// The network of that name.
 ///
 /// # Errors
 /// If there is none; the message names the nearest.
 pub fn find(name: &str) -> Result<&'static Net, Error> {
-    NETS.iter().find(|net| net.name == name).ok_or_else(|| {
+    let found = NETS.iter().copied().find(|net| net.name == name);
+    found.ok_or_else(|| {
         let mut names: Vec<&str> = NETS.iter().map(|net| net.name).collect();
         names.sort_by_key(|known| strsim::damerau_levenshtein(name, known));
         Error::Unknown(format!(
@@ -103,108 +122,4 @@ pub fn find(name: &str) -> Result<&'static Net, Error> {
             names[..names.len().min(3)].join(", ")
         ))
     })
-}
-
-/// The states of a network from tensors under PyTorch's names and in its layouts: names agree, but PyTorch stores the weight of a
-/// dense layer as `[out, in]`.
-///
-/// # Errors
-/// If a tensor is missing, unknown or of another shape.
-pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Error> {
-    let builder = Builder::new();
-    let states = Rc::new(RefCell::new(States::default()));
-    let scope = Scope::new(&builder, Mode::Inference, Rc::clone(&states));
-    let x = builder.input("x", DType::F32, net.input(1).shape);
-    (net.layers)().build(&scope, x);
-    let states = states.borrow();
-    let mut problems = Vec::new();
-    let mut converted = Vec::new();
-    for (name, tensor) in tensors {
-        // A counter that only PyTorch's cumulative averages read.
-        if name.ends_with("num_batches_tracked") {
-            continue;
-        }
-        let tensor = if states.is_transposed_in_torch(&name) {
-            transposed(&tensor)
-        } else {
-            tensor
-        };
-        match states.states().iter().find(|state| state.name == name) {
-            None => problems.push(format!("`{name}` is unknown")),
-            Some(state) if state.ty != tensor.ty() => {
-                problems.push(format!("`{name}` is {}, the network has {}", tensor.ty(), state.ty));
-            }
-            Some(_) => converted.push((name, tensor)),
-        }
-    }
-    let missing = states
-        .trainable()
-        .iter()
-        .filter(|name| !converted.iter().any(|(known, _)| known == *name));
-    problems.extend(missing.map(|name| format!("`{name}` is missing")));
-    if problems.is_empty() {
-        return Ok(converted);
-    }
-    Err(Error::Usage(format!(
-        "these are not the weights of `{}`: {}",
-        net.name,
-        problems.join("; ")
-    )))
-}
-
-/// A matrix with rows and columns exchanged; other tensors as they are.
-fn transposed(tensor: &Tensor) -> Tensor {
-    let &[rows, columns] = tensor.shape() else {
-        return tensor.clone();
-    };
-    let elements = (0..rows * columns).map(|at| tensor.get(at % rows * columns + at / rows));
-    Tensor::from_scalars(tensor.dtype(), [columns, rows], elements)
-}
-
-/// 2-8-8-1 with tanh.
-pub fn tiny() -> Sequential {
-    Sequential::new()
-        .then(Dense::new(8))
-        .then(Activation::Tanh)
-        .then(Dense::new(8))
-        .then(Activation::Tanh)
-        .then(Dense::new(1))
-}
-
-/// 784-512-512-10 with ReLU.
-pub fn mlp() -> Sequential {
-    Sequential::new()
-        .then(Dense::new(512).init(Initialiser::HeUniform))
-        .then(Activation::Relu)
-        .then(Dense::new(512).init(Initialiser::HeUniform))
-        .then(Activation::Relu)
-        .then(Dense::new(10))
-}
-
-/// Two convolutions with max pooling, then 500 and 10 dense; after Y. LeCun et al., "Gradient-based learning applied to document
-/// recognition", 1998, with ReLU and the widths that Caffe's example made usual.
-pub fn lenet() -> Sequential {
-    Sequential::new()
-        .then(Conv::d2(20, 5))
-        .then(Activation::Relu)
-        .then(Pool::max2(2))
-        .then(Conv::d2(50, 5))
-        .then(Activation::Relu)
-        .then(Pool::max2(2))
-        .then(Flatten)
-        .then(Dense::new(500).init(Initialiser::HeUniform))
-        .then(Activation::Relu)
-        .then(Dense::new(10))
-}
-
-/// 784-256-64-16 and back, with sigmoids but at the code.
-pub fn autoencoder() -> Sequential {
-    let mut net = Sequential::new();
-    for (place, units) in [256, 64, 16, 64, 256, 784].into_iter().enumerate() {
-        net = net.then(Dense::new(units));
-        if place != 2 {
-            net = net.then(Activation::Sigmoid);
-        }
-    }
-    net
 }

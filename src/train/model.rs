@@ -14,7 +14,7 @@ use crate::compile::{Executable, compile};
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
 use crate::formats::safetensors;
-use crate::nn::layers::{SummaryRow, summary};
+use crate::nn::layers::{summary, summary_table};
 use crate::nn::training::{EVALUATE, PREDICT, TRAIN_STEP, program};
 use crate::nn::{Layer, Sequential, Training};
 use crate::session::Session;
@@ -136,23 +136,13 @@ impl Model {
         &self.net
     }
 
-    /// The layers with their output types and numbers of parameters, as a table.
+    /// The layers with their output types, numbers of parameters, and millions of floating-point operations of prediction, as a table; below
+    /// it the share of those in contractions.
     ///
     /// # Errors
     /// None for a model that compiled.
     pub fn summary(&self) -> Result<String, Error> {
-        let rows = summary(&self.net, &self.input)?;
-        let total: usize = rows.iter().map(|row| row.parameters).sum();
-        let mut text = format!("{:<24} {:<28} {:>12}\n", "layer", "output", "parameters");
-        for SummaryRow {
-            layer,
-            output,
-            parameters,
-        } in &rows
-        {
-            text += &format!("{layer:<24} {:<28} {parameters:>12}\n", output.to_string());
-        }
-        Ok(text + &format!("{:<24} {:<28} {total:>12}\n", "total", ""))
+        Ok(summary_table(&summary(&self.net, &self.input)?))
     }
 
     /// Trains. The order of examples in epoch `e` depends on the seed and `e` alone; a last batch that is not full is left out.

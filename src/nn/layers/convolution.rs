@@ -72,6 +72,12 @@ impl Conv {
         self
     }
 
+    /// The same in this many channel groups: each sees its share of the input channels and gives its share of the filters.
+    #[must_use]
+    pub fn groups(self, groups: usize) -> Conv {
+        Conv { groups, ..self }
+    }
+
     /// The same without bias.
     #[must_use]
     pub fn without_bias(mut self) -> Conv {
@@ -154,6 +160,8 @@ pub struct Pool {
     pub stride: Vec<usize>,
     /// Padding on both sides.
     pub padding: Vec<usize>,
+    /// Whether a last window that only begins inside the padded input counts too. What hangs over is padding.
+    pub ceil: bool,
 }
 
 impl Pool {
@@ -164,6 +172,7 @@ impl Pool {
             size: size.to_vec(),
             stride: size.to_vec(),
             padding: vec![0; size.len()],
+            ceil: false,
         }
     }
 
@@ -190,6 +199,28 @@ impl Pool {
         self.padding.fill(padding);
         self
     }
+
+    /// The same with the number of windows rounded up.
+    #[must_use]
+    pub fn ceil(self) -> Pool {
+        Pool { ceil: true, ..self }
+    }
+
+    /// Padding after an axis of this extent.
+    fn padding_after(&self, axis: usize, extent: usize) -> usize {
+        let (size, stride, padding) = (self.size[axis], self.stride[axis], self.padding[axis]);
+        let room = (extent + 2 * padding).checked_sub(size);
+        match room {
+            Some(room) if self.ceil && stride > 0 => {
+                let last = room.div_ceil(stride) * stride;
+                // A window that began in the padding after the input would hold nothing.
+                let last = if last >= extent + padding { last - stride } else { last };
+                (last + size).saturating_sub(extent + padding)
+            }
+            // What does not fit is said by the op.
+            _ => padding,
+        }
+    }
 }
 
 impl Layer for Pool {
@@ -200,11 +231,17 @@ impl Layer for Pool {
 
     #[track_caller]
     fn build<'g>(&self, _: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+        if x.is_poison() {
+            return x;
+        }
+        let shape = x.shape();
+        let spatial = &shape[shape.len().saturating_sub(self.size.len())..];
+        let after = spatial.iter().enumerate();
         let window = Window {
             size: self.size.clone(),
             stride: self.stride.clone(),
             pad_low: self.padding.clone(),
-            pad_high: self.padding.clone(),
+            pad_high: after.map(|(axis, &extent)| self.padding_after(axis, extent)).collect(),
             dilation: vec![1; self.size.len()],
         };
         match self.of {
@@ -237,4 +274,60 @@ impl Layer for GlobalPool {
             PoolOf::Average => x.mean(spatial),
         }
     }
+}
+
+/// The mean of each of `size` shares of the spatial axes, whatever their extents: share `i` of an axis of extent `n` in `s` shares
+/// begins at `⌊i n / s⌋` and ends before `⌈(i + 1) n / s⌉`, so neighbours may overlap (PyTorch's rule).
+#[derive(Clone, Debug)]
+pub struct AdaptiveAveragePool {
+    /// The number of shares along each spatial axis.
+    pub size: Vec<usize>,
+}
+
+impl AdaptiveAveragePool {
+    /// As many shares along each spatial axis.
+    pub fn new(size: &[usize]) -> AdaptiveAveragePool {
+        AdaptiveAveragePool { size: size.to_vec() }
+    }
+}
+
+impl Layer for AdaptiveAveragePool {
+    fn describe(&self) -> String {
+        let size: Vec<String> = self.size.iter().map(usize::to_string).collect();
+        format!("AdaptiveAveragePool({})", size.join("×"))
+    }
+
+    #[track_caller]
+    fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+        if x.is_poison() {
+            return x;
+        }
+        let shape = x.shape();
+        if shape.len() != self.size.len() + 2 || shape.contains(&0) || self.size.contains(&0) {
+            return scope.builder().problem(format!(
+                "adaptive pool: {} takes [batch, channels, spatial…] with as many spatial axes, found {x}",
+                self.describe()
+            ));
+        }
+        (self.size.iter().zip(2..)).fold(x, |x, (&shares, axis)| shares_of(x, axis, shares))
+    }
+}
+
+/// The means of shares of an axis; see [`AdaptiveAveragePool`].
+fn shares_of(x: Val<'_>, axis: usize, shares: usize) -> Val<'_> {
+    let extent = x.shape()[axis];
+    if extent == shares {
+        return x;
+    }
+    if extent.is_multiple_of(shares) {
+        let mut split = x.shape();
+        split.splice(axis..=axis, [shares, extent / shares]);
+        return x.reshape(split).mean([axis + 1]);
+    }
+    let mean = |share: usize| {
+        let (start, end) = (share * extent / shares, ((share + 1) * extent).div_ceil(shares));
+        x.slice(axis, start, end).mean([axis])
+    };
+    let means: Vec<Val<'_>> = (0..shares).map(mean).collect();
+    Val::stack(&means, axis)
 }

@@ -2,6 +2,7 @@
 
 use netloom_ir::Tensor;
 use netloom_ir::builder::Val;
+use netloom_ir::ops::Window;
 
 use super::Layer;
 use crate::nn::init::Initialiser;
@@ -103,5 +104,51 @@ impl Layer for LayerNorm {
         let centred = x - x.mean([last]).reshape(kept.clone());
         let variance = (centred * centred).mean([last]).reshape(kept);
         centred / (variance + self.epsilon).sqrt() * weight + bias
+    }
+}
+
+/// Divides each element by a power of the squares around it in neighbouring channels: `x / (k + alpha / size · Σ x²)^beta`, the sum over
+/// `size` channels; A. Krizhevsky et al., "ImageNet classification with deep convolutional neural networks", NIPS 2012 (whose alpha is
+/// not divided by the size).
+#[derive(Clone, Copy, Debug)]
+pub struct LocalResponseNorm {
+    /// The number of channels in a neighbourhood: half of them before, and one fewer after if it is even.
+    pub size: usize,
+    /// The factor of the mean square.
+    pub alpha: f64,
+    /// The exponent.
+    pub beta: f64,
+    /// Added to the mean square.
+    pub k: f64,
+}
+
+impl Layer for LocalResponseNorm {
+    fn describe(&self) -> String {
+        format!("LocalResponseNorm({})", self.size)
+    }
+
+    #[track_caller]
+    fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+        if x.is_poison() {
+            return x;
+        }
+        if x.rank() < 2 || self.size == 0 {
+            return scope.builder().problem(format!(
+                "local response norm: takes [batch, channels, …] and a size of at least 1, found {x} and {}",
+                self.size
+            ));
+        }
+        // A window along the channels, axis 1 of all but the batch: 1 along the others.
+        let along = |channels: usize, others: usize| {
+            let mut sizes = vec![others; x.rank() - 1];
+            sizes[0] = channels;
+            sizes
+        };
+        let squares = (x * x).sum_pool(Window {
+            pad_low: along(self.size / 2, 0),
+            pad_high: along((self.size - 1) / 2, 0),
+            ..Window::sliding(along(self.size, 1))
+        });
+        x / (squares * (self.alpha / self.size as f64) + self.k).pow(self.beta)
     }
 }

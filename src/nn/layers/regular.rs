@@ -16,6 +16,8 @@ pub enum Activation {
     Sigmoid,
     /// `max(x, 0)`.
     Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
     /// `x` where positive, else this slope times `x`.
     LeakyRelu(f64),
     /// `x Φ(x)`, with the error function.
@@ -40,6 +42,7 @@ impl Layer for Activation {
             Activation::Tanh => x.tanh(),
             Activation::Sigmoid => x.sigmoid(),
             Activation::Relu => x.relu(),
+            Activation::Relu6 => x.relu6(),
             Activation::LeakyRelu(slope) => x.leaky_relu(slope),
             Activation::Gelu => x.gelu(),
             Activation::Silu => x.silu(),

@@ -1,0 +1,260 @@
+//! The networks of the zoo: sizes, and results against torchvision's on the same weights.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use netloom::formats::npz;
+use netloom::ir::{Builder, DType, Program, Tensor};
+use netloom::nn::layers::summary;
+use netloom::nn::scope::States;
+use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor};
+use netloom::nn::zoo::{self, NETS, Net, alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg};
+use netloom::nn::{Layer, Loss, Mode, Optimiser, Rate, Scope, Training, program};
+use netloom::{Cpu, Session, compile};
+
+/// Parameters and the shape of the scores of one example. The counts are torchvision's; of `alexnet_2012` and `googlenet_2014`, the
+/// papers' networks as Caffe has them.
+const SIZES: [(&str, usize, &[usize]); 18] = [
+    ("tiny", 105, &[1, 1]),
+    ("mlp", 669_706, &[1, 10]),
+    ("autoencoder", 437_664, &[1, 784]),
+    ("lenet", 431_080, &[1, 10]),
+    ("alexnet", 61_100_840, &[1, 1000]),
+    ("alexnet_2012", 60_965_224, &[1, 1000]),
+    ("vgg16", 138_357_544, &[1, 1000]),
+    ("vgg19", 143_667_240, &[1, 1000]),
+    ("resnet18", 11_689_512, &[1, 1000]),
+    ("resnet18_cifar", 11_173_962, &[1, 10]),
+    ("resnet34", 21_797_672, &[1, 1000]),
+    ("resnet50", 25_557_032, &[1, 1000]),
+    ("squeezenet", 1_235_496, &[1, 1000]),
+    ("squeezenet_1_0", 1_248_424, &[1, 1000]),
+    ("googlenet", 6_624_904, &[1, 1000]),
+    ("googlenet_2014", 6_998_552, &[1, 1000]),
+    ("mobilenet_v2", 3_504_872, &[1, 1000]),
+    ("densenet121", 7_978_856, &[1, 1000]),
+];
+
+#[test]
+fn parameters_and_shapes_are_the_papers() {
+    let names: Vec<&str> = NETS.iter().map(|net| net.name).collect();
+    assert_eq!(names, SIZES.map(|(name, ..)| name));
+    for (name, parameters, shape) in SIZES {
+        let net = zoo::find(name).unwrap();
+        let rows = summary(&(net.layers)(), &net.input(1)).unwrap();
+        assert_eq!(
+            rows.iter().map(|row| row.parameters).sum::<usize>(),
+            parameters,
+            "{name}"
+        );
+        assert_eq!(rows.last().unwrap().output.shape, shape, "{name}");
+    }
+}
+
+#[test]
+fn operations_of_the_convolutional_networks_are_the_known_ones() {
+    // Multiplications and additions of contractions as torchvision's table of weights has them (GFLOPS there counts a pair as one).
+    let known = [
+        ("alexnet", 0.71),
+        ("vgg16", 15.47),
+        ("resnet18", 1.81),
+        ("resnet50", 4.09),
+        ("squeezenet", 0.35),
+        ("googlenet", 1.5),
+        ("mobilenet_v2", 0.3),
+        ("densenet121", 2.83),
+    ];
+    for (name, giga) in known {
+        let net = zoo::find(name).unwrap();
+        let rows = summary(&(net.layers)(), &net.input(1)).unwrap();
+        let found = rows.iter().map(|row| row.flops.contractions).sum::<f64>() / 2e9;
+        assert!((found - giga).abs() < 0.0101, "{name}: {found} G, expected {giga}");
+    }
+}
+
+/// The states of a network, as an entry of that mode asks for them.
+fn states(net: &Net, mode: Mode) -> States {
+    let builder = Builder::new();
+    let states = Rc::new(RefCell::new(States::default()));
+    let scope = Scope::new(&builder, mode, Rc::clone(&states));
+    (net.layers)().build(&scope, builder.input("x", DType::F32, net.input(2).shape));
+    states.take()
+}
+
+/// The number of trained elements when a network is built for training.
+fn trained(name: &str) -> usize {
+    states(zoo::find(name).unwrap(), Mode::Training).parameter_count()
+}
+
+#[test]
+fn further_classifiers_are_there_in_training() {
+    assert_eq!(trained("googlenet"), 13_004_888);
+    assert_eq!(trained("googlenet_2014"), 13_378_280);
+    assert_eq!(trained("resnet18"), 11_689_512);
+}
+
+/// Numbers in [-1, 1), the same on every machine; `benches/peers/zoo_reference.py` has the same function.
+fn made_up(name: &str, shape: &[usize]) -> Vec<f32> {
+    let count: u64 = shape.iter().product::<usize>() as u64;
+    (0..count)
+        .map(|place| {
+            let mut at = place;
+            for byte in name.bytes() {
+                at = at.wrapping_add(u64::from(byte)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                at ^= at >> 29;
+            }
+            at = at.wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            ((at >> 40) as f64 / f64::from(1 << 23) - 1.0) as f32
+        })
+        .collect()
+}
+
+/// Made-up weights as PyTorch stores them, spread as `weights` of the script spreads them.
+fn weights(net: &Net) -> Vec<(String, Tensor)> {
+    let states = states(net, Mode::Inference);
+    let tensors = states.states().iter().map(|state| {
+        let name = &state.name;
+        let mut shape = state.ty.shape.clone();
+        if states.is_transposed_in_torch(name) {
+            shape.reverse();
+        }
+        let mut elements = made_up(name, &shape);
+        if shape.len() > 1 {
+            let spread = (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() as f32;
+            elements.iter_mut().for_each(|u| *u *= spread);
+        } else if name.ends_with("bias") || name.ends_with("mean") {
+            elements.iter_mut().for_each(|u| *u *= 0.1);
+        } else {
+            elements.iter_mut().for_each(|u| *u = 1.0 + *u * 0.5);
+        }
+        (name.clone(), Tensor::from_f32(shape, &elements))
+    });
+    zoo::from_torch(net, tensors.collect()).unwrap()
+}
+
+fn session(program: &Program, net: &Net) -> Session {
+    let mut session = Session::new(compile(program, &Cpu::native()).unwrap().into(), 1, 0).unwrap();
+    for (name, tensor) in weights(net) {
+        session.set_state(&name, &tensor).unwrap();
+    }
+    session
+}
+
+fn reference(name: &str) -> Tensor {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/zoo.npz");
+    let arrays = npz::load(&path).unwrap();
+    arrays.into_iter().find(|(known, _)| known == name).unwrap().1
+}
+
+/// The greatest difference, as a share of the greatest magnitude.
+#[track_caller]
+fn assert_near(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(found.shape(), expected.shape(), "{what}");
+    let greatest = |numbers: &mut dyn Iterator<Item = f64>| numbers.fold(0.0, |a: f64, b| if b <= a { a } else { b });
+    let pairs = found.scalars().zip(expected.scalars());
+    let error = greatest(&mut pairs.map(|(a, b)| (a.as_f64() - b.as_f64()).abs()));
+    let scale = greatest(&mut expected.scalars().map(|b| b.as_f64().abs()));
+    assert!(
+        error <= tolerance * scale,
+        "{what}: {:e} of the greatest magnitude",
+        error / scale
+    );
+}
+
+/// The networks of the script, for pictures of that many rows and columns.
+fn small(name: &str) -> Net {
+    let (layers, example): (fn() -> _, &[usize]) = match name {
+        "alexnet" => (|| alexnet::alexnet(32, 10), &[3, 96, 96]),
+        "alexnet_2012" => (|| alexnet::alexnet_2012(32, 10), &[3, 99, 99]),
+        "vgg" => (|| vgg::vgg(&[(1, 8), (2, 16)], 32, 10), &[3, 40, 40]),
+        "resnet_basic" => (|| resnet::resnet(resnet::Kind::Basic, [1, 2, 1, 1], 10), &[3, 50, 50]),
+        "resnet_bottleneck" => (
+            || resnet::resnet(resnet::Kind::Bottleneck, [1, 2, 1, 1], 10),
+            &[3, 50, 50],
+        ),
+        "squeezenet" => (|| squeezenet::squeezenet(10), &[3, 64, 64]),
+        "squeezenet_1_0" => (|| squeezenet::squeezenet_1_0(10), &[3, 64, 64]),
+        "googlenet" => (|| googlenet::googlenet(10), &[3, 64, 64]),
+        "googlenet_2014" => (|| googlenet::googlenet_2014(10), &[3, 64, 64]),
+        "mobilenet_v2" => (|| mobilenet::mobilenet_v2(10), &[3, 50, 50]),
+        "densenet" => (|| densenet::densenet(8, &[2, 3], 10), &[3, 50, 50]),
+        "train" => (
+            || resnet::resnet_small(resnet::Kind::Basic, [1, 1, 1, 1], 10),
+            &[3, 16, 16],
+        ),
+        _ => unreachable!("a name of the script"),
+    };
+    Net {
+        name: "small",
+        layers,
+        example,
+        ..*zoo::find("resnet18").unwrap()
+    }
+}
+
+/// Prediction as torchvision predicts, and the same when what depends on weights alone is computed beforehand.
+fn check(name: &str) {
+    let net = small(name);
+    let x = Tensor::from_f32(net.input(2).shape, &made_up("x", &net.input(2).shape));
+    let program = predictor(&(net.layers)(), &net.input(2)).unwrap();
+    let predict = |program: &Program| {
+        let results = session(program, &net).call(PREDICT, &[("x", &x)]).unwrap();
+        results[0].1.clone()
+    };
+    let plain = predict(&program);
+    assert_near(name, &plain, &reference(name), 1e-4);
+    let prepared = program.prepared();
+    // Up to 53 layers, each rounded differently by some 2^-23.
+    assert_near(name, &predict(&prepared), &plain, 3e-5);
+    assert_eq!(
+        prepared.entries.len() > 1,
+        prepared.states.iter().any(|state| state.name.contains("prepared"))
+    );
+}
+
+macro_rules! networks {
+    ($($name:ident)+) => {
+        $(#[test]
+        fn $name() {
+            check(stringify!($name));
+        })+
+    };
+}
+
+networks! {
+    alexnet alexnet_2012 vgg resnet_basic resnet_bottleneck squeezenet squeezenet_1_0 googlenet googlenet_2014 mobilenet_v2 densenet
+}
+
+#[test]
+fn a_residual_network_trains_as_pytorch_trains_it() {
+    let net = small("train");
+    let training = Training::new(
+        Loss::CategoricalCrossEntropy,
+        Optimiser::Momentum(0.9),
+        Rate::Constant(0.001),
+    );
+    let program = program(&(net.layers)(), &net.input(4), &net.target(4), &training).unwrap();
+    let mut session = session(&program.only(TRAIN_STEP), &net);
+    let x = Tensor::from_f32(net.input(4).shape, &made_up("x", &net.input(4).shape));
+    let y = Tensor::from_i64([4], &[3, 1, 4, 1]);
+    let losses: Vec<f32> = (0..3)
+        .map(|_| session.call(TRAIN_STEP, &[("x", &x), ("y", &y)]).unwrap()[0].1.to_f32()[0])
+        .collect();
+    assert_near(
+        "losses",
+        &Tensor::from_f32([3], &losses),
+        &reference("train.losses"),
+        1e-4,
+    );
+    for name in [
+        "bn1.running_mean",
+        "bn1.running_var",
+        "layer4.0.bn2.running_mean",
+        "layer4.0.bn2.running_var",
+        "fc.bias",
+    ] {
+        let expected = reference(&format!("train.{name}"));
+        assert_near(name, &session.state(name).unwrap(), &expected, 1e-4);
+    }
+}
