@@ -3,9 +3,9 @@
 //! Nodes are visited users first. Each is either *stored*, written to memory by one region, or *inlined* into every region that needs it.
 //! A region is asked for a node along known axes ([`Follow`]), and that decides:
 //!
-//! - Light nodes (maps, views, iota, random, gather) are inlined where that computes nothing twice, or only what is cheap.
+//! - Light nodes (maps, views, iota, random, gather, pools of small windows) are inlined where that computes nothing twice, or only what is cheap.
 //! - A fold is inlined as a row statistic: at a prefix of the parallel axes, where it is computed once a row.
-//! - A contraction (einsum, conv, pool) is inlined where its elements and the region's points are the same, so that what follows it
+//! - A contraction (einsum, conv, pool of a large window) is inlined where its elements and the region's points are the same, so that what follows it
 //!   rides on it as an epilogue; one a region, and with no fold.
 //! - What must be stored is written by a region that computes it at every point anyway, if one does and no cycle arises:
 //!   so Adam's three results, or a row's statistic, are further outputs of one kernel.
@@ -193,6 +193,10 @@ struct Demand {
     packed: Option<u32>,
     /// The weight, from the region's results to here, of what is computed more than once; in quarters.
     repeated: u32,
+    /// How often the code of the node stands in the region: a pool of a small window asks for each place apart.
+    copies: u32,
+    /// Whether a reshape on the way splits or joins axes, so that the node is not computed in its own order.
+    is_regrouped: bool,
 }
 
 /// A region being made.
@@ -255,7 +259,7 @@ impl<'a> Cut<'a> {
                 user_count[arg.at()] += 1;
             }
             rides[id.at()] = match &node.op {
-                Op::Einsum(_) | Op::Conv(_) | Op::Pool(_) => true,
+                op if is_contraction(op) => true,
                 Op::Map(_) | Op::View(View::Reshape(_) | View::Permute(_)) => node
                     .args
                     .iter()
@@ -346,6 +350,8 @@ impl<'a> Cut<'a> {
             steps: 1.0,
             packed: None,
             repeated: 0,
+            copies: 1,
+            is_regrouped: false,
         };
         self.inline(id, region, &[own]);
     }
@@ -367,9 +373,10 @@ impl<'a> Cut<'a> {
         let node = self.graph.node(id);
         let cost = self.cost(node);
         let many = regions_of(demands).len() > 1;
+        let copies = copies(region, demands);
         let draft = &mut self.drafts[region];
         draft.nodes.push(id);
-        draft.prims += cost.prims;
+        draft.prims += cost.prims * copies;
         draft.has_contraction |= is_contraction(&node.op);
         draft.has_fold |= matches!(node.op, Op::Fold(_));
         for demand in demands.iter().filter(|demand| demand.region == region) {
@@ -382,10 +389,13 @@ impl<'a> Cut<'a> {
                 }
                 let follows = through(self.graph, node, place, &demand.follows);
                 let packed = match &node.op {
-                    Op::Einsum(_) | Op::Conv(_) => Some(MOST_PACKED),
+                    Op::Einsum(_) => Some(MOST_PACKED),
+                    // Each element is read for many results, and zeros around are copied in from memory.
+                    Op::Conv(_) => Some(0),
                     _ => demand.packed.map(|left| left.saturating_sub(cost.weight)),
                 };
                 let steps = demand.steps * steps(self.graph, node);
+                let is_regrouped = demand.is_regrouped || regroups(self.graph, node);
                 self.ask(
                     arg,
                     Demand {
@@ -394,6 +404,8 @@ impl<'a> Cut<'a> {
                         steps,
                         packed,
                         repeated,
+                        copies: demand.copies.saturating_mul(places(node)),
+                        is_regrouped,
                     },
                 );
             }
@@ -411,6 +423,8 @@ impl<'a> Cut<'a> {
             Some(known) => {
                 known.repeated = known.repeated.max(demand.repeated);
                 known.steps = known.steps.max(demand.steps);
+                known.copies = known.copies.max(demand.copies);
+                known.is_regrouped |= demand.is_regrouped;
                 known.packed = match (known.packed, demand.packed) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -480,18 +494,10 @@ impl<'a> Cut<'a> {
             return Err(format!("it would be computed {times:.1} times"));
         }
         if self.rides[id.at()] && matches!(node.op, Op::Map(_)) && regions.len() > 1 {
-            // Repeating a little beats storing it where what it is made of is stored anyway.
             let whole = |arg: &&NodeId| self.graph.ty(**arg).count() == node.ty().count();
-            let mut read = node
-                .args
-                .iter()
-                .filter(whole)
-                .filter(|arg| !is_view(&self.graph.node(**arg).op));
-            let is_stored_anyway = match (read.next(), read.next()) {
-                (Some(arg), None) => self.user_count[arg.at()] > 1 && cost.weight <= 2,
-                _ => false,
-            };
-            if !is_stored_anyway {
+            let read = node.args.iter().filter(whole);
+            let reads_one = read.filter(|arg| !is_view(&self.graph.node(**arg).op)).count() == 1;
+            if !(reads_one && self.is_made_from_stored(id, node, cost)) {
                 return Err("it rides on the contraction before it".to_owned());
             }
         }
@@ -507,7 +513,8 @@ impl<'a> Cut<'a> {
     fn fits(&mut self, id: NodeId, node: &Node, region: usize, demands: &[Demand]) -> Result<(), String> {
         let cost = self.cost(node);
         let draft = &self.drafts[region];
-        if draft.prims + cost.prims > MOST_PRIMS || draft.nodes.len() >= MOST_NODES {
+        let prims = cost.prims.saturating_mul(copies(region, demands));
+        if draft.prims + prims > MOST_PRIMS || draft.nodes.len() >= MOST_NODES {
             return Err(format!("the kernel has {} primitives already", draft.prims));
         }
         let name = node.op.name();
@@ -548,14 +555,33 @@ impl<'a> Cut<'a> {
                 match &node.op {
                     Op::View(_) | Op::Iota(_) => {}
                     Op::Map(_) if self.rides[id.at()] => return Err("it rides on the contraction before it".to_owned()),
+                    Op::Map(_) if demand.is_regrouped => {
+                        return Err("an operand of a contraction is computed in its own order".to_owned());
+                    }
                     Op::Map(_) if cost.weight <= left => {}
                     _ => return Err("an operand of a contraction computes only what is cheap".to_owned()),
                 }
-            } else if self.rides[id.at()] && matches!(node.op, Op::Map(_)) && !self.is_bijection(id, demand) {
+            } else if self.rides[id.at()]
+                && matches!(node.op, Op::Map(_))
+                && !self.is_bijection(id, demand)
+                && !self.is_made_from_stored(id, node, cost)
+            {
                 return Err("it rides on the contraction before it".to_owned());
             }
         }
         Ok(())
+    }
+
+    /// Whether repeating a little beats storing it, as what it rides on has other users and is stored anyway.
+    fn is_made_from_stored(&self, id: NodeId, node: &Node, cost: Cost) -> bool {
+        let count = self.graph.ty(id).count();
+        let rides_on = |arg: &&NodeId| self.rides[arg.at()] && self.graph.ty(**arg).count() == count;
+        cost.weight <= 2
+            && node
+                .args
+                .iter()
+                .filter(rides_on)
+                .all(|arg| self.user_count[arg.at()] > 1)
     }
 
     /// Whether each element of the node is needed at exactly one point of the region's loops, and at each point one.
@@ -606,18 +632,24 @@ impl<'a> Cut<'a> {
 
     /// A region that reads what the node reads, loops over the same shape, and can compute and write it too.
     fn sibling(&mut self, id: NodeId, node: &Node, demanding: &[usize]) -> Option<usize> {
-        let Op::Map(_) = node.op else { return None };
+        let small_pool = |node: &Node| matches!(&node.op, Op::Pool(pool) if pool.is_small());
         // An epilogue has a better place.
-        if self.rides[id.at()] {
+        if !(matches!(node.op, Op::Map(_)) || small_pool(node)) || self.rides[id.at()] {
             return None;
         }
         let cost = self.cost(node);
         let count = node.ty().count();
+        let graph = self.graph;
         for &arg in &node.args {
-            if is_view(&self.graph.node(arg).op) || self.graph.ty(arg).count() != count || count <= 1 {
-                continue;
-            }
-            let Some(region) = self.last_reader[arg.at()] else {
+            let read = graph.node(arg);
+            let shared = match small_pool(node) {
+                true => arg,
+                false if is_view(&read.op) || graph.ty(arg).count() != count => continue,
+                // The greatest of a window and where it is are found by the same comparisons.
+                false if small_pool(read) => read.args[0],
+                false => arg,
+            };
+            let Some(region) = self.last_reader[shared.at()].filter(|_| count > 1) else {
                 continue;
             };
             let draft = &self.drafts[region];
@@ -691,7 +723,9 @@ impl<'a> Cut<'a> {
             Op::View(View::Reshape(_)) => Cost { prims: 1, weight: 0 },
             Op::View(_) => flat(0),
             Op::Iota(_) | Op::Fold(_) => flat(1),
-            Op::Einsum(_) | Op::Conv(_) | Op::Pool(_) => flat(4),
+            Op::Einsum(_) | Op::Conv(_) => flat(4),
+            Op::Pool(pool) if pool.is_small() => flat(5 * places(node)),
+            Op::Pool(_) => flat(4),
             Op::Gather(_) => flat(4),
             Op::Random(_) => flat(60),
             Op::Input(_) | Op::Const(_) | Op::Part(_) => flat(0),
@@ -753,6 +787,29 @@ fn regions_of(demands: &[Demand]) -> Vec<usize> {
     regions
 }
 
+/// How often the code of a node stands in a region that asks for it so.
+fn copies(region: usize, demands: &[Demand]) -> u32 {
+    let here = demands.iter().filter(|demand| demand.region == region);
+    here.map(|demand| demand.copies).max().unwrap_or(1)
+}
+
+/// The number of places at which a node asks for its operand, each with code of its own.
+fn places(node: &Node) -> u32 {
+    match &node.op {
+        Op::Pool(pool) if pool.is_small() => pool.window.size.iter().product::<usize>() as u32,
+        _ => 1,
+    }
+}
+
+/// Whether a node is a reshape that splits or joins axes.
+fn regroups(graph: &Graph, node: &Node) -> bool {
+    let Op::View(View::Reshape(shape)) = &node.op else {
+        return false;
+    };
+    let axes: Vec<Follow> = (0..shape.len() as u32).map(Follow::Axis).collect();
+    reshaped(shape, &axes, &graph.ty(node.args[0]).shape).contains(&Follow::Other)
+}
+
 fn is_leaf(op: &Op) -> bool {
     matches!(op, Op::Input(_) | Op::Const(_))
 }
@@ -762,7 +819,11 @@ fn is_view(op: &Op) -> bool {
 }
 
 fn is_contraction(op: &Op) -> bool {
-    matches!(op, Op::Einsum(_) | Op::Conv(_) | Op::Pool(_))
+    match op {
+        Op::Einsum(_) | Op::Conv(_) => true,
+        Op::Pool(pool) => !pool.is_small(),
+        _ => false,
+    }
 }
 
 /// Whether these are the outermost axes in order.

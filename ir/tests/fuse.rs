@@ -215,6 +215,27 @@ fn conv_relu_pool() -> Graph {
     b.finish([("y", y.reshape([2, 64]))]).unwrap()
 }
 
+/// A convolution's gradient that goes back through a max pool.
+fn pool_step(window: Window) -> Graph {
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [2, 3, 8, 8]);
+    let w = b.input("w", DType::F32, [4, 3, 3, 3]);
+    let unit = Conv {
+        stride: vec![1, 1],
+        pad_low: vec![0, 0],
+        pad_high: vec![0, 0],
+        input_dilation: vec![1, 1],
+        kernel_dilation: vec![1, 1],
+        groups: 1,
+    };
+    let y = relu(b.push(Op::Conv(unit), &[x, w])).max_pool(window);
+    let v = b.input("v", DType::F32, [y.ty().count() / 2, 5]);
+    let z = einsum("mk,kn->mn", y.reshape([2, y.ty().count() / 2]), v);
+    let loss = fold(z.reshape([10]), Combine::Sum, 0);
+    let grad = autodiff::grad(loss, &[w])[0];
+    b.finish([("loss", loss), ("grad", grad)]).unwrap()
+}
+
 fn adam() -> Graph {
     let b = Builder::new();
     let f32 = |name, shape: &[usize]| b.input(name, DType::F32, shape);
@@ -259,6 +280,15 @@ fn known_graphs_are_cut_as_before() {
         ("softmax", softmax_rows()),
         ("layer_norm", layer_norm()),
         ("conv_relu_pool", conv_relu_pool()),
+        ("pool_tiling", pool_step(Window::tiling([2, 2]))),
+        (
+            "pool_overlapping",
+            pool_step(Window {
+                stride: vec![2, 2],
+                pad_low: vec![1, 1],
+                ..Window::sliding([3, 3])
+            }),
+        ),
         ("adam", adam()),
         ("other_forms", other_forms()),
     ];

@@ -60,8 +60,8 @@ pub enum Sink {
 
 /// The function's bytes, or what in the body this level has no code for (the caller then uses CLIF).
 ///
-/// There is code for values of at most 32 bits; for accumulators (up to 6 with AVX2, 28 with AVX-512) and gathers of `F32`, `I32` and
-/// `U32`; not for integer division, nor, with AVX2, for masked loads of narrow types.
+/// There is code for values of at most 32 bits; for accumulators (up to 6 with AVX2, 28 with AVX-512) of `F32`, `I32` and `U32`, and for
+/// gathers of these and of single bytes; not for integer division, nor, with AVX2, for masked loads of narrow types.
 pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
     let program = lower::lower(body, level)?;
     Ok(registers::assign(&program, level).expect("instructions of a body encode"))
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn masked_loads_and_gathers_touch_only_what_holds() {
-        for dtype in [DType::F32, DType::I32, DType::U32] {
+        for dtype in [DType::F32, DType::I32, DType::U32, DType::U8, DType::I8, DType::Bool] {
             let mut build = Build::default();
             let mask = build.load(DType::Bool);
             let lane = build.value(Value::Lane);
@@ -486,12 +486,12 @@ mod tests {
             let far = build.value(Value::Const(DType::I32, 0x7fff_0000));
             let wild = build.prim(Prim::Select, DType::I32, &[mask, offset, far]);
             let slot = build.slot(Some(dtype));
-            let values = [
-                Value::MaskedLoad(dtype, slot, mask),
+            let load = (dtype.size_bytes() == 4).then_some(Value::MaskedLoad(dtype, slot, mask));
+            let gathers = [
                 Value::Gather(dtype, slot, offset),
                 Value::MaskedGather(dtype, slot, wild, mask),
             ];
-            for value in values {
+            for value in load.into_iter().chain(gathers) {
                 let id = build.value(value);
                 build.store(id);
             }

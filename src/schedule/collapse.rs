@@ -1,4 +1,4 @@
-//! Adjacent axes that every access walks as one become one.
+//! Adjacent axes that every access walks as one become one; so do axes too short for vector lanes.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,12 @@ use netloom_ir::kernel::{AxisId, Expr, ExprId, Prim};
 
 use super::draft::{Draft, Task};
 
+/// A loop over fewer lanes than this takes in the loop around it: setting up vector lanes costs more than dividing a flat index. A guess.
+const SHORT: usize = 16;
+
 /// The same tasks with as few axes as their accesses allow, so that an elementwise kernel is one flat loop.
 pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
-    while let Some((outer, inner)) = candidate(draft, &tasks) {
+    while let Some((outer, inner)) = candidate(draft, &tasks).or_else(|| short(draft, &tasks)) {
         let factor = draft.extent(inner);
         let joint = draft.axis("flat", draft.extent(outer) * factor);
         let value = draft.source.axis(joint);
@@ -73,6 +76,18 @@ fn rewrite(
         known.insert(id, new);
     }
     roots.iter().map(|id| known[id]).collect()
+}
+
+/// The two innermost axes of tasks without folds, if the inner one is short.
+fn short(draft: &Draft, tasks: &[Task]) -> Option<(AxisId, AxisId)> {
+    let over = &tasks.first()?.over;
+    let &[.., outer, inner] = over.as_slice() else {
+        return None;
+    };
+    let roots: Vec<ExprId> = tasks.iter().map(|task| task.value).collect();
+    let is_worth = draft.extent(inner) < SHORT && draft.extent(outer) > 1;
+    (is_worth && tasks.iter().all(|task| task.over == *over) && draft.folds(&roots).is_empty())
+        .then_some((outer, inner))
 }
 
 /// Two axes that are neighbours wherever one of them is, and that every access walks as one.

@@ -304,6 +304,11 @@ impl<'a> KernelCx<'a> {
         self.lowering.exprs.borrow_mut().fold(with, over, value)
     }
 
+    /// `state` with one more `value`.
+    pub fn combine(&self, with: Combine, state: X<'a>, value: X<'a>) -> X<'a> {
+        self.x(with.apply(&mut self.lowering.exprs.borrow_mut(), state.id(), value.id()))
+    }
+
     /// The value of a fold axis.
     pub fn axis(&self, axis: AxisId) -> X<'a> {
         self.x(self.lowering.exprs.borrow_mut().axis(axis))

@@ -8,7 +8,7 @@ use crate::builder::Val;
 use crate::dtype::{DType, Scalar};
 use crate::kernel::build::{KernelCx, X};
 use crate::kernel::{AxisId, Combine, ExprId};
-use crate::ops::map::compare;
+use crate::ops::map::{arith, compare};
 use crate::ops::{Attr, Attrs, Fold, Op, Rules, View};
 use crate::tensor::{Shape, Tensor, Type, unravel};
 
@@ -79,6 +79,20 @@ fn parse_window(attrs: &Attrs) -> Result<Window, String> {
 }
 
 impl Window {
+    /// Whether windows lie side by side, without padding: no element is in two.
+    fn is_tiling(&self) -> bool {
+        let is_zero = |values: &[usize]| values.iter().all(|&value| value == 0);
+        self.stride == self.size
+            && is_zero(&self.pad_low)
+            && is_zero(&self.pad_high)
+            && self.dilation.iter().all(|&dilation| dilation == 1)
+    }
+
+    /// The number of places.
+    fn places(&self) -> usize {
+        self.size.iter().product()
+    }
+
     /// Windows side by side: the stride is the size.
     pub fn tiling(size: impl Into<Vec<usize>>) -> Window {
         let size = size.into();
@@ -269,16 +283,19 @@ impl Rules for Pool {
 
     fn kernel(&self, cx: &mut KernelCx<'_>) -> Option<ExprId> {
         let dtype = cx.out_type().dtype;
+        if self.is_small() {
+            return Some(self.kernel_small(cx).cast(dtype).id());
+        }
         let value = match self.kind {
             PoolKind::Sum => {
-                let (taps, tap) = self.tap(cx);
+                let (taps, tap) = self.any_tap(cx);
                 let sum = cx.fold(Combine::Sum, taps, tap.value.id());
                 cx.x(sum)
             }
             PoolKind::Max => self.kernel_max(cx),
             PoolKind::ArgMax => {
                 let greatest = self.kernel_max(cx);
-                let (taps, tap) = self.tap(cx);
+                let (taps, tap) = self.any_tap(cx);
                 let equal = tap.value.eq(greatest);
                 let is_greatest = if tap.value.dtype().is_float() {
                     equal.or(tap.value.is_nan())
@@ -308,11 +325,19 @@ struct Tap<'a> {
     on_element: Option<X<'a>>,
 }
 
+/// The most places of a window whose taps stand one by one in the kernel; of larger ones they are a loop.
+const MOST_UNROLLED: usize = 9;
+
 impl Pool {
-    /// The gradient of a maximum: each tap hands the seeds of those windows that it won back to the elements it covers.
+    /// Whether the taps of a window stand one by one in the kernel, as do the operands of an elementwise function.
+    pub(crate) fn is_small(&self) -> bool {
+        self.window.places() <= MOST_UNROLLED
+    }
+
+    /// The gradient of a maximum: the seed of each window goes to the element that won it.
     fn grad_max<'g>(&self, vjp: &Vjp<'_, 'g>, shape: &[usize]) -> Val<'g> {
         let window = &self.window;
-        let places: usize = window.size.iter().product();
+        let places = window.places();
         if places > 256 {
             return vjp.to.problem(format!(
                 "max_pool: a window of {places} places has no gradient, the most is 256; pool in two steps"
@@ -324,6 +349,10 @@ impl Pool {
         };
         let winner = vjp.to.push(Op::Pool(argmax), &[vjp.args[0]]);
         let first = shape.len() - window.rank();
+        if window.is_tiling() {
+            return self.grad_max_tiling(vjp.seed, winner, shape);
+        }
+        // Each tap hands the seeds of the windows that it won back to the elements it covers.
         let shares = (0..places).filter_map(|place| {
             let tap = unravel(&window.size, place);
             let won = Val::map(&compare::EQ, &[winner, winner.lit(place as f64)]);
@@ -336,6 +365,35 @@ impl Pool {
         shares
             .reduce(|sum, share| sum + share)
             .unwrap_or_else(|| vjp.to.full(vjp.seed.dtype(), shape, 0.0))
+    }
+
+    /// Where windows tile the input, each element compares its place in its window with the winner's.
+    fn grad_max_tiling<'g>(&self, seed: Val<'g>, winner: Val<'g>, shape: &[usize]) -> Val<'g> {
+        let (size, counts) = (&self.window.size, seed.shape());
+        let (outer, windows) = counts.split_at(shape.len() - size.len());
+        // A window axis and, after it, the axis of its taps.
+        let apart = |outer: &[usize], windows: &[usize], taps: &[usize]| -> Vec<usize> {
+            let spatial = windows.iter().zip(taps).flat_map(|(&window, &tap)| [window, tap]);
+            outer.iter().copied().chain(spatial).collect()
+        };
+        let ones = vec![1; size.len()];
+        let each = apart(outer, windows, size);
+        let covered = windows.iter().zip(size).map(|(windows, size)| windows * size);
+        let covered: Vec<usize> = outer.iter().copied().chain(covered).collect();
+        let spread =
+            |value: Val<'g>, shape: Vec<usize>| value.reshape(shape).broadcast(each.clone()).reshape(covered.clone());
+        let place = seed.builder().iota(DType::U8, [self.window.places()], 0);
+        let place = spread(place, apart(&[], &ones, size));
+        let [winner, seed] = [winner, seed].map(|value| spread(value, apart(outer, windows, &ones)));
+        let won = Val::map(&compare::EQ, &[winner, place]);
+        let share = Val::map(&compare::SELECT, &[won, seed, seed.lit(0.0)]);
+        // What is left of an axis that windows do not fill is in none.
+        let rest: Vec<usize> = covered
+            .iter()
+            .zip(shape)
+            .map(|(covered, extent)| extent - covered)
+            .collect();
+        share.pad(vec![0; shape.len()], rest, 0.0)
     }
 
     /// The gradient of a sum, one axis after the other, as each axis is summed by itself.
@@ -390,29 +448,83 @@ impl Pool {
         Some(if padded { to.push(Op::View(pad), &[seed]) } else { seed })
     }
 
-    fn kernel_max<'a>(&self, cx: &mut KernelCx<'a>) -> X<'a> {
-        let (taps, tap) = self.tap(cx);
+    /// The taps one after the other. `max_pool` and `argmax_pool` of one operand make the same comparisons, so in one kernel they share
+    /// them.
+    fn kernel_small<'a>(&self, cx: &mut KernelCx<'a>) -> X<'a> {
+        let places = self.window.places();
+        let mut taps = (0..places).map(|place| {
+            let at: Vec<X<'a>> = unravel(&self.window.size, place)
+                .into_iter()
+                .map(|at| cx.int(at as i64))
+                .collect();
+            self.tap(cx, &at)
+        });
+        let first = taps.next().expect("a window has a place");
+        let rest: Vec<Tap<'a>> = taps.collect();
+        let place = |place: usize| cx.int(place as i64).cast(DType::I32);
+        if self.kind == PoolKind::Sum {
+            return rest.into_iter().fold(first.value, |sum, tap| sum + tap.value);
+        }
+        let mut best = self.or_least(cx, &first);
+        let mut winner = place(0);
+        let mut is_found = first.on_element;
+        for (tap, number) in rest.into_iter().zip(1..) {
+            let value = self.or_least(cx, &tap);
+            let greater = cx.combine(Combine::Max, best, value);
+            if self.kind == PoolKind::ArgMax {
+                let is_greater = match value.dtype().is_float() {
+                    true => value.le(best).not().and(best.eq(best)),
+                    false => best.lt(value),
+                };
+                // What is least of all still wins against padding.
+                let wins = is_found.map_or(is_greater, |is_found| is_greater.or(is_found.not()));
+                let wins = tap.on_element.map_or(wins, |on_element| on_element.and(wins));
+                winner = wins.select(place(number), winner);
+                is_found = is_found.zip(tap.on_element).map(|(found, here)| found.or(here));
+            }
+            best = greater;
+        }
+        match self.kind {
+            PoolKind::ArgMax => winner,
+            _ => best,
+        }
+    }
+
+    /// The value under a tap; over padding what no element is less than.
+    fn or_least<'a>(&self, cx: &KernelCx<'a>, tap: &Tap<'a>) -> X<'a> {
         let dtype = tap.value.dtype();
-        let value = match tap.on_element {
+        match tap.on_element {
             Some(on_element) => on_element.select(tap.value, cx.constant(dtype, Combine::Max.identity(dtype))),
             None => tap.value,
-        };
+        }
+    }
+
+    fn kernel_max<'a>(&self, cx: &mut KernelCx<'a>) -> X<'a> {
+        let (taps, tap) = self.any_tap(cx);
+        let value = self.or_least(cx, &tap);
         let greatest = cx.fold(Combine::Max, taps, value.id());
         cx.x(greatest)
     }
 
-    /// A tap of the window at the kernel's index, with new axes that range over the taps.
-    fn tap<'a>(&self, cx: &mut KernelCx<'a>) -> (Vec<AxisId>, Tap<'a>) {
+    /// Any tap of the window at the kernel's index, with new axes that range over the taps.
+    fn any_tap<'a>(&self, cx: &mut KernelCx<'a>) -> (Vec<AxisId>, Tap<'a>) {
+        let taps: Vec<AxisId> = self.window.size.iter().map(|&extent| cx.fold_axis(extent)).collect();
+        let at: Vec<X<'a>> = taps.iter().map(|&tap| cx.axis(tap)).collect();
+        let tap = self.tap(cx, &at);
+        (taps, tap)
+    }
+
+    /// The tap of the window at the kernel's index that is at this place in the window.
+    fn tap<'a>(&self, cx: &mut KernelCx<'a>, at: &[X<'a>]) -> Tap<'a> {
         let window = &self.window;
         let (input, out_shape) = (cx.arg_type(0).clone(), cx.out_type().shape.clone());
         let first = input.rank() - window.rank();
-        let taps: Vec<AxisId> = window.size.iter().map(|&extent| cx.fold_axis(extent)).collect();
         let mut index = cx.index().to_vec();
         let mut number = cx.int(0);
         let mut on_element: Option<X<'a>> = None;
         for axis in 0..window.rank() {
             let (size, windows) = (input.shape[first + axis], out_shape[first + axis]);
-            let tap = cx.axis(taps[axis]);
+            let tap = at[axis];
             let start = cx.x(index[first + axis]) * cx.int(window.stride[axis] as i64);
             let place = start + tap * cx.int(window.dilation[axis] as i64) - cx.int(window.pad_low[axis] as i64);
             number = number * cx.int(window.size[axis] as i64) + tap;
@@ -424,7 +536,10 @@ impl Pool {
             if window.place(axis, last, window.size[axis] - 1) >= size as i64 {
                 needs.push(place.lt(cx.int(size as i64)));
             }
-            for need in needs {
+            for need in needs
+                .into_iter()
+                .filter(|need| need.as_const() != Some(Scalar::Bool(true)))
+            {
                 on_element = Some(on_element.map_or(need, |others| others.and(need)));
             }
             index[first + axis] = place.id();
@@ -434,15 +549,11 @@ impl Pool {
         } else {
             cx.arg(0, index)
         };
-        let value = widened(cx.x(loaded));
-        (
-            taps,
-            Tap {
-                number,
-                value,
-                on_element,
-            },
-        )
+        Tap {
+            number,
+            value: widened(cx.x(loaded)),
+            on_element,
+        }
     }
 }
 
@@ -460,7 +571,28 @@ impl<'g> Val<'g> {
     /// The greatest element of each window along the last axes.
     #[track_caller]
     pub fn max_pool(self, window: Window) -> Val<'g> {
-        self.pool(PoolKind::Max, window)
+        // What is at least a number somewhere in the window is so at the greatest element, and there are fewer windows than elements.
+        match self.at_least().filter(|_| window.stride.iter().product::<usize>() > 1) {
+            Some((x, least)) => x.max_pool(window).max(least),
+            None => self.pool(PoolKind::Max, window),
+        }
+    }
+
+    /// `x` and `c`, if this is `max(x, c)` with a constant scalar.
+    fn at_least(self) -> Option<(Val<'g>, Val<'g>)> {
+        if self.is_poison() {
+            return None;
+        }
+        let to = self.builder();
+        let node = to.node(self.id());
+        let is_max = matches!(&node.op, Op::Map(map) if std::ptr::eq(map.0, &arith::MAX));
+        let &[x, least] = node.args.as_slice() else { return None };
+        let least = match to.node(least) {
+            of if matches!(of.op, Op::View(View::Broadcast(_))) => of.args[0],
+            _ => least,
+        };
+        let is_number = matches!(&to.node(least).op, Op::Const(tensor) if tensor.shape().is_empty());
+        (is_max && is_number).then(|| (to.val(x), to.val(least)))
     }
 
     /// The sum of each window along the last axes; padding counts zero.

@@ -83,9 +83,9 @@ pub enum Do {
     Store(Code, Option<u32>, Stream),
     /// Writes what the tail has of a vector of narrow elements, byte by byte.
     StorePart(Code, Option<u32>, Stream),
-    /// Reads 32-bit elements at offsets, the first operand, from the address in a slot, where the mask, the second operand, holds;
-    /// it destroys the mask.
-    Gather(usize),
+    /// Reads 32 bits at offsets, the first operand, from the address in a slot, where the mask, the second operand, holds;
+    /// it destroys the mask. The offsets count so many bytes.
+    Gather(usize, u32),
 }
 
 /// One instruction on virtual registers.
@@ -444,7 +444,7 @@ impl Lowering<'_> {
     }
 
     fn gather(&mut self, dtype: DType, slot: usize, offset: Virtual, mask: Option<Virtual>) -> Result<Virtual, String> {
-        if !matches!(dtype, DType::F32 | DType::I32 | DType::U32) {
+        if !matches!(dtype.size_bytes(), 1 | 4) {
             return Err(format!("a gather of {dtype}"));
         }
         let mask = match self.within_tail(mask) {
@@ -452,7 +452,26 @@ impl Lowering<'_> {
             Some(mask) => self.and(mask, mask),
             None => self.mask(Do::Ones, &[]),
         };
-        Ok(self.vector(Do::Gather(slot), &[offset, mask]))
+        if dtype.size_bytes() == 4 {
+            return Ok(self.vector(Do::Gather(slot, 4), &[offset, mask]));
+        }
+        // A byte comes out of the aligned 32 bits around it, which are in memory where it is: a page is aligned too.
+        let (address, three) = (self.scalar(DType::U32, slot)?, self.constant(3));
+        let low = self.and_bits(address, three);
+        let place = self.add_int(offset, low);
+        let within = self.and_bits(place, three);
+        let ahead = self.add_int(within, low);
+        let start = self.prim(Prim::Sub, DType::I32, DType::I32, &[place, ahead])?;
+        let word = self.vector(Do::Gather(slot, 1), &[start, mask]);
+        let shift = self.shift_left(within, 3);
+        let shifted = self.prim(Prim::Shr, DType::U32, DType::U32, &[word, shift])?;
+        Ok(match dtype {
+            DType::Bool => {
+                let byte = self.wrapped(DType::U8, shifted);
+                self.is_nonzero(DType::I32, byte)
+            }
+            _ => self.wrapped(dtype, shifted),
+        })
     }
 
     fn sink(&mut self, at: usize, states: &[Virtual]) -> Result<(), String> {

@@ -128,7 +128,7 @@ impl<'p> Assigner<'p> {
         for step in &program.block {
             let slot = match step.what {
                 Do::Load(_, stream) | Do::Store(_, _, stream) => stream.slot,
-                Do::Gather(slot) => slot,
+                Do::Gather(slot, _) => slot,
                 _ => continue,
             };
             if !pointers.contains(&slot) && pointers.len() < POINTERS.len() {
@@ -341,7 +341,7 @@ impl<'p> Assigner<'p> {
                 }
             }
             // A gather writes its result while it reads its operands; an FMA writes over one of them.
-            let apart = matches!(step.what, Do::Gather(_));
+            let apart = matches!(step.what, Do::Gather(..));
             if !apart {
                 self.release(&step.from, &uses);
             }
@@ -619,10 +619,10 @@ impl<'p> Assigner<'p> {
                 })?;
                 self.part(stream, false)
             }
-            Do::Gather(slot) => {
+            Do::Gather(slot, scale) => {
                 let base = self.pointer(slot)?;
                 let (offset, mask) = (self.whole(from[0]), self.whole(from[1]));
-                let source = MemoryOperand::new(base, offset, 4, 0, 0, false, Register::None);
+                let source = MemoryOperand::new(base, offset, scale, 0, 0, false, Register::None);
                 let zero = if wide {
                     Code::EVEX_Vpxord_zmm_k1z_zmm_zmmm512b32
                 } else {

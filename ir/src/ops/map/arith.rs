@@ -252,8 +252,8 @@ pub static MAX: MapDef = MapDef {
         _ => Scalar::Int(x[0].as_i128().max(x[1].as_i128())),
     },
     body: |x| choose(Prim::Max, x[0], x[1]),
-    // A tie is b's, so that max(a, 0) is flat at 0.
-    grad: |v| share(v, v.args[0].gt(v.args[1])),
+    // A tie is b's, so that max(a, 0) is flat at 0. The result is greater than b where a is, and a need not be kept for that.
+    grad: |v| share(v, v.out.gt(v.args[1])),
     laws: &[Law::RightIdentity(f64::NEG_INFINITY)],
     domain: &[(-10.0, 10.0), (-10.0, 10.0)],
     ulps: 0,
@@ -270,7 +270,7 @@ pub static MIN: MapDef = MapDef {
         _ => Scalar::Int(x[0].as_i128().min(x[1].as_i128())),
     },
     body: |x| choose(Prim::Min, x[0], x[1]),
-    grad: |v| share(v, v.args[0].lt(v.args[1])),
+    grad: |v| share(v, v.out.lt(v.args[1])),
     laws: &[Law::RightIdentity(f64::INFINITY)],
     domain: &[(-10.0, 10.0), (-10.0, 10.0)],
     ulps: 0,
