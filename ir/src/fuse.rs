@@ -221,8 +221,10 @@ struct Cut<'a> {
     graph: &'a Graph,
     is_output: Vec<bool>,
     user_count: Vec<u32>,
-    /// Whether a node can ride on a contraction as its epilogue.
+    /// Whether a node can ride on a contraction as its epilogue: on the newest one that it needs, with nothing needed that is newer.
     rides: Vec<bool>,
+    /// The last of the nodes that a node needs, itself included, which are not computed element by element.
+    newest: Vec<Option<NodeId>>,
     drafts: Vec<Draft>,
     /// For each node not yet visited, who needs it.
     demands: Vec<Vec<Demand>>,
@@ -254,24 +256,41 @@ impl<'a> Cut<'a> {
         }
         let mut user_count = vec![0; graph.len()];
         let mut rides = vec![false; graph.len()];
+        let mut newest: Vec<Option<NodeId>> = vec![None; graph.len()];
         for (id, node) in graph.nodes() {
             for arg in &node.args {
                 user_count[arg.at()] += 1;
             }
-            rides[id.at()] = match &node.op {
-                op if is_contraction(op) => true,
-                Op::Map(_) | Op::View(View::Reshape(_) | View::Permute(_)) => node
-                    .args
-                    .iter()
-                    .any(|arg| rides[arg.at()] && graph.ty(*arg).count() == node.ty().count()),
-                _ => false,
+            let same_count = |arg: &&NodeId| graph.ty(**arg).count() == node.ty().count();
+            let riding = node.args.iter().filter(|arg| rides[arg.at()]);
+            let under = match &node.op {
+                Op::Map(_) | Op::View(View::Reshape(_) | View::Permute(_)) => {
+                    riding.clone().filter(same_count).map(|arg| newest[arg.at()]).max()
+                }
+                _ => None,
             };
+            let before = node.args.iter().map(|arg| newest[arg.at()]).max().flatten();
+            let is_light = matches!(
+                node.op,
+                Op::Input(_) | Op::Const(_) | Op::Iota(_) | Op::Random(_) | Op::Map(_) | Op::View(_)
+            );
+            let at = id.at();
+            if is_contraction(&node.op) {
+                (rides[at], newest[at]) = (true, Some(id));
+            } else if let Some(contraction) = under.filter(|&contraction| contraction == before) {
+                (rides[at], newest[at]) = (true, contraction);
+            } else if is_light && riding.count() == 0 {
+                newest[at] = before;
+            } else {
+                newest[at] = Some(id);
+            }
         }
         Cut {
             graph,
             is_output,
             user_count,
             rides,
+            newest,
             drafts: Vec::new(),
             demands: vec![Vec::new(); graph.len()],
             needed_in_memory: vec![Vec::new(); graph.len()],
@@ -493,12 +512,15 @@ impl<'a> Cut<'a> {
         if times > 1.25 && cost.weight > CHEAP {
             return Err(format!("it would be computed {times:.1} times"));
         }
-        if self.rides[id.at()] && matches!(node.op, Op::Map(_)) && regions.len() > 1 {
+        if self.newest[id.at()].is_some() && matches!(node.op, Op::Map(_)) && regions.len() > 1 {
             let whole = |arg: &&NodeId| self.graph.ty(**arg).count() == node.ty().count();
             let read = node.args.iter().filter(whole);
             let reads_one = read.filter(|arg| !is_view(&self.graph.node(**arg).op)).count() == 1;
             if !(reads_one && self.is_made_from_stored(id, node, cost)) {
-                return Err("it rides on the contraction before it".to_owned());
+                return Err(match self.rides[id.at()] {
+                    true => "it rides on the contraction before it".to_owned(),
+                    false => format!("{} regions need it, and it comes after a fold", regions.len()),
+                });
             }
         }
         let most = demands.iter().map(|demand| demand.repeated).max().unwrap_or(0);
@@ -572,15 +594,15 @@ impl<'a> Cut<'a> {
         Ok(())
     }
 
-    /// Whether repeating a little beats storing it, as what it rides on has other users and is stored anyway.
+    /// Whether repeating a little beats storing it, as what it is made from has other users and is stored anyway.
     fn is_made_from_stored(&self, id: NodeId, node: &Node, cost: Cost) -> bool {
         let count = self.graph.ty(id).count();
-        let rides_on = |arg: &&NodeId| self.rides[arg.at()] && self.graph.ty(**arg).count() == count;
+        let computed = |arg: &&NodeId| self.newest[arg.at()].is_some() && self.graph.ty(**arg).count() == count;
         cost.weight <= 2
             && node
                 .args
                 .iter()
-                .filter(rides_on)
+                .filter(computed)
                 .all(|arg| self.user_count[arg.at()] > 1)
     }
 
@@ -632,31 +654,38 @@ impl<'a> Cut<'a> {
 
     /// A region that reads what the node reads, loops over the same shape, and can compute and write it too.
     fn sibling(&mut self, id: NodeId, node: &Node, demanding: &[usize]) -> Option<usize> {
-        let small_pool = |node: &Node| matches!(&node.op, Op::Pool(pool) if pool.is_small());
-        // An epilogue has a better place.
-        if !(matches!(node.op, Op::Map(_)) || small_pool(node)) || self.rides[id.at()] {
-            return None;
-        }
-        let cost = self.cost(node);
-        let count = node.ty().count();
         let graph = self.graph;
-        for &arg in &node.args {
-            let read = graph.node(arg);
-            let shared = match small_pool(node) {
-                true => arg,
-                false if is_view(&read.op) || graph.ty(arg).count() != count => continue,
-                // The greatest of a window and where it is are found by the same comparisons.
-                false if small_pool(read) => read.args[0],
-                false => arg,
-            };
-            let Some(region) = self.last_reader[shared.at()].filter(|_| count > 1) else {
+        let shape = match &node.op {
+            // An epilogue has a better place.
+            Op::Map(_) if self.rides[id.at()] => return None,
+            Op::Map(_) => &node.ty().shape,
+            Op::Pool(pool) if pool.is_small() => &node.ty().shape,
+            // A statistic of rows joins those that fold the same rows.
+            Op::Fold(fold) => {
+                let operand = &graph.ty(node.args[0]).shape;
+                let is_row = fold
+                    .axes
+                    .iter()
+                    .copied()
+                    .eq(operand.len() - fold.axes.len()..operand.len());
+                if !is_row {
+                    return None;
+                }
+                operand
+            }
+            _ => return None,
+        };
+        let cost = self.cost(node);
+        for shared in self.shared_reads(node) {
+            let Some(region) = self.last_reader[shared.at()] else {
                 continue;
             };
             let draft = &self.drafts[region];
             let fits = draft.prims + cost.prims <= MOST_PRIMS
                 && draft.nodes.len() < MOST_NODES
                 && draft.outputs.len() < MOST_OUTPUTS
-                && draft.shape == node.ty().shape
+                && draft.shape == *shape
+                && (draft.has_fold || !matches!(node.op, Op::Fold(_)))
                 && !draft.is_special
                 && !draft.has_contraction
                 && !draft.outputs.iter().any(|output| self.rides[output.at()]);
@@ -665,6 +694,40 @@ impl<'a> Cut<'a> {
             }
         }
         None
+    }
+
+    /// What a node reads at its own elements that another region may read too.
+    fn shared_reads(&self, node: &Node) -> Vec<NodeId> {
+        let graph = self.graph;
+        match &node.op {
+            Op::Pool(_) => node.args.clone(),
+            Op::Fold(_) => {
+                // A few maps deep, where rows are taken apart in several ways.
+                let mut found = node.args.clone();
+                let count = graph.ty(node.args[0]).count();
+                for next in 0..8 {
+                    let Some(&id) = found.get(next) else { break };
+                    if matches!(graph.node(id).op, Op::Map(_)) {
+                        let args = graph.node(id).args.iter().copied();
+                        found.extend(
+                            args.filter(|&arg| graph.ty(arg).count() == count && !is_view(&graph.node(arg).op)),
+                        );
+                    }
+                }
+                found
+            }
+            _ => {
+                let count = node.ty().count();
+                let same =
+                    |&&arg: &&NodeId| count > 1 && graph.ty(arg).count() == count && !is_view(&graph.node(arg).op);
+                let shared = |&arg: &NodeId| match &graph.node(arg).op {
+                    // The greatest of a window and where it is are found by the same comparisons.
+                    Op::Pool(pool) if pool.is_small() => graph.node(arg).args[0],
+                    _ => arg,
+                };
+                node.args.iter().filter(same).map(shared).collect()
+            }
+        }
     }
 
     fn reaches(&mut self, region: usize, demands: &[Demand], id: NodeId) -> bool {
