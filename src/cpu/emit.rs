@@ -178,7 +178,7 @@ impl Shared {
         if assembled {
             signature.call_conv = CallConv::SystemV;
         }
-        let symbol = free_name(module, "tile");
+        let symbol = free_name(module, &format!("tile_{}", self.tiles.len()));
         let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
         if assembled {
             let code = assembled::assemble(&tile, self.cpu.level);
@@ -202,7 +202,7 @@ impl Shared {
                 let mut signature = module.make_signature();
                 signature.params.extend([I64; 2].map(AbiParam::new));
                 signature.call_conv = CallConv::SystemV;
-                let symbol = free_name(module, "lanes");
+                let symbol = free_name(module, &format!("lanes_{}", self.bodies.len()));
                 let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
                 self.list(&symbol, &code);
                 module.define_function_bytes(function, CODE_ALIGNMENT, &code, &[])?;

@@ -21,24 +21,23 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     let mut candidates = hoistable(program);
     let fixed = program.registers.iter().filter(|register| register.accumulator).count();
     let most = registers_of(level, File::Vector);
-    let mut best: Option<(usize, usize)> = None;
+    // The number hoisted, the instructions of a block, and the size of the frame, which does not change the code otherwise.
+    let mut best: Option<(usize, usize, i64)> = None;
     for count in (0..=candidates.len().min(most.saturating_sub(fixed + RESERVE))).rev() {
-        let cost = Assigner::new(program, level, &candidates[..count], 0)?.function()?;
-        if best.is_none_or(|(_, least)| cost.instructions < least) {
-            best = Some((count, cost.instructions));
+        let mut assigner = Assigner::new(program, level, &candidates[..count], 0)?;
+        let cost = assigner.function()?;
+        if best.is_none_or(|(_, least, _)| cost.instructions < least) {
+            best = Some((count, cost.instructions, assigner.most));
         }
         if cost.moves == 0 {
             break;
         }
     }
-    let (count, _) = best.unwrap_or((0, 0));
+    let (count, _, frame) = best.expect("hoisting nothing is tried last");
     candidates.truncate(count);
-    // The size of the frame is known only after a first pass, and does not change the code otherwise.
-    let mut first = Assigner::new(program, level, &candidates, 0)?;
-    first.function()?;
-    let mut second = Assigner::new(program, level, &candidates, first.most)?;
-    second.function()?;
-    second.asm.assemble(0)
+    let mut last = Assigner::new(program, level, &candidates, frame)?;
+    last.function()?;
+    last.asm.assemble(0)
 }
 
 /// Vector registers that accumulators and hoisting leave: an instruction has up to three operands and a result.
