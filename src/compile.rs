@@ -9,12 +9,11 @@ use netloom_ir::fuse;
 use netloom_ir::graph::Graph;
 use netloom_ir::kernel::verify;
 use netloom_ir::passes;
-use netloom_ir::program::{Entry, Init, Program};
+use netloom_ir::program::{Entry, Init, Program, SEED};
 use netloom_ir::{DType, Tensor};
 
 use crate::cpu::entry::{emit_barrier, emit_entry};
 use crate::cpu::isa::Cpu;
-use crate::cpu::jit::Jit;
 use crate::cpu::object::Object;
 use crate::cpu::runner::Code;
 use crate::error::Error;
@@ -130,7 +129,7 @@ fn init_entry(program: &Program) -> Option<Entry> {
             let seed = graph
                 .inputs()
                 .iter()
-                .map(|_| builder.input("seed", DType::U64, []))
+                .map(|_| builder.input(SEED, DType::U64, []))
                 .collect::<Vec<_>>();
             outputs.push((state.name.clone(), builder.inline(graph, &seed)[0]));
         }
@@ -180,37 +179,18 @@ impl Executable {
 pub fn compile(program: &Program, cpu: &Cpu) -> Result<Executable, Error> {
     let mut lowered = lower(program, cpu)?;
     let mut stages = std::mem::take(&mut lowered.stages);
-    let mut jit = Jit::new(cpu)?;
-    let start = Instant::now();
-    let barrier = emit_barrier(jit.parts().0)?;
-    let kernels = lowered
-        .kernels
-        .nests()
-        .iter()
-        .map(|nest| jit.emit(nest))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut entries = Vec::new();
-    for plan in &lowered.plans {
-        let symbol = format!("entry_{}", plan.name);
-        let (module, _) = jit.parts();
-        entries.push(emit_entry(module, &symbol, Linkage::Local, plan, &kernels, barrier)?);
-    }
-    stages.add("emit", start.elapsed());
-    stages.time("link", || jit.finish())?;
-    let kernel_count = lowered.kernels.len();
-    let entries = lowered
-        .plans
-        .into_iter()
-        .zip(entries)
-        .map(|(plan, id)| (plan, jit.address(id)))
-        .collect();
-    // SAFETY: each address is the entry emitted above from the plan beside it; plans, constants and states are one program's.
-    let code = unsafe { Code::new(jit, entries, &lowered.memory.constants, lowered.memory.state_bytes)? };
+    let code = Code::emit(
+        cpu,
+        lowered.kernels.nests(),
+        lowered.plans,
+        &lowered.memory,
+        &mut stages,
+    )?;
     Ok(Executable {
         code: Arc::new(code),
         states: lowered.memory.states,
         given: lowered.given,
-        kernel_count,
+        kernel_count: lowered.kernels.len(),
         stages,
     })
 }

@@ -10,6 +10,9 @@ use crate::prepare::PREPARE;
 use crate::tensor::{Tensor, Type};
 use crate::verify::verify;
 
+/// What the only argument of a graph that a state starts from is called: a `u64` scalar. No state has this name.
+pub const SEED: &str = "seed";
+
 /// A value that lives between runs: a parameter, an optimiser's moment, a running statistic, a step counter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
@@ -26,7 +29,7 @@ pub struct State {
 pub enum Init {
     /// With given elements.
     Tensor(std::sync::Arc<Tensor>),
-    /// With the only output of this graph, whose single input, if any, is `seed`, a `u64` scalar.
+    /// With the only output of this graph, whose single input, if any, is [`SEED`].
     Graph(std::sync::Arc<Graph>),
     /// By the entry [`PREPARE`](crate::prepare::PREPARE), from other states.
     Prepared,
@@ -112,6 +115,11 @@ impl Program {
         for State { name, ty, init } in &self.states {
             if states.insert(name, ty).is_some() {
                 wrong(format!("there are two states `{name}`"), &Loc::None);
+            }
+            if name == SEED {
+                let message =
+                    format!("a state may not be named `{SEED}`: it would hide the argument that states start from");
+                wrong(message, &Loc::None);
             }
             if let Err(message) = ty.check() {
                 wrong(format!("state `{name}`: {message}"), &Loc::None);
@@ -200,7 +208,7 @@ fn check_init(name: &str, ty: &Type, graph: &Graph, wrong: &mut impl FnMut(Strin
     for &id in graph.inputs() {
         let node = graph.node(id);
         let is_seed =
-            matches!(&node.op, Op::Input(input) if input.name == "seed" && input.ty == Type::new(DType::U64, []));
+            matches!(&node.op, Op::Input(input) if input.name == SEED && input.ty == Type::new(DType::U64, []));
         if !is_seed {
             let message = format!("state `{name}` starts with a graph that may have one input only, `seed: u64[]`");
             wrong(message, &node.loc);
@@ -255,5 +263,7 @@ mod tests {
         assert_eq!(check(&format!("{entry}{entry}")), "there are two entries `a`");
         let state = "state s: f32[] = 1.0\n";
         assert_eq!(check(&format!("{state}{state}")), "there are two states `s`");
+        let expected = "a state may not be named `seed`: it would hide the argument that states start from";
+        assert_eq!(check("state seed: f32[] = 1.0\n"), expected);
     }
 }

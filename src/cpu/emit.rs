@@ -18,7 +18,6 @@ use cranelift::prelude::{
 };
 use cranelift_module::{FuncId, Linkage, Module, ModuleError};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Role, Stmt};
-use netloom_ir::tensor::Type;
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
@@ -40,33 +39,6 @@ pub const BARRIER: &str = "netloom_barrier";
 
 /// Where assembled functions start: a line of the instruction cache.
 const CODE_ALIGNMENT: u64 = 64;
-
-/// All of a nest that decides its code: nests of equal form can share one function.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Form {
-    axes: Vec<usize>,
-    buffers: Vec<(Type, Role)>,
-    locals: Vec<DType>,
-    exprs: Vec<Expr>,
-    body: Vec<Stmt>,
-}
-
-impl Form {
-    /// The form of a nest: everything but names.
-    pub fn of(nest: &Nest) -> Form {
-        Form {
-            axes: nest.axes.iter().map(|axis| axis.extent).collect(),
-            buffers: nest
-                .buffers
-                .iter()
-                .map(|buffer| (buffer.ty.clone(), buffer.role))
-                .collect(),
-            locals: nest.locals.iter().map(|local| local.dtype).collect(),
-            exprs: nest.exprs.ids().map(|id| nest.exprs.get(id).clone()).collect(),
-            body: nest.body.clone(),
-        }
-    }
-}
 
 /// Emits nests into one module, and keeps what they share.
 pub struct Emitter {

@@ -3,14 +3,19 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
+use cranelift_module::Linkage;
+use netloom_ir::kernel::Nest;
 use netloom_ir::{Tensor, Type};
 
 use super::Error;
-use super::entry::{Call, EntryFn, arena_bytes};
+use super::entry::{Call, EntryFn, arena_bytes, emit_barrier, emit_entry};
+use super::isa::Cpu;
 use super::jit::Jit;
 use super::threads::{Pool, yield_to_others};
-use crate::plan::{ALIGN, Plan};
+use crate::compile::Stages;
+use crate::plan::{ALIGN, Memory, Plan};
 
 /// Zeroed memory aligned to [`ALIGN`], at an address that never changes.
 pub struct Block {
@@ -80,29 +85,51 @@ unsafe impl Send for Code {}
 unsafe impl Sync for Code {}
 
 impl Code {
-    /// Code from a finished module.
+    /// Emits the kernels and plans of one program into this process, and notes how long that took.
     ///
-    /// # Safety
-    /// Each address is that of a function in `jit`, emitted by [`super::entry::emit_entry`] from the plan beside it, and the plans are those of
-    /// one executable with these constants and this many bytes of states.
-    pub unsafe fn new(
-        jit: Jit,
-        entries: Vec<(Plan, *const u8)>,
-        constants: &[u8],
-        state_bytes: usize,
+    /// # Errors
+    /// If this machine cannot run code for the CPU, or there is no code or no memory for it.
+    pub fn emit(
+        cpu: &Cpu,
+        nests: &[Nest],
+        plans: Vec<Plan>,
+        memory: &Memory,
+        stages: &mut Stages,
     ) -> Result<Code, Error> {
-        let mut block = Block::zeroed(constants.len())?;
-        block.bytes_mut().copy_from_slice(constants);
-        let entries = entries
+        let mut jit = Jit::new(cpu)?;
+        let start = Instant::now();
+        let barrier = emit_barrier(jit.parts().0)?;
+        let kernels = nests.iter().map(|nest| jit.emit(nest)).collect::<Result<Vec<_>, _>>()?;
+        let mut functions = Vec::new();
+        for plan in &plans {
+            let symbol = format!("entry_{}", plan.name);
+            functions.push(emit_entry(
+                jit.parts().0,
+                &symbol,
+                Linkage::Local,
+                plan,
+                &kernels,
+                barrier,
+            )?);
+        }
+        stages.add("emit", start.elapsed());
+        stages.time("link", || jit.finish())?;
+        let entries = plans
             .into_iter()
-            // SAFETY: the caller guarantees that the address is a function of this type.
-            .map(|(plan, address)| (plan, unsafe { std::mem::transmute::<*const u8, EntryFn>(address) }))
+            .zip(functions)
+            .map(|(plan, function)| {
+                // SAFETY: the address is that of a function emitted by `emit_entry` above, which has this type, and `jit` is kept as long.
+                let function = unsafe { std::mem::transmute::<*const u8, EntryFn>(jit.address(function)) };
+                (plan, function)
+            })
             .collect();
+        let mut constants = Block::zeroed(memory.constants.len())?;
+        constants.bytes_mut().copy_from_slice(&memory.constants);
         Ok(Code {
             _jit: jit,
             entries,
-            constants: block,
-            state_bytes,
+            constants,
+            state_bytes: memory.state_bytes,
         })
     }
 

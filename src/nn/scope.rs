@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use netloom_ir::builder::{Builder, Val};
-use netloom_ir::program::{Init, State};
+use netloom_ir::program::{Init, SEED, State};
 use netloom_ir::{DType, Graph, Tensor, Type};
 
 use super::init::Initialiser;
@@ -197,7 +197,7 @@ impl<'g> Scope<'g> {
             let mut states = self.states.borrow_mut();
             states.declare(KEY, Type::new(DType::U64, []), |_| {
                 let b = Builder::new();
-                let seed = b.input("seed", DType::U64, []);
+                let seed = b.input(SEED, DType::U64, []);
                 Init::Graph(b.finish([(KEY, seed)]).expect("an input alone is valid").into())
             })
         };
@@ -257,7 +257,7 @@ impl<'g> Scope<'g> {
 /// A graph with no input but `seed`, for [`Init::Graph`].
 pub(super) fn init_graph(make: impl for<'g> FnOnce(&'g Builder, Val<'g>) -> Val<'g>) -> Graph {
     let b = Builder::new();
-    let seed = b.input("seed", DType::U64, []);
+    let seed = b.input(SEED, DType::U64, []);
     let value = make(&b, seed);
     b.finish([("value", value)]).expect("initialisers make valid graphs")
 }
