@@ -725,6 +725,32 @@ fn callbacks_stop_save_and_log() {
     let mut best = small(8);
     best.load(&best_path).unwrap();
     assert_eq!(best.session().states(), spy.0[best_at]);
+    // A resumed training goes on comparing: what is worse than the best of before does not replace it.
+    let mut resumed = Checkpoint::resumed(&best_path).unwrap();
+    let best_bytes = std::fs::read(&best_path).unwrap();
+    for (place, replaces) in [(best_at + 1, false), (best_at, false)] {
+        resumed.after_epoch(&history.epochs[place], model.session()).unwrap();
+        assert_eq!(
+            std::fs::read(&best_path).unwrap() != best_bytes,
+            replaces,
+            "epoch {place}"
+        );
+    }
+    let better = Epoch {
+        validation: None,
+        objective: loss(&history.epochs[best_at]) - 0.001,
+        ..history.epochs[0]
+    };
+    resumed.after_epoch(&better, small(8).session()).unwrap();
+    assert!(
+        std::fs::read(&best_path).unwrap() != best_bytes,
+        "a better epoch is saved"
+    );
+    model.save(&folder.path().join("plain.safetensors")).unwrap();
+    let message = Checkpoint::resumed(folder.path().join("plain.safetensors"))
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("no checkpoint wrote it"), "{message}");
     let log = std::fs::read_to_string(&log_path).unwrap();
     assert_eq!(log.lines().count(), 1 + history.epochs.len());
     let header = "epoch,objective,training_loss,training_accuracy,validation_loss,validation_accuracy,step_ms";

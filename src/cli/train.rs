@@ -257,11 +257,14 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     };
     bar.set_prefix(format!("{}/{}", steps_done / steps.max(1) + 1, plan.epochs));
     let mut log = CsvLog::new(plan.out.join("log.csv"));
-    if plan.resume.is_none() {
+    let best = plan.out.join("best.safetensors");
+    let mut best = if plan.resume.is_some() {
+        Checkpoint::resumed(best)?
+    } else {
         // A new training begins a new log.
         let _ = std::fs::remove_file(plan.out.join("log.csv"));
-    }
-    let mut best = Checkpoint::new(plan.out.join("best.safetensors"));
+        Checkpoint::new(best)
+    };
     let mut early = plan.patience.map(EarlyStopping::new);
     let mut callbacks: Vec<&mut dyn Callback> = vec![&mut show, &mut log, &mut best];
     callbacks.extend(early.as_mut().map(|early| early as &mut dyn Callback));

@@ -1,5 +1,6 @@
 //! Tensors by name, as Hugging Face's safetensors format stores them.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -14,6 +15,29 @@ use crate::error::Error;
 /// # Errors
 /// If the file cannot be written.
 pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Error> {
+    write(path, tensors, None)
+}
+
+/// Saves tensors as [`save`] does, with a note that [`note`] reads.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save_with_note(path: &Path, tensors: &[(String, Tensor)], name: &str, note: &str) -> Result<(), Error> {
+    write(path, tensors, Some(HashMap::from([(name.to_owned(), note.to_owned())])))
+}
+
+/// The note of that name in a safetensors file, if there is one.
+///
+/// # Errors
+/// If the file cannot be read or is not well formed.
+pub fn note(path: &Path, name: &str) -> Result<Option<String>, Error> {
+    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|reason| Error::file(path, reason))?;
+    let notes = header.metadata().as_ref();
+    Ok(notes.and_then(|notes| notes.get(name).cloned()))
+}
+
+fn write(path: &Path, tensors: &[(String, Tensor)], notes: Option<HashMap<String, String>>) -> Result<(), Error> {
     let views = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -22,7 +46,7 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Error> {
                 .map_err(|reason| Error::file(path, reason))
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    let bytes = ::safetensors::serialize(views, None).map_err(|reason| Error::file(path, reason))?;
+    let bytes = ::safetensors::serialize(views, notes).map_err(|reason| Error::file(path, reason))?;
     write_whole(path, |file| file.write_all(&bytes))
 }
 

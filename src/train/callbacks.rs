@@ -99,7 +99,7 @@ impl Callback for EarlyStopping {
     }
 }
 
-/// Saves all states whenever the measure is the best so far.
+/// Saves all states whenever the measure is the best so far, with a note of the measure, so that a resumed training goes on comparing.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -114,13 +114,31 @@ impl Checkpoint {
             best: f64::INFINITY,
         }
     }
+
+    /// To this safetensors file, which an earlier part of the training may have written: only better states replace it.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read, or a checkpoint did not write it.
+    pub fn resumed(path: impl Into<PathBuf>) -> Result<Checkpoint, Error> {
+        let path = path.into();
+        if !path.exists() {
+            return Ok(Checkpoint::new(path));
+        }
+        let best = safetensors::note(&path, MEASURE)?
+            .and_then(|note| note.parse().ok())
+            .ok_or_else(|| Error::file(&path, format!("it has no note `{MEASURE}`: no checkpoint wrote it")))?;
+        Ok(Checkpoint { path, best })
+    }
 }
+
+/// What a checkpoint calls the measure in its file.
+const MEASURE: &str = "measure";
 
 impl Callback for Checkpoint {
     fn after_epoch(&mut self, epoch: &Epoch, session: &mut Session) -> Result<Flow, Error> {
         if epoch.measure() < self.best {
             self.best = epoch.measure();
-            safetensors::save(&self.path, &session.states())?;
+            safetensors::save_with_note(&self.path, &session.states(), MEASURE, &self.best.to_string())?;
         }
         Ok(Flow::Continue)
     }
