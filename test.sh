@@ -16,6 +16,10 @@ need() { # need COMMAND PACKAGE: a program, and Debian's package of it
 }
 need cc gcc
 need nm binutils
+# Code for other machines is run in an emulator.
+need qemu-aarch64 qemu-user
+need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+need riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu
 
 # Random graphs are new on every run, but in CI the same each time, so that a change is judged by itself.
 if [ -n "${CI:-}" ]; then export PROPTEST_RNG_SEED=20261123; fi

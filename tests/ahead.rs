@@ -9,7 +9,7 @@ use std::process::Command;
 use netloom::ir::{Program, Tensor, sample};
 use netloom::nn::training::{PREDICT, TRAIN_STEP, program};
 use netloom::nn::zoo;
-use netloom::{Cpu, ahead};
+use netloom::{Cpu, Session, ahead};
 use support::session;
 
 /// Reads the states, arguments and results' sizes; runs the entry three times with the given number of threads; writes results and states.
@@ -94,6 +94,32 @@ fn run(folder: &Path, command: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Writes the C program that runs an entry, and the files of its inputs.
+fn write_main(folder: &Path, name: &str, entry: &str, inputs: &[&Tensor], outputs: &[Tensor]) {
+    for (place, input) in inputs.iter().enumerate() {
+        std::fs::write(folder.join(format!("input{place}")), input.bytes()).expect("a file");
+    }
+    let list = |texts: Vec<String>| texts.join(", ");
+    let sizes: Vec<usize> = outputs.iter().map(|output| output.bytes().len()).collect();
+    let read = |(place, input): (usize, &&Tensor)| format!("read_file(\"input{place}\", {})", input.bytes().len());
+    let upper = name.to_uppercase();
+    let source = MAIN
+        .replace("NAME_ENTRY", &format!("{name}_{entry}"))
+        .replace("UPPER_BIG", &format!("{upper}_{}", entry.to_uppercase()))
+        .replace("UPPER", &upper)
+        .replace("NAME", name)
+        .replace("INPUTS", &list(inputs.iter().enumerate().map(read).collect()))
+        .replace(
+            "OUTPUTS",
+            &list(sizes.iter().map(|size| format!("block({size})")).collect()),
+        )
+        .replace(
+            "BYTES}",
+            &format!("{}}}", list(sizes.iter().map(usize::to_string).collect())),
+        );
+    std::fs::write(folder.join("main.c"), source).expect("a file");
+}
+
 fn check(net: &str, entry: &str) {
     const BATCH: usize = 8;
     let net = zoo::find(net).expect("a network");
@@ -144,28 +170,7 @@ fn check(net: &str, entry: &str) {
     assert!(strange.is_empty(), "the object needs {strange:?}");
 
     let mut outputs = session.results(entry).expect("an entry");
-    for (place, input) in inputs.iter().enumerate() {
-        std::fs::write(folder.path().join(format!("input{place}")), input.bytes()).expect("a file");
-    }
-    let list = |texts: Vec<String>| texts.join(", ");
-    let sizes: Vec<usize> = outputs.iter().map(|output| output.bytes().len()).collect();
-    let read = |(place, input): (usize, &&Tensor)| format!("read_file(\"input{place}\", {})", input.bytes().len());
-    let upper = net.name.to_uppercase();
-    let source = MAIN
-        .replace("NAME_ENTRY", &format!("{}_{entry}", net.name))
-        .replace("UPPER_BIG", &format!("{upper}_{}", entry.to_uppercase()))
-        .replace("UPPER", &upper)
-        .replace("NAME", net.name)
-        .replace("INPUTS", &list(inputs.iter().enumerate().map(read).collect()))
-        .replace(
-            "OUTPUTS",
-            &list(sizes.iter().map(|size| format!("block({size})")).collect()),
-        )
-        .replace(
-            "BYTES}",
-            &format!("{}}}", list(sizes.iter().map(usize::to_string).collect())),
-        );
-    std::fs::write(folder.path().join("main.c"), source).expect("a file");
+    write_main(folder.path(), net.name, entry, &inputs, &outputs);
     let object = format!("{}.o", net.name);
     let flags = [
         "-O1",
@@ -184,6 +189,7 @@ fn check(net: &str, entry: &str) {
     for _ in 0..3 {
         session.run(entry, &inputs, &mut outputs).expect("the tensors fit");
     }
+    let upper = net.name.to_uppercase();
     let header = std::fs::read_to_string(&files[1]).expect("the header was written");
     for workers in ["1", "2"] {
         run(folder.path(), "./main", &[workers]);
@@ -233,4 +239,165 @@ fn lenet_predicts() {
 #[test]
 fn lenet_learns() {
     check("lenet", TRAIN_STEP);
+}
+
+/// A program and a session of it, for a network of the zoo.
+fn lenet(entry: &str, batch: usize) -> (&'static zoo::Net, Program, Session) {
+    let net = zoo::find("lenet").expect("a network");
+    let whole = program(
+        &(net.layers)(),
+        &net.input(batch),
+        &net.target(batch),
+        &(net.training)(),
+    )
+    .expect("a valid network");
+    let program = whole.only(entry);
+    let session = session(&program, &Cpu::native(), 1);
+    (net, program, session)
+}
+
+#[test]
+fn every_target_has_objects() {
+    use object::{Architecture, BinaryFormat, Object, ObjectSymbol};
+    let targets = [
+        (
+            "x86_64-unknown-linux-gnu",
+            None,
+            Architecture::X86_64,
+            BinaryFormat::Elf,
+        ),
+        (
+            "x86_64-unknown-linux-gnu",
+            Some("x86-64-v4"),
+            Architecture::X86_64,
+            BinaryFormat::Elf,
+        ),
+        (
+            "aarch64-unknown-linux-gnu",
+            None,
+            Architecture::Aarch64,
+            BinaryFormat::Elf,
+        ),
+        (
+            "riscv64gc-unknown-linux-gnu",
+            None,
+            Architecture::Riscv64,
+            BinaryFormat::Elf,
+        ),
+        (
+            "x86_64-apple-darwin",
+            Some("x86-64-v3"),
+            Architecture::X86_64,
+            BinaryFormat::MachO,
+        ),
+        ("aarch64-apple-darwin", None, Architecture::Aarch64, BinaryFormat::MachO),
+        (
+            "x86_64-pc-windows-msvc",
+            Some("x86-64-v3"),
+            Architecture::X86_64,
+            BinaryFormat::Coff,
+        ),
+    ];
+    for entry in [PREDICT, TRAIN_STEP] {
+        let (net, program, session) = lenet(entry, 4);
+        for (triple, name, architecture, format) in targets {
+            let cpu = Cpu::for_triple(triple, name).expect("a known target");
+            let folder = tempfile::tempdir().expect("a folder");
+            let files = ahead::write(&program, &session, &cpu, net.name, folder.path()).expect("it is written");
+            let bytes = std::fs::read(&files[0]).expect("the object was written");
+            let file = object::File::parse(&*bytes).unwrap_or_else(|reason| panic!("{triple}: {reason}"));
+            assert_eq!((file.architecture(), file.format()), (architecture, format), "{triple}");
+            // Mach-O puts an underscore before the names of C.
+            let plain = |name: &str| {
+                name.strip_prefix('_')
+                    .filter(|_| format == BinaryFormat::MachO)
+                    .unwrap_or(name)
+                    .to_owned()
+            };
+            let exported: Vec<String> = (file.symbols())
+                .filter(|symbol| symbol.is_global() && !symbol.is_undefined())
+                .map(|symbol| plain(symbol.name().expect("a name")))
+                .collect();
+            for wanted in [format!("lenet_{entry}"), "lenet_constants".to_owned()] {
+                assert!(
+                    exported.contains(&wanted),
+                    "{triple}: {wanted} is not among {exported:?}"
+                );
+            }
+            let needed: Vec<String> = (file.symbols())
+                .filter(|symbol| symbol.is_undefined())
+                .map(|symbol| plain(symbol.name().expect("a name")))
+                .collect();
+            let known = [
+                "",
+                "memcpy",
+                "memmove",
+                "memset",
+                "fma",
+                "fmaf",
+                "_GLOBAL_OFFSET_TABLE_",
+            ];
+            let strange: Vec<&String> = needed.iter().filter(|name| !known.contains(&name.as_str())).collect();
+            assert!(strange.is_empty(), "{triple}: the object needs {strange:?}");
+            // Only an x86-64 without the instruction calls a function for it.
+            let calls = needed.iter().any(|name| name.starts_with("fma"));
+            assert!(
+                !calls || architecture == Architecture::X86_64 && name.is_none(),
+                "{triple}: {needed:?}"
+            );
+        }
+    }
+}
+
+/// Runs LeNet compiled for another machine in an emulator, and compares with what this machine gives, bit for bit.
+fn check_emulated(triple: &str, emulator: &str, compiler: &str) {
+    let missing: Vec<&str> = [emulator, compiler]
+        .into_iter()
+        .filter(|command| Command::new(command).arg("--version").output().is_err())
+        .collect();
+    if !missing.is_empty() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{triple} cannot be tested without {missing:?}"
+        );
+        eprintln!("skipped: {triple} is not run, as {} cannot be", missing.join(" and "));
+        return;
+    }
+    for entry in [PREDICT, TRAIN_STEP] {
+        let (net, program, mut session) = lenet(entry, 8);
+        let cpu = Cpu::for_triple(triple, None).expect("a known target");
+        let folder = tempfile::tempdir().expect("a folder");
+        ahead::write(&program, &session, &cpu, net.name, folder.path()).expect("it is written");
+        let (x, y) = (
+            sample::tensor(&net.input(8), &mut 1),
+            sample::tensor(&net.target(8), &mut 2),
+        );
+        let inputs: Vec<&Tensor> = if entry == TRAIN_STEP { vec![&x, &y] } else { vec![&x] };
+        let mut outputs = session.results(entry).expect("an entry");
+        write_main(folder.path(), net.name, entry, &inputs, &outputs);
+        let flags = ["-static", "-O1", "-o", "main", "main.c", "lenet.o", "-lpthread", "-lm"];
+        run(folder.path(), compiler, &flags);
+        for _ in 0..3 {
+            session.run(entry, &inputs, &mut outputs).expect("the tensors fit");
+        }
+        run(folder.path(), emulator, &["./main", "2"]);
+        for (place, output) in outputs.iter().enumerate() {
+            let bytes = std::fs::read(folder.path().join(format!("output{place}"))).expect("the program wrote it");
+            let found = Tensor::from_bytes(output.dtype(), output.shape(), bytes);
+            assert!(
+                found == *output,
+                "{triple}: result {place} is {found:?}, here {output:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn aarch64_gives_the_same_bits() {
+    check_emulated("aarch64-unknown-linux-gnu", "qemu-aarch64", "aarch64-linux-gnu-gcc");
+}
+
+#[test]
+fn riscv64_gives_the_same_bits() {
+    check_emulated("riscv64gc-unknown-linux-gnu", "qemu-riscv64", "riscv64-linux-gnu-gcc");
 }
