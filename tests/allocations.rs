@@ -1,13 +1,16 @@
 //! A step of training allocates nothing.
 
+mod support;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use netloom::Session;
 use netloom::ir::sample;
-use netloom::nn::training::{TRAIN_STEP, program};
+use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::zoo;
-use netloom::{Cpu, Session, compile};
+use support::shared_step;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
@@ -43,24 +46,7 @@ fn steps_of_training_allocate_nothing() {
     for name in ["mlp", "lenet"] {
         let net = zoo::find(name).expect("a network");
         let batch = 4;
-        let program = program(
-            &(net.layers)(),
-            &net.input(batch),
-            &net.target(batch),
-            &(net.training)(),
-        )
-        .expect("a valid network")
-        .only(TRAIN_STEP);
-        let executable = Arc::new(
-            compile(
-                &program,
-                &Cpu {
-                    share_from: 0,
-                    ..Cpu::native()
-                },
-            )
-            .expect("it compiles"),
-        );
+        let executable = shared_step(net, batch);
         let x = sample::tensor(&net.input(batch), &mut 1);
         let y = sample::tensor(&net.target(batch), &mut 2);
         for threads in [1, 2] {

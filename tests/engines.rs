@@ -4,30 +4,15 @@ mod support;
 
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::kernel::Combine;
-use netloom::ir::ops::map::{MapDef, TABLE, Types};
+use netloom::ir::ops::map::{MapDef, TABLE};
 use netloom::ir::ops::{Conv, Map, Op, Rules, Window};
+use netloom::ir::sample::{SplitMix, is_claimed, operand_types, special_operands};
 use netloom::ir::{DType, Graph, Scalar, Tensor, Type};
 
 use support::{Allowed, Case, check, cpus};
 
 /// Sizes around the sixteen lanes, and a prime.
 const SIZES: [usize; 6] = [0, 1, 15, 16, 17, 37];
-
-/// The operand types that a row takes, each uniform but for `select`.
-fn operand_types(def: &'static MapDef) -> Vec<Vec<DType>> {
-    let operands = |dtype: DType| {
-        let mut dtypes = vec![dtype; def.arity];
-        if def.types == Types::Select {
-            dtypes[0] = DType::Bool;
-        }
-        dtypes
-    };
-    DType::ALL
-        .into_iter()
-        .map(operands)
-        .filter(|dtypes| result(def, dtypes).is_some())
-        .collect()
-}
 
 /// The type of a row's result, if it takes these.
 fn result(def: &'static MapDef, dtypes: &[DType]) -> Option<DType> {
@@ -38,93 +23,16 @@ fn result(def: &'static MapDef, dtypes: &[DType]) -> Option<DType> {
         .map(|types| types[0].dtype)
 }
 
-/// SplitMix64 (Steele, Lea, Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn between(&mut self, (low, high): (f64, f64)) -> f64 {
-        low + (high - low) * (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// Values where functions go wrong: zeros, the ends of the denormal and normal ranges, the neighbours of 1, infinities, NaN.
-fn specials(dtype: DType) -> Vec<Scalar> {
-    if let Some((low, high)) = dtype.int_range() {
-        let values = [low, low + 1, -2, -1, 0, 1, 2, 3, 7, 8, 31, 63, high - 1, high];
-        return values
-            .into_iter()
-            .filter(|value| (low..=high).contains(value))
-            .map(Scalar::Int)
-            .collect();
-    }
-    if dtype == DType::Bool {
-        return vec![Scalar::Bool(false), Scalar::Bool(true)];
-    }
-    let one = Scalar::Float(1.0).to_bits(dtype);
-    let infinity = Scalar::Float(f64::INFINITY).to_bits(dtype);
-    let least_normal = 1 << infinity.trailing_zeros();
-    let bits = [
-        0,
-        1,
-        least_normal - 1,
-        least_normal,
-        one - 1,
-        one,
-        one + 1,
-        infinity - 1,
-        infinity,
-    ];
-    let positive: Vec<f64> = (bits.into_iter().map(|bits| Scalar::from_bits(bits, dtype).as_f64()))
-        .chain([0.5, 2.0, 3.0, 10.0])
-        .collect();
-    let negative = positive.iter().map(|value| -value);
-    positive
-        .iter()
-        .copied()
-        .chain(negative)
-        .chain([f64::NAN])
-        .map(Scalar::Float)
-        .collect()
-}
-
 /// Operands for a row: every combination of special values, then values within the domain.
 fn samples(def: &MapDef, dtypes: &[DType]) -> Vec<Vec<Scalar>> {
-    let mut random = Random(0x5eed);
-    let mut all: Vec<Vec<Scalar>> = vec![vec![]];
-    for &dtype in dtypes {
-        let longer = |prefix: &Vec<Scalar>| {
-            specials(dtype)
-                .into_iter()
-                .map(|value| [prefix.as_slice(), &[value]].concat())
-                .collect::<Vec<_>>()
-        };
-        all = all.iter().flat_map(longer).collect();
-    }
+    let mut random = SplitMix(0x5eed);
+    let mut all = special_operands(dtypes);
     for _ in 0..200 {
         let inside = |(&dtype, &range): (&DType, &(f64, f64))| Scalar::from_f64(random.between(range), dtype);
         all.push(dtypes.iter().zip(def.domain).map(inside).collect());
     }
     all.retain(|operands| is_claimed(def, operands));
     all
-}
-
-/// Whether the claim of accuracy extends to these operands: arguments of periodic functions and quotients of remainders are bounded.
-fn is_claimed(def: &MapDef, operands: &[Scalar]) -> bool {
-    match (def.name, operands) {
-        ("sin" | "cos" | "tan", [x]) => !(1e5..f64::INFINITY).contains(&x.as_f64().abs()),
-        ("rem" | "mod", &[Scalar::Float(a), Scalar::Float(b)]) => {
-            let quotient = (a / b).abs();
-            a.is_infinite() || b == 0.0 || quotient.is_nan() || quotient < 4e6
-        }
-        _ => true,
-    }
 }
 
 /// How far code may be from the definition.
@@ -287,7 +195,7 @@ fn long_sums_lose_no_more_than_their_order_may() {
             let b = Builder::new();
             let x = b.input("x", DType::F32, [size]);
             let graph = b.finish([("y", x.sum_all())]).expect("a graph");
-            let mut random = Random(size as u64);
+            let mut random = SplitMix(size as u64);
             let elements = (0..size).map(|_| Scalar::Float(random.between((-1.0, 1.0)) as f32 as f64));
             let x = Tensor::from_scalars(DType::F32, [size], elements);
             // Each of n additions errs by half a last place of a partial sum, which no order makes greater than the sum of magnitudes.

@@ -5,36 +5,18 @@ mod support;
 
 use std::sync::Arc;
 
-use netloom::nn::training::{TRAIN_STEP, program};
+use netloom::Session;
+use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::zoo;
 use netloom::train::Dataset;
-use netloom::{Cpu, Session, compile};
-use support::{THREADS, different_bits};
+use support::{THREADS, different_bits, shared_step};
 
 #[test]
 fn lenet_learns_the_same_with_any_number_of_workers() {
     const BATCH: usize = 16;
     const STEPS: usize = 20;
     let net = zoo::find("lenet").expect("a network");
-    let program = program(
-        &(net.layers)(),
-        &net.input(BATCH),
-        &net.target(BATCH),
-        &(net.training)(),
-    )
-    .expect("a valid network")
-    .only(TRAIN_STEP);
-    // Workers share every kernel, the smallest too.
-    let executable = Arc::new(
-        compile(
-            &program,
-            &Cpu {
-                share_from: 0,
-                ..Cpu::native()
-            },
-        )
-        .expect("it compiles"),
-    );
+    let executable = shared_step(net, BATCH);
     let (digits, _) = Dataset::digits().expect("the embedded digits");
     let batches: Vec<Dataset> = (0..STEPS)
         .map(|step| digits.select(&(step * BATCH..(step + 1) * BATCH).collect::<Vec<_>>()))

@@ -9,6 +9,7 @@ use crate::dtype::{DType, Scalar};
 use crate::graph::Graph;
 use crate::kernel::Combine;
 use crate::ops::compound::Steps;
+use crate::ops::map::{MapDef, Types};
 use crate::ops::{Conv, Fold, Gather, Map, Op, View, Window};
 use crate::tensor::{Tensor, Type};
 
@@ -61,26 +62,122 @@ pub fn inputs(graph: &Graph, seed: u64) -> Vec<(String, Tensor)> {
 
 /// A tensor of such elements; `seed` advances.
 pub fn tensor(ty: &Type, seed: &mut u64) -> Tensor {
+    let mut draws = SplitMix(*seed);
     let elements: Vec<Scalar> = (0..ty.count())
         .map(|_| {
-            let unit = uniform(seed);
+            let unit = draws.unit();
             match ty.dtype.is_float() {
                 true => Scalar::Float(2.0 * unit - 1.0),
                 false => Scalar::Int((4.0 * unit) as i128),
             }
         })
         .collect();
+    *seed = draws.0;
     Tensor::from_scalars(ty.dtype, ty.shape.clone(), elements)
 }
 
-/// The next number in [0, 1) of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-fn uniform(seed: &mut u64) -> f64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut bits = *seed;
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^= bits >> 31;
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+/// SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): numbers for tests and for
+/// arranging data; those inside a network are Philox's.
+#[derive(Clone, Debug)]
+pub struct SplitMix(pub u64);
+
+impl SplitMix {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A number within a range.
+    pub fn between(&mut self, (low, high): (f64, f64)) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    /// A number from 0 to `count` - 1: the high half of a 64×64 product maps the draw there without a visible bias.
+    pub fn below(&mut self, count: usize) -> usize {
+        ((u128::from(self.bits()) * count as u128) >> 64) as usize
+    }
+}
+
+/// Values where functions go wrong: zeros, the ends of the denormal and normal ranges, the neighbours of 1, infinities, NaN; the
+/// ends of a range of integers.
+pub fn specials(dtype: DType) -> Vec<Scalar> {
+    if let Some((low, high)) = dtype.int_range() {
+        let values = [low, low + 1, -2, -1, 0, 1, 2, 3, 7, 8, 31, 63, high - 1, high];
+        return values
+            .into_iter()
+            .filter(|value| (low..=high).contains(value))
+            .map(Scalar::Int)
+            .collect();
+    }
+    if dtype == DType::Bool {
+        return vec![Scalar::Bool(false), Scalar::Bool(true)];
+    }
+    let one = Scalar::Float(1.0).to_bits(dtype);
+    let infinity = Scalar::Float(f64::INFINITY).to_bits(dtype);
+    let least_normal = 1 << infinity.trailing_zeros();
+    let bits = [
+        0,
+        1,
+        2,
+        least_normal - 1,
+        least_normal,
+        one - 1,
+        one,
+        one + 1,
+        infinity - 1,
+        infinity,
+    ];
+    let positive = bits.into_iter().map(|bits| Scalar::from_bits(bits, dtype).as_f64());
+    let positive: Vec<f64> = positive.chain([0.5, 2.0, 3.0, 10.0]).collect();
+    let negative = positive.iter().map(|value| -value);
+    let all = positive.iter().copied().chain(negative).chain([f64::NAN]);
+    all.map(Scalar::Float).collect()
+}
+
+/// Every combination of special values of these types.
+pub fn special_operands(dtypes: &[DType]) -> Vec<Vec<Scalar>> {
+    dtypes.iter().fold(vec![vec![]], |all, &dtype| {
+        let longer = |prefix: &Vec<Scalar>| {
+            let values = specials(dtype).into_iter();
+            values
+                .map(|value| [prefix.as_slice(), &[value]].concat())
+                .collect::<Vec<_>>()
+        };
+        all.iter().flat_map(longer).collect()
+    })
+}
+
+/// The operand types that a row of the table takes, each uniform but for `select`.
+pub fn operand_types(def: &MapDef) -> Vec<Vec<DType>> {
+    let operands = |dtype: DType| {
+        let mut dtypes = vec![dtype; def.arity];
+        if def.types == Types::Select {
+            dtypes[0] = DType::Bool;
+        }
+        dtypes
+    };
+    let all = DType::ALL.into_iter().map(operands);
+    all.filter(|dtypes| def.types.result(dtypes).is_ok()).collect()
+}
+
+/// Whether a row's claim of accuracy extends to these operands: arguments of periodic functions and quotients of remainders are bounded.
+pub fn is_claimed(def: &MapDef, operands: &[Scalar]) -> bool {
+    match (def.name, operands) {
+        ("sin" | "cos" | "tan", [x]) => !(1e5..f64::INFINITY).contains(&x.as_f64().abs()),
+        ("rem" | "mod", &[Scalar::Float(a), Scalar::Float(b)]) => {
+            let quotient = (a / b).abs();
+            a.is_infinite() || b == 0.0 || quotient.is_nan() || quotient < 4e6
+        }
+        _ => true,
+    }
 }
 
 struct Choices<'a> {

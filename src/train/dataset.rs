@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use netloom_ir::sample::SplitMix;
 use netloom_ir::{DType, Tensor};
 
 use crate::error::Error;
@@ -170,7 +171,7 @@ fn copy_rows(from: &Tensor, positions: &[usize], to: &mut Tensor) {
 
 /// The numbers 0 to `count` - 1 in an order drawn from `seed`; the same on every machine.
 ///
-/// Fisher and Yates' shuffle with SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014).
+/// Fisher and Yates' shuffle.
 pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
     let mut draws = SplitMix(seed);
     let mut order: Vec<usize> = (0..count).collect();
@@ -178,24 +179,6 @@ pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
         order.swap(at, draws.below(at + 1));
     }
     order
-}
-
-/// SplitMix64: numbers that only arrange data; those inside a network are Philox's.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 to `count` - 1: the high half of a 64×64 product maps the draw there without a visible bias.
-    fn below(&mut self, count: usize) -> usize {
-        ((u128::from(self.next()) * count as u128) >> 64) as usize
-    }
 }
 
 /// Moves each picture of a batch by whole pixels, at random, so that a network learns that the place does not matter; what moves in is 0.
@@ -221,7 +204,7 @@ impl Shift {
         };
         let pixel = pictures.dtype().size_bytes();
         let picture = channels * height * width * pixel;
-        let mut draws = SplitMix(SplitMix(self.seed).next() ^ step);
+        let mut draws = SplitMix(SplitMix(self.seed).bits() ^ step);
         for number in 0..count {
             let mut distance = || draws.below(2 * self.most + 1) as isize - self.most as isize;
             let (down, right) = (distance(), distance());

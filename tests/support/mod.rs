@@ -7,6 +7,8 @@ use std::sync::Arc;
 use netloom::cpu::isa::Level;
 use netloom::eager::Eager;
 use netloom::ir::{DType, Entry, Graph, Program, Scalar, Tensor, oracle};
+use netloom::nn::training::{TRAIN_STEP, program};
+use netloom::nn::zoo::Net;
 use netloom::{Cpu, Executable, Session, compile};
 
 /// Numbers of workers that must not change a bit.
@@ -193,4 +195,20 @@ pub fn different_bits(a: &Tensor, b: &Tensor) -> Option<usize> {
 pub fn session(program: &Program, cpu: &Cpu, threads: usize) -> Session {
     let executable: Executable = compile(program, cpu).unwrap_or_else(|error| panic!("{error}"));
     Session::new(Arc::new(executable), threads, 0).expect("memory for a session")
+}
+
+/// The training step of a network of the zoo, compiled so that workers share every kernel, the smallest too.
+pub fn shared_step(net: &Net, batch: usize) -> Arc<Executable> {
+    let whole = program(
+        &(net.layers)(),
+        &net.input(batch),
+        &net.target(batch),
+        &(net.training)(),
+    );
+    let step = whole.expect("a valid network").only(TRAIN_STEP);
+    let cpu = Cpu {
+        share_from: 0,
+        ..Cpu::native()
+    };
+    Arc::new(compile(&step, &cpu).expect("it compiles"))
 }

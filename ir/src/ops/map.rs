@@ -148,7 +148,7 @@ pub fn parse(name: &str, _attrs: &crate::ops::Attrs) -> Option<Result<crate::ops
 
 impl Types {
     /// The type of the result for operands of these types, or what does not fit.
-    fn result(self, args: &[DType]) -> Result<DType, String> {
+    pub(crate) fn result(self, args: &[DType]) -> Result<DType, String> {
         let first = args[0];
         let uniform = match self {
             Types::Select => &args[1..],

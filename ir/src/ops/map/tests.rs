@@ -8,6 +8,7 @@ use crate::builder::Builder;
 use crate::graph::{Graph, NodeId};
 use crate::kernel::expr::{Expr, Exprs, LocalId};
 use crate::ops::Op;
+use crate::sample::{SplitMix, is_claimed, operand_types, special_operands};
 
 /// Random samples of each row and type, beside the special values.
 const SAMPLES: usize = 400;
@@ -16,86 +17,10 @@ fn rows() -> impl Iterator<Item = &'static MapDef> {
     TABLE.iter().copied().flatten().copied()
 }
 
-/// The operand types that a row takes, each uniform but for `select`.
-fn operand_types(def: &MapDef) -> Vec<Vec<DType>> {
-    DType::ALL
-        .into_iter()
-        .map(|dtype| {
-            let mut dtypes = vec![dtype; def.arity];
-            if def.types == Types::Select {
-                dtypes[0] = DType::Bool;
-            }
-            dtypes
-        })
-        .filter(|dtypes| def.types.result(dtypes).is_ok())
-        .collect()
-}
-
-/// SplitMix64 (Steele, Lea, Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn between(&mut self, (low, high): (f64, f64)) -> f64 {
-        low + (high - low) * (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// Values where functions go wrong.
-fn specials(dtype: DType) -> Vec<Scalar> {
-    if let Some((low, high)) = dtype.int_range() {
-        let values = [low, low + 1, -2, -1, 0, 1, 2, 3, 7, 8, 31, 63, high - 1, high];
-        return values
-            .into_iter()
-            .filter(|value| (low..=high).contains(value))
-            .map(Scalar::Int)
-            .collect();
-    }
-    if dtype == DType::Bool {
-        return vec![Scalar::Bool(false), Scalar::Bool(true)];
-    }
-    let one = Scalar::Float(1.0).to_bits(dtype);
-    let infinity = Scalar::Float(f64::INFINITY).to_bits(dtype);
-    let least_normal = 1 << (infinity.trailing_zeros());
-    // Zero, the ends of the denormal and the normal range, and the neighbours of 1.
-    let bits = [
-        0,
-        1,
-        2,
-        least_normal - 1,
-        least_normal,
-        one - 1,
-        one,
-        one + 1,
-        infinity - 1,
-        infinity,
-    ];
-    let positive = bits.into_iter().map(|bits| Scalar::from_bits(bits, dtype).as_f64());
-    let positive = positive.chain([0.5, 2.0, 3.0, 10.0]).collect::<Vec<f64>>();
-    let negative = positive.iter().map(|value| -value);
-    let all = positive.iter().copied().chain(negative).chain([f64::NAN]);
-    all.map(Scalar::Float).collect()
-}
-
 /// Operands for a row: every combination of special values, values within the domain, and random bits.
 fn samples(def: &MapDef, dtypes: &[DType], count: usize) -> Vec<Vec<Scalar>> {
-    let mut random = Random(0x5eed);
-    let mut all = vec![vec![]];
-    for &dtype in dtypes {
-        let longer = |prefix: &Vec<Scalar>| {
-            specials(dtype)
-                .into_iter()
-                .map(|value| [prefix.as_slice(), &[value]].concat())
-                .collect::<Vec<_>>()
-        };
-        all = all.iter().flat_map(longer).collect();
-    }
+    let mut random = SplitMix(0x5eed);
+    let mut all = special_operands(dtypes);
     for _ in 0..count {
         let inside = |(&dtype, &range): (&DType, &(f64, f64))| Scalar::from_f64(random.between(range), dtype);
         all.push(dtypes.iter().zip(def.domain).map(inside).collect());
@@ -176,21 +101,6 @@ fn tolerance(def: &MapDef, dtype: DType) -> u64 {
         // The definition is itself evaluated in f64, to within one.
         (ulps, DType::F64) => u64::from(ulps) + 1,
         (ulps, _) => u64::from(ulps),
-    }
-}
-
-/// Whether the claim of accuracy extends to these operands.
-fn is_claimed(def: &MapDef, operands: &[Scalar]) -> bool {
-    match def.name {
-        "sin" | "cos" | "tan" => !(1e5..f64::INFINITY).contains(&operands[0].as_f64().abs()),
-        "rem" | "mod" => match *operands {
-            [Scalar::Float(a), Scalar::Float(b)] => {
-                let quotient = (a / b).abs();
-                a.is_infinite() || b == 0.0 || quotient.is_nan() || quotient < 4e6
-            }
-            _ => true,
-        },
-        _ => true,
     }
 }
 
@@ -371,7 +281,7 @@ fn gradients_are_what_differences_show() {
             .collect();
         let value = Val::map(def, &inputs);
         let first = gradients(&to, value, &inputs);
-        let mut random = Random(7);
+        let mut random = SplitMix(7);
         for (by, gradient) in first.iter().enumerate() {
             let second = gradient.map(|gradient| gradients(&to, gradient, &inputs));
             for _ in 0..20 {
