@@ -1,6 +1,7 @@
 //! Files that others read and write too: safetensors and NumPy's `.npz`. Files appear whole or not at all.
 
 pub mod npz;
+pub mod onnx;
 pub mod safetensors;
 
 use std::path::{Path, PathBuf};

@@ -19,8 +19,8 @@ use netloom::{Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
-    /// A netloom text file, or the name of a network
-    model: String,
+    #[command(flatten)]
+    open: super::model::Open,
     /// Time the training step instead of prediction
     #[arg(long)]
     train: bool,
@@ -42,6 +42,9 @@ pub struct Options {
     /// Training steps on the batch before timing; prints the loss before and after
     #[arg(long, default_value_t = 0)]
     replay: usize,
+    /// What states without weights start from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// How long to measure
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -73,8 +76,9 @@ impl Engine {
 pub fn run(options: &Options) -> Result<(), Error> {
     let cpu = options.machine.cpu()?;
     let threads = options.machine.threads();
+    let arrays = options.input.as_deref().map(npz::load).transpose()?;
     let wanted = if options.train { TRAIN_STEP } else { PREDICT };
-    let model = super::model::read(&options.model, options.batch, wanted)?;
+    let model = super::model::read(&options.open, options.batch, wanted, arrays.as_deref().unwrap_or(&[]))?;
     let entry = match &model.program.entries[..] {
         [only] => only.name.clone(),
         _ => wanted.to_owned(),
@@ -88,7 +92,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     let inputs = arguments(&plan, options.input.as_deref())?;
     let inputs: Vec<&Tensor> = inputs.iter().collect();
-    let mut session = Session::new(Arc::clone(&executable), threads, 0)?;
+    let mut session = Session::new(Arc::clone(&executable), threads, options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
@@ -140,6 +144,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "cpu": cpu.name(),
         "threads": threads,
         "mode": if options.eager { "eager" } else { "compiled" },
+        "seed": options.seed,
         "batch": plan.inputs.first().and_then(|port| port.ty.shape.first()),
         "median_ms": median_ms,
         "min_ms": milliseconds(times[0]),

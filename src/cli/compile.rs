@@ -9,8 +9,8 @@ use netloom::{Cpu, Error, Session, ahead, compile};
 
 #[derive(Args)]
 pub struct Options {
-    /// A netloom text file, or the name of a network
-    model: String,
+    #[command(flatten)]
+    open: super::model::Open,
     /// What is compiled: predict or train, or an entry's name
     #[arg(long, default_value = "predict")]
     entry: String,
@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "train" => TRAIN_STEP,
         other => other,
     };
-    let model = super::model::read(&options.model, options.batch, entry)?;
+    let model = super::model::read(&options.open, options.batch, entry, &[])?;
     let program = model.program.only(entry).prepared();
     if program.entries.is_empty() {
         let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();

@@ -10,8 +10,8 @@ use netloom::{Cpu, Error, dump};
 
 #[derive(Args)]
 pub struct Options {
-    /// A netloom text file, or the name of a network
-    model: String,
+    #[command(flatten)]
+    open: super::model::Open,
     /// graph, grad, optimized, a pass's name, regions, kernel, nest, clif, asm or plan
     #[arg(long, default_value = "graph")]
     stage: String,
@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         _ => PREDICT,
     };
     let wanted = options.entry.as_deref().unwrap_or(usual);
-    let model = super::model::read(&options.model, options.batch, wanted)?;
+    let model = super::model::read(&options.open, options.batch, wanted, &[])?;
     let name = match (&model.program.entries[..], &options.entry) {
         ([only], None) => only.name.clone(),
         _ => wanted.to_owned(),

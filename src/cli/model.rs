@@ -1,10 +1,11 @@
-//! The `MODEL` argument: a netloom text file, or the name of a network.
+//! The `MODEL` argument: a netloom text file, an ONNX model, or the name of a network.
 
 use std::path::Path;
 
+use clap::Args;
 use netloom::Error;
-use netloom::formats::safetensors;
-use netloom::ir::{Program, text};
+use netloom::formats::{onnx, safetensors};
+use netloom::ir::{Program, Tensor, text};
 use netloom::nn::scope::{KEY, STEP};
 use netloom::nn::training::{self, PREDICT};
 use netloom::nn::zoo::{self, Net};
@@ -18,22 +19,56 @@ pub struct Model {
     pub program: Program,
     /// The network it was made from, if it has a name in the zoo.
     pub net: Option<&'static Net>,
+    /// Inputs that are constants of the program, since a shape depends on them.
+    pub bound: Vec<String>,
 }
 
-/// Reads a model, to use an entry of it. A network of the zoo is made for that many examples in a batch, by default one to predict and a
-/// usual batch to train; to predict, nothing else is made.
-pub fn read(model: &str, batch: Option<usize>, entry: &str) -> Result<Model, Error> {
+/// What a command is told about the model that it reads.
+#[derive(Args, Clone)]
+pub struct Open {
+    /// A netloom text file, an ONNX model, or the name of a network
+    pub model: String,
+    /// An extent that an ONNX model leaves open, by its name or as INPUT.AXIS; may be given several times
+    #[arg(long = "shape", value_name = "NAME=EXTENT", value_parser = extent)]
+    pub extents: Vec<(String, usize)>,
+}
+
+fn extent(text: &str) -> Result<(String, usize), String> {
+    let (name, extent) = text
+        .rsplit_once('=')
+        .ok_or("it is written NAME=EXTENT, as in batch=1")?;
+    let extent = extent.parse().map_err(|_| format!("`{extent}` is no extent"))?;
+    Ok((name.to_owned(), extent))
+}
+
+/// Reads a model, to use an entry of it; one in ONNX for these inputs, as far as they are known. A network of the zoo is made for that many
+/// examples in a batch, by default one to predict and a usual batch to train; to predict, nothing else is made.
+pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, Tensor)]) -> Result<Model, Error> {
+    let model = open.model.as_str();
     let path = Path::new(model);
+    let stem = || {
+        let stem = path.file_stem();
+        stem.map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned())
+    };
+    if path.extension().is_some_and(|ending| ending == "onnx") {
+        let graph = onnx::load_for(path, &open.extents, inputs)?;
+        let is_bound = |name: &String| graph.input(name).is_none();
+        let bound = inputs.iter().map(|(name, _)| name.clone()).filter(is_bound).collect();
+        return Ok(Model {
+            name: stem(),
+            program: Program::pure(training::PREDICT, graph),
+            net: None,
+            bound,
+        });
+    }
     if path.extension().is_some() || path.exists() {
         let source = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
         let program = text::parse_program(model, &source)?;
-        let name = path
-            .file_stem()
-            .map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned());
         return Ok(Model {
-            name,
+            name: stem(),
             program,
             net: None,
+            bound: Vec::new(),
         });
     }
     let net = zoo::find(model)?;
@@ -44,6 +79,7 @@ pub fn read(model: &str, batch: Option<usize>, entry: &str) -> Result<Model, Err
             name,
             program,
             net: Some(net),
+            bound: Vec::new(),
         });
     }
     let net = net.for_training();
@@ -58,6 +94,7 @@ pub fn read(model: &str, batch: Option<usize>, entry: &str) -> Result<Model, Err
         name,
         program,
         net: Some(net),
+        bound: Vec::new(),
     })
 }
 

@@ -10,8 +10,8 @@ use netloom::{Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
-    /// A netloom text file, or the name of a network
-    model: String,
+    #[command(flatten)]
+    open: super::model::Open,
     /// Arrays by input name (.npz); a single array goes to the single input
     #[arg(long)]
     input: PathBuf,
@@ -34,12 +34,15 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = npz::load(&options.input)?;
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
-    let model = super::model::read(&options.model, batch, &options.entry)?;
+    let model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
     let executable = Arc::new(compile(&model.program.prepared(), &options.machine.cpu()?)?);
     let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
+    let arrays: Vec<_> = (arrays.into_iter())
+        .filter(|(name, _)| !model.bound.contains(name))
+        .collect();
     let only = executable
         .plan(&options.entry)
         .filter(|plan| plan.inputs.len() == 1 && arrays.len() == 1);

@@ -1,0 +1,146 @@
+//! Models in ONNX: read as graphs, written from graphs.
+//!
+//! A node of a model becomes what a row of [`ops`] builds of it: a function over the builder, never a kernel of its own. Shapes are
+//! static here: names of extents are bound when the model is read, and where an operator's result depends on a value (a shape to
+//! reshape to, a list of axes), that value must be known. It is, if it is an initialiser or computed from initialisers and shapes; if it is
+//! an input of the model, the reader binds the input ([`Binding::values`]), which then is no argument of the graph.
+//!
+//! [`proto`] is the file format as prost generates it from ONNX's definition; [`tensors`] converts tensors, `import` walks a model,
+//! `node` is what one operator sees of its node, [`export`] writes.
+
+pub mod export;
+mod import;
+mod node;
+pub mod ops;
+#[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
+#[rustfmt::skip]
+pub mod proto;
+pub mod tensors;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use netloom_ir::{Graph, Problem, Problems, Tensor};
+use prost::Message;
+
+use crate::error::Error;
+
+/// What a model leaves open and its reader decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Binding<'a> {
+    /// Extents by name: that of a symbolic dimension, or `INPUT.AXIS` for one without a name.
+    pub extents: &'a [(String, usize)],
+    /// Inputs by name that are these constants, and no arguments of the graph.
+    pub values: &'a [(String, Tensor)],
+    /// Where files with elements of tensors lie; without it there are none.
+    pub folder: Option<&'a Path>,
+}
+
+/// Why a model cannot be read.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Everything that is wrong or not supported, with the nodes' names.
+    pub problems: Problems,
+    /// The inputs whose values would have to be known for more of the model to be read.
+    pub inputs: BTreeSet<String>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.problems)?;
+        if !self.inputs.is_empty() {
+            let names: Vec<String> = self.inputs.iter().map(|name| format!("`{name}`")).collect();
+            write!(f, "\n  = bind the value of {}", names.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// The graph of the model in a file for these inputs; see [`parse_for`].
+///
+/// # Errors
+/// If the file cannot be read, is not an ONNX model, or cannot be imported; all reasons at once.
+pub fn load_for(path: &Path, extents: &[(String, usize)], inputs: &[(String, Tensor)]) -> Result<Graph, Error> {
+    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    parse_for(&bytes, extents, inputs, Some(folder)).map_err(|refusal| Error::file(path, refusal))
+}
+
+/// The graph of a model for these inputs: open extents are theirs, and inputs whose values decide a shape are bound to them.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_for(
+    bytes: &[u8],
+    extents: &[(String, usize)],
+    inputs: &[(String, Tensor)],
+    folder: Option<&Path>,
+) -> Result<Graph, Refusal> {
+    let model = decode(bytes)?;
+    let mut extents = extents.to_vec();
+    for (name, tensor) in inputs {
+        let along = tensor.shape().iter().enumerate();
+        extents.extend(along.map(|(axis, &extent)| (format!("{name}.{axis}"), extent)));
+    }
+    let mut values: Vec<(String, Tensor)> = Vec::new();
+    loop {
+        let binding = Binding {
+            extents: &extents,
+            values: &values,
+            folder,
+        };
+        let refusal = match import::import(&model, binding) {
+            Ok(graph) => return Ok(graph),
+            Err(refusal) => refusal,
+        };
+        let wanted = |name: &str| refusal.inputs.contains(name) && !values.iter().any(|(known, _)| known == name);
+        let more: Vec<(String, Tensor)> = inputs.iter().filter(|(name, _)| wanted(name)).cloned().collect();
+        if more.is_empty() {
+            return Err(refusal);
+        }
+        values.extend(more);
+    }
+}
+
+/// The graph of the model in these bytes.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(bytes: &[u8], binding: Binding<'_>) -> Result<Graph, Refusal> {
+    import::import(&decode(bytes)?, binding)
+}
+
+fn decode(bytes: &[u8]) -> Result<proto::ModelProto, Refusal> {
+    proto::ModelProto::decode(bytes).map_err(|reason| refusal(format!("not an ONNX model: {reason}")))
+}
+
+/// The names of a model's inputs, initialisers left out, in order.
+///
+/// # Errors
+/// If it is no model.
+pub fn names(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let model = proto::ModelProto::decode(bytes).map_err(|reason| format!("not an ONNX model: {reason}"))?;
+    let graph = model.graph.unwrap_or_default();
+    let is_given = |name: &str| graph.initializer.iter().any(|proto| proto.name() == name);
+    let names = graph.input.iter().map(|info| info.name().to_owned());
+    Ok(names.filter(|name| !is_given(name)).collect())
+}
+
+/// The tensor in the bytes of a `.pb` file, as ONNX's tests have them.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_tensor(bytes: &[u8]) -> Result<(String, Tensor), String> {
+    let proto = proto::TensorProto::decode(bytes).map_err(|reason| format!("not an ONNX tensor: {reason}"))?;
+    let tensor = tensors::tensor(&proto, None)?;
+    Ok((proto.name().to_owned(), tensor))
+}
+
+/// A refusal for one reason.
+fn refusal(message: String) -> Refusal {
+    Refusal {
+        problems: Problem::new(message, netloom_ir::Loc::None).into(),
+        inputs: BTreeSet::new(),
+    }
+}

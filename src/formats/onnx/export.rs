@@ -1,0 +1,477 @@
+//! Graphs as ONNX models, for ONNX Runtime, Netron and others.
+//!
+//! Each of our op classes is a few ONNX operators. What ONNX has no operator for is reported, all of it at once.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use netloom_ir::kernel::Combine;
+use netloom_ir::ops::pool::{Pool, PoolKind, Window};
+use netloom_ir::ops::{Fold, Gather, Op, View};
+use netloom_ir::{DType, Graph, Node, NodeId, Problem, Problems, Scalar, Tensor, Type};
+use prost::Message;
+
+use super::proto::attribute_proto::AttributeType;
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
+};
+use super::tensors;
+use crate::error::Error;
+use crate::formats::write_whole;
+
+/// The operator set written: the one that ONNX Runtime, PyTorch and netloom's own import all know.
+const OPSET: i64 = 18;
+
+/// The version of the file format that has this operator set.
+const IR_VERSION: i64 = 8;
+
+/// Writes a graph as an ONNX model.
+///
+/// # Errors
+/// Every node that ONNX has no operator for; or the file cannot be written.
+pub fn save(path: &Path, graph: &Graph) -> Result<(), Error> {
+    let bytes = to_bytes(graph)?;
+    write_whole(path, |file| file.write_all(&bytes))
+}
+
+/// A graph as the bytes of an ONNX model.
+///
+/// # Errors
+/// Every node that ONNX has no operator for.
+pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, Problems> {
+    let mut writer = Writer::default();
+    let live = graph.live();
+    let mut problems = Vec::new();
+    for (id, node) in graph.nodes().filter(|(id, _)| live[id.at()]) {
+        if let Err(reason) = writer.node(graph, id, node) {
+            problems.push(Problem::new(format!("{}: {reason}", node.op.name()), node.loc.clone()));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let mut out = writer.out;
+    for (name, id) in &graph.outputs {
+        let node = NodeProto {
+            op_type: Some("Identity".to_owned()),
+            input: vec![writer.names[id].clone()],
+            output: vec![name.clone()],
+            ..NodeProto::default()
+        };
+        out.node.push(node);
+        out.output.push(value_info(name, graph.ty(*id)));
+    }
+    out.name = Some("netloom".to_owned());
+    let model = ModelProto {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some("netloom".to_owned()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        opset_import: vec![OperatorSetIdProto {
+            domain: None,
+            version: Some(OPSET),
+        }],
+        graph: Some(out),
+        ..ModelProto::default()
+    };
+    Ok(model.encode_to_vec())
+}
+
+fn value_info(name: &str, ty: &Type) -> ValueInfoProto {
+    use tensor_shape_proto::dimension::Value;
+    let dims = ty.shape.iter().map(|&extent| tensor_shape_proto::Dimension {
+        value: Some(Value::DimValue(extent as i64)),
+        ..Default::default()
+    });
+    let tensor = type_proto::Tensor {
+        elem_type: Some(tensors::number(ty.dtype)),
+        shape: Some(TensorShapeProto { dim: dims.collect() }),
+    };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    }
+}
+
+/// An attribute's value.
+enum Value {
+    Int(i64),
+    Ints(Vec<i64>),
+    Text(&'static str),
+}
+
+fn sizes(values: &[usize]) -> Value {
+    Value::Ints(values.iter().map(|&value| value as i64).collect())
+}
+
+#[derive(Default)]
+struct Writer {
+    out: GraphProto,
+    names: HashMap<NodeId, String>,
+    made: usize,
+}
+
+impl Writer {
+    fn fresh(&mut self) -> String {
+        self.made += 1;
+        format!("v{}", self.made)
+    }
+
+    /// A node; gives the name of its result.
+    fn push(&mut self, op: &str, inputs: &[&str], attributes: Vec<(&str, Value)>) -> String {
+        let output = self.fresh();
+        let attribute = |(name, value): (&str, Value)| {
+            let mut attribute = AttributeProto {
+                name: Some(name.to_owned()),
+                ..AttributeProto::default()
+            };
+            let kind = match value {
+                Value::Int(value) => {
+                    attribute.i = Some(value);
+                    AttributeType::Int
+                }
+                Value::Ints(values) => {
+                    attribute.ints = values;
+                    AttributeType::Ints
+                }
+                Value::Text(value) => {
+                    attribute.s = Some(value.as_bytes().to_vec());
+                    AttributeType::String
+                }
+            };
+            attribute.r#type = Some(kind as i32);
+            attribute
+        };
+        self.out.node.push(NodeProto {
+            op_type: Some(op.to_owned()),
+            name: Some(output.clone()),
+            input: inputs.iter().map(|&name| name.to_owned()).collect(),
+            output: vec![output.clone()],
+            attribute: attributes.into_iter().map(attribute).collect(),
+            ..NodeProto::default()
+        });
+        output
+    }
+
+    /// An initialiser; gives its name.
+    fn constant(&mut self, tensor: &Tensor) -> String {
+        let name = self.fresh();
+        self.out.initializer.push(tensors::to_proto(&name, tensor));
+        name
+    }
+
+    fn ints(&mut self, values: &[i64]) -> String {
+        self.constant(&Tensor::from_i64([values.len()], values))
+    }
+
+    fn node(&mut self, graph: &Graph, id: NodeId, node: &Node) -> Result<(), String> {
+        let args: Vec<String> = node
+            .args
+            .iter()
+            .map(|arg| self.names.get(arg).cloned().unwrap_or_default())
+            .collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let types: Vec<&Type> = (node.args.iter()).map(|arg| &graph.node(*arg).types[0]).collect();
+        let name = match &node.op {
+            Op::Input(input) => {
+                self.out.input.push(value_info(&input.name, &input.ty));
+                input.name.clone()
+            }
+            Op::Const(tensor) => self.constant(tensor),
+            Op::Iota(iota) => {
+                let along = Tensor::from_fn(iota.dtype, [iota.shape[iota.axis]], |index| {
+                    Scalar::Int(index[0] as i128).cast(iota.dtype)
+                });
+                let mut beside = vec![1; iota.shape.len()];
+                beside[iota.axis] = iota.shape[iota.axis];
+                let along = self.constant(&along.reshaped(beside));
+                let shape: Vec<i64> = iota.shape.iter().map(|&extent| extent as i64).collect();
+                let shape = self.ints(&shape);
+                self.push("Expand", &[&along, &shape], vec![])
+            }
+            Op::Map(map) => self.map(map.0.name, &args, node)?,
+            Op::Fold(fold) => self.fold(fold, args[0], types[0])?,
+            Op::View(view) => self.view(view, &args, types[0])?,
+            Op::Einsum(einsum) => {
+                let text = |letters: &[char]| letters.iter().collect::<String>();
+                let equation = format!("{},{}->{}", text(&einsum.left), text(&einsum.right), text(&einsum.out));
+                let name = self.push("Einsum", &args, vec![]);
+                let last = self.out.node.last_mut().expect("it was pushed");
+                last.attribute.push(AttributeProto {
+                    name: Some("equation".to_owned()),
+                    s: Some(equation.into_bytes()),
+                    r#type: Some(AttributeType::String as i32),
+                    ..AttributeProto::default()
+                });
+                name
+            }
+            Op::Conv(conv) => {
+                let pads = conv.pad_low.iter().chain(&conv.pad_high);
+                if conv.input_dilation.iter().any(|&by| by != 1) || pads.clone().any(|&pad| pad < 0) {
+                    return Err("a convolution with a dilated or cropped operand has no operator in ONNX".to_owned());
+                }
+                let attributes = vec![
+                    ("strides", sizes(&conv.stride)),
+                    ("pads", Value::Ints(pads.copied().collect())),
+                    ("dilations", sizes(&conv.kernel_dilation)),
+                    ("group", Value::Int(conv.groups as i64)),
+                ];
+                self.push("Conv", &args, attributes)
+            }
+            Op::Gather(Gather { axis }) => self.push("Gather", &args, vec![("axis", Value::Int(*axis as i64))]),
+            Op::Pool(pool) => self.pool(pool, args[0], types[0].dtype)?,
+            Op::Prefix(_)
+            | Op::Scatter(_)
+            | Op::Random(_)
+            | Op::Sort(_)
+            | Op::Scan(_)
+            | Op::If(_)
+            | Op::While(_)
+            | Op::Part(_) => return Err("it cannot be written to ONNX yet".to_owned()),
+        };
+        self.names.insert(id, name);
+        Ok(())
+    }
+
+    fn map(&mut self, map: &str, args: &[&str], node: &Node) -> Result<String, String> {
+        /// Operators that are the same function.
+        const SAME: &[(&str, &str)] = &[
+            ("add", "Add"),
+            ("sub", "Sub"),
+            ("mul", "Mul"),
+            ("div", "Div"),
+            ("neg", "Neg"),
+            ("abs", "Abs"),
+            ("sign", "Sign"),
+            ("sqrt", "Sqrt"),
+            ("max", "Max"),
+            ("min", "Min"),
+            ("mod", "Mod"),
+            ("pow", "Pow"),
+            ("exp", "Exp"),
+            ("log", "Log"),
+            ("sigmoid", "Sigmoid"),
+            ("softplus", "Softplus"),
+            ("erf", "Erf"),
+            ("floor", "Floor"),
+            ("ceil", "Ceil"),
+            ("round", "Round"),
+            ("sin", "Sin"),
+            ("cos", "Cos"),
+            ("tan", "Tan"),
+            ("asin", "Asin"),
+            ("acos", "Acos"),
+            ("atan", "Atan"),
+            ("sinh", "Sinh"),
+            ("cosh", "Cosh"),
+            ("tanh", "Tanh"),
+            ("asinh", "Asinh"),
+            ("acosh", "Acosh"),
+            ("atanh", "Atanh"),
+            ("eq", "Equal"),
+            ("lt", "Less"),
+            ("le", "LessOrEqual"),
+            ("gt", "Greater"),
+            ("ge", "GreaterOrEqual"),
+            ("select", "Where"),
+            ("is_nan", "IsNaN"),
+            ("is_inf", "IsInf"),
+        ];
+        let dtype = node.types[0].dtype;
+        if let Some((_, op)) = SAME.iter().find(|(ours, _)| *ours == map) {
+            return Ok(self.push(op, args, vec![]));
+        }
+        if map.starts_with("to_") {
+            return Ok(self.push("Cast", args, vec![("to", Value::Int(tensors::number(dtype).into()))]));
+        }
+        let is_bool = dtype == DType::Bool;
+        Ok(match map {
+            "ne" => {
+                let equal = self.push("Equal", args, vec![]);
+                self.push("Not", &[&equal], vec![])
+            }
+            "fma" => {
+                let product = self.push("Mul", &args[..2], vec![]);
+                self.push("Add", &[&product, args[2]], vec![])
+            }
+            "rem" => self.push("Mod", args, vec![("fmod", Value::Int(1))]),
+            "not" => self.push(if is_bool { "Not" } else { "BitwiseNot" }, args, vec![]),
+            "and" => self.push(if is_bool { "And" } else { "BitwiseAnd" }, args, vec![]),
+            "or" => self.push(if is_bool { "Or" } else { "BitwiseOr" }, args, vec![]),
+            "xor" => self.push(if is_bool { "Xor" } else { "BitwiseXor" }, args, vec![]),
+            "expm1" | "log1p" | "exp2" | "log2" | "log10" | "trunc" => self.composed(map, args[0], dtype),
+            _ => return Err("it has no operator in ONNX".to_owned()),
+        })
+    }
+
+    /// Functions that ONNX has only in parts.
+    fn composed(&mut self, map: &str, x: &str, dtype: DType) -> String {
+        let mut number = |value: f64| self.constant(&Tensor::scalar(dtype, Scalar::from_f64(value, dtype)));
+        match map {
+            "expm1" => {
+                let one = number(1.0);
+                let e = self.push("Exp", &[x], vec![]);
+                self.push("Sub", &[&e, &one], vec![])
+            }
+            "log1p" => {
+                let one = number(1.0);
+                let sum = self.push("Add", &[x, &one], vec![]);
+                self.push("Log", &[&sum], vec![])
+            }
+            "exp2" => {
+                let two = number(2.0);
+                self.push("Pow", &[&two, x], vec![])
+            }
+            "log2" | "log10" => {
+                let base = number(if map == "log2" {
+                    std::f64::consts::LN_2
+                } else {
+                    std::f64::consts::LN_10
+                });
+                let log = self.push("Log", &[x], vec![]);
+                self.push("Div", &[&log, &base], vec![])
+            }
+            _ => {
+                let sign = self.push("Sign", &[x], vec![]);
+                let size = self.push("Abs", &[x], vec![]);
+                let whole = self.push("Floor", &[&size], vec![]);
+                self.push("Mul", &[&sign, &whole], vec![])
+            }
+        }
+    }
+
+    fn fold(&mut self, fold: &Fold, x: &str, ty: &Type) -> Result<String, String> {
+        let axes: Vec<i64> = fold.axes.iter().map(|&axis| axis as i64).collect();
+        let op = match fold.with {
+            Combine::Sum => "ReduceSum",
+            Combine::Product => "ReduceProd",
+            Combine::Max | Combine::Any => "ReduceMax",
+            Combine::Min | Combine::All => "ReduceMin",
+        };
+        let is_bool = ty.dtype == DType::Bool;
+        // Until opset 20 the greatest of booleans is that of their bytes.
+        let to = |dtype: DType| vec![("to", Value::Int(tensors::number(dtype).into()))];
+        let wide = if is_bool {
+            self.push("Cast", &[x], to(DType::U8))
+        } else {
+            x.to_owned()
+        };
+        let keep = vec![("keepdims", Value::Int(0))];
+        let axes = self.ints(&axes);
+        let folded = self.push(op, &[&wide, &axes], keep);
+        Ok(if is_bool {
+            self.push("Cast", &[&folded], to(DType::Bool))
+        } else {
+            folded
+        })
+    }
+
+    /// A pool over the last axes; ONNX wants a batch and channels before them.
+    fn pool(&mut self, pool: &Pool, x: &str, dtype: DType) -> Result<String, String> {
+        let Window {
+            size,
+            stride,
+            pad_low,
+            pad_high,
+            dilation,
+        } = &pool.window;
+        let attributes = || {
+            let pads = pad_low.iter().chain(pad_high).map(|&pad| pad as i64);
+            vec![
+                ("kernel_shape", sizes(size)),
+                ("strides", sizes(stride)),
+                ("pads", Value::Ints(pads.collect())),
+            ]
+        };
+        match pool.kind {
+            PoolKind::Max => {
+                let attributes = attributes().into_iter().chain([("dilations", sizes(dilation))]);
+                Ok(self.push("MaxPool", &[x], attributes.collect()))
+            }
+            // The mean, padding counted, times the number of elements.
+            PoolKind::Sum if dilation.iter().all(|&by| by == 1) => {
+                let attributes = attributes().into_iter().chain([("count_include_pad", Value::Int(1))]);
+                let mean = self.push("AveragePool", &[x], attributes.collect());
+                let count: usize = size.iter().product();
+                let count = self.constant(&Tensor::scalar(dtype, Scalar::from_f64(count as f64, dtype)));
+                Ok(self.push("Mul", &[&mean, &count], vec![]))
+            }
+            PoolKind::Sum => Err("a sum over dilated windows has no operator in ONNX".to_owned()),
+            PoolKind::ArgMax => Err("the place in a window has no operator in ONNX".to_owned()),
+        }
+    }
+
+    fn view(&mut self, view: &View, args: &[&str], ty: &Type) -> Result<String, String> {
+        let signed = |values: &[usize]| -> Vec<i64> { values.iter().map(|&value| value as i64).collect() };
+        Ok(match view {
+            View::Reshape(shape) => {
+                let shape = self.ints(&signed(shape));
+                self.push("Reshape", &[args[0], &shape], vec![("allowzero", Value::Int(1))])
+            }
+            View::Permute(order) => self.push("Transpose", args, vec![("perm", sizes(order))]),
+            View::Broadcast(shape) => {
+                let shape = self.ints(&signed(shape));
+                self.push("Expand", &[args[0], &shape], vec![])
+            }
+            View::Slice { start, step, count } => {
+                let end: Vec<i64> = (0..start.len())
+                    .map(|axis| {
+                        (start[axis] + step[axis] * count[axis].max(1) - step[axis] + usize::from(count[axis] > 0))
+                            as i64
+                    })
+                    .collect();
+                let axes: Vec<i64> = (0..start.len() as i64).collect();
+                let (start, end) = (self.ints(&signed(start)), self.ints(&end));
+                let (axes, step) = (self.ints(&axes), self.ints(&signed(step)));
+                self.push("Slice", &[args[0], &start, &end, &axes, &step], vec![])
+            }
+            View::Pad { low, high, inner, fill } => {
+                if inner.iter().any(|&inner| inner > 0) {
+                    return Err("padding between neighbours has no operator in ONNX".to_owned());
+                }
+                let pads: Vec<i64> = low.iter().chain(high).map(|&pad| pad as i64).collect();
+                let (pads, fill) = (self.ints(&pads), self.constant(fill));
+                self.push("Pad", &[args[0], &pads, &fill], vec![("mode", Value::Text("constant"))])
+            }
+            View::Flip(axes) => {
+                let axes = signed(axes);
+                let (start, end) = (vec![-1; axes.len()], vec![i64::MIN + 1; axes.len()]);
+                let (start, end, step) = (self.ints(&start), self.ints(&end), self.ints(&vec![-1; axes.len()]));
+                let axes = self.ints(&axes);
+                self.push("Slice", &[args[0], &start, &end, &axes, &step], vec![])
+            }
+            View::Concat(axis) => self.push("Concat", args, vec![("axis", Value::Int(*axis as i64))]),
+            View::Windows {
+                axes,
+                size,
+                stride,
+                dilation,
+            } => {
+                // Each window's elements are gathered by their places.
+                let mut x = args[0].to_owned();
+                let mut shape = ty.shape.clone();
+                for (place, &axis) in axes.iter().enumerate() {
+                    let windows =
+                        (shape[axis].saturating_sub((size[place] - 1) * dilation[place] + 1)) / stride[place] + 1;
+                    let at = Tensor::from_fn(DType::I64, [windows, size[place]], |index| {
+                        Scalar::Int((index[0] * stride[place] + index[1] * dilation[place]) as i128)
+                    });
+                    let at = self.constant(&at);
+                    let read = self.push("Gather", &[&x, &at], vec![("axis", Value::Int(axis as i64))]);
+                    let rank = shape.len() + 1;
+                    let mut order: Vec<usize> = (0..rank).filter(|&other| other != axis + 1).collect();
+                    order.push(axis + 1);
+                    x = self.push("Transpose", &[&read], vec![("perm", sizes(&order))]);
+                    shape[axis] = windows;
+                    shape.push(size[place]);
+                }
+                x
+            }
+        })
+    }
+}

@@ -1,0 +1,476 @@
+//! ONNX's own tests of operators and models: each on the oracle and on the CPU, within the tolerance of ONNX's runner.
+//!
+//! `tests/data/onnx` holds half of the suite, packed. What passes and what is refused stands in a table that is compared with the one
+//! checked in; a wrong result is never accepted. An operand that a shape depends on is bound to its value as the model is read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use netloom::formats::onnx;
+use netloom::ir::{DType, Graph, Program, Tensor, oracle};
+use netloom::{Cpu, Session, compile};
+
+/// ONNX's runner allows these.
+const RELATIVE: f64 = 1e-3;
+const ABSOLUTE: f64 = 1e-7;
+
+/// A large net sums in another order than the reference.
+const ABSOLUTE_OF_NETS: f64 = 1e-4;
+
+/// Tests whose expected results contradict the operator's own definition, and why; ONNX Runtime fails them too.
+const DISPUTED: &[(&str, &str)] = &[
+    (
+        "node/test_qlinearmatmul_2D_int8_float16",
+        "the definition saturates, the expected result wraps around",
+    ),
+    (
+        "node/test_qlinearmatmul_2D_int8_float32",
+        "the definition saturates, the expected result wraps around",
+    ),
+    (
+        "node/test_qlinearmatmul_3D_int8_float32",
+        "the definition saturates, the expected result wraps around",
+    ),
+    (
+        "node/test_cast_FLOAT_to_BFLOAT16",
+        "the definition rounds, the expected result is cut off",
+    ),
+    (
+        "node/test_castlike_FLOAT_to_BFLOAT16",
+        "the definition rounds, the expected result is cut off",
+    ),
+    (
+        "node/test_castlike_FLOAT_to_BFLOAT16_expanded",
+        "the definition rounds, the expected result is cut off",
+    ),
+    (
+        "node/test_averagepool_3d_dilations_large_count_include_pad_is_1_ceil_mode_is_True",
+        "the definition counts padding that is asked for, the expected result what completes the last window too",
+    ),
+];
+
+/// What became of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Refused(String),
+    Wrong(String),
+}
+
+/// A test: the files of its folder by name.
+struct Case {
+    name: String,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// The tests in the archive.
+fn cases() -> Vec<Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/onnx/onnx-open.tar.gz");
+    let file = std::fs::File::open(path).expect("the archive is in the repository");
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(file)
+        .read_to_end(&mut bytes)
+        .expect("it is a gzip file");
+    let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+    for (path, content) in untar(&bytes) {
+        let parts: Vec<&str> = path.splitn(4, '/').collect();
+        if let &[_, kind, test, file] = parts.as_slice() {
+            folders
+                .entry(format!("{kind}/{test}"))
+                .or_default()
+                .insert(file.to_owned(), content.to_owned());
+        }
+    }
+    folders.into_iter().map(|(name, files)| Case { name, files }).collect()
+}
+
+/// The files of a tar archive: blocks of 512 bytes, a header and then the content (POSIX ustar, with its and GNU's long names).
+fn untar(archive: &[u8]) -> Vec<(String, &[u8])> {
+    let text = |bytes: &[u8]| -> String {
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    };
+    let mut files = Vec::new();
+    let (mut at, mut long_name) = (0, None);
+    while at + 512 <= archive.len() && archive[at] != 0 {
+        let header = &archive[at..at + 512];
+        let size = usize::from_str_radix(text(&header[124..136]).trim(), 8).expect("a size in octal");
+        let content = &archive[at + 512..][..size];
+        let short = match text(&header[345..500]) {
+            prefix if prefix.is_empty() || &header[257..263] != b"ustar\0" => text(&header[..100]),
+            prefix => format!("{prefix}/{}", text(&header[..100])),
+        };
+        match header[156] {
+            b'x' => {
+                let records = String::from_utf8_lossy(content).into_owned();
+                let path = records
+                    .lines()
+                    .find_map(|line| line.split_once(" path="))
+                    .map(|(_, path)| path.to_owned());
+                long_name = path.or(long_name);
+            }
+            b'L' => long_name = Some(text(content)),
+            b'0' | 0 => files.push((long_name.take().unwrap_or(short), content)),
+            _ => long_name = None,
+        }
+        at += 512 + size.div_ceil(512) * 512;
+    }
+    files
+}
+
+/// The tensors `input_0.pb`, `input_1.pb` … of a data set.
+fn tensors(case: &Case, set: usize, kind: &str) -> Result<Vec<Tensor>, String> {
+    let names = (0..).map(|place| format!("test_data_set_{set}/{kind}_{place}.pb"));
+    let files = names.map_while(|name| case.files.get(&name));
+    files
+        .map(|bytes| onnx::parse_tensor(bytes).map(|(_, tensor)| tensor))
+        .collect()
+}
+
+fn run(case: &Case) -> Outcome {
+    let bytes = &case.files["model.onnx"];
+    let names = match onnx::names(bytes) {
+        Ok(names) => names,
+        Err(reason) => return Outcome::Refused(reason),
+    };
+    for set in 0.. {
+        let (inputs, outputs) = match (tensors(case, set, "input"), tensors(case, set, "output")) {
+            (Ok(inputs), Ok(outputs)) if inputs.is_empty() && outputs.is_empty() => break,
+            (Ok(inputs), Ok(outputs)) => (inputs, outputs),
+            (Err(reason), _) | (_, Err(reason)) => return Outcome::Refused(reason),
+        };
+        let inputs: Vec<(String, Tensor)> = names.iter().cloned().zip(inputs).collect();
+        let graph = match onnx::parse_for(bytes, &[], &inputs, None) {
+            Ok(graph) => graph,
+            Err(refusal) => return Outcome::Refused(refusal.problems.to_string()),
+        };
+        let mut arguments: Vec<(String, Tensor)> = (inputs.into_iter())
+            .map(|(name, tensor)| {
+                let declared = graph.input(&name).map(|id| graph.ty(id).dtype);
+                (name, unwrapped(tensor, declared))
+            })
+            .collect();
+        arguments.retain(|(name, _)| graph.input(name).is_some());
+        if let Err(reason) = on_both(&graph, &arguments, &outputs, case.name.starts_with("node")) {
+            return Outcome::Wrong(reason);
+        }
+    }
+    Outcome::Passed
+}
+
+/// The archive holds `bf16` as the `u16` of the same bits.
+fn unwrapped(tensor: Tensor, declared: Option<DType>) -> Tensor {
+    match (tensor.dtype(), declared) {
+        (DType::U16, Some(DType::BF16)) => {
+            Tensor::from_bytes(DType::BF16, tensor.shape().to_vec(), tensor.bytes().to_vec())
+        }
+        _ => tensor,
+    }
+}
+
+/// Runs a graph on the oracle, unless it is a whole net, and on the CPU.
+fn on_both(graph: &Graph, inputs: &[(String, Tensor)], expected: &[Tensor], small: bool) -> Result<(), String> {
+    if small {
+        let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+        let found = oracle::run(graph, &named).map_err(|problems| problems.to_string())?;
+        same("oracle", &found, expected, ABSOLUTE)?;
+    }
+    let executable =
+        compile(&Program::pure("predict", graph.clone()), &Cpu::native()).map_err(|error| error.to_string())?;
+    let mut session = Session::new(Arc::new(executable), 2, 0).map_err(|error| error.to_string())?;
+    let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+    let found = session.call("predict", &named).map_err(|error| error.to_string())?;
+    same("cpu", &found, expected, if small { ABSOLUTE } else { ABSOLUTE_OF_NETS })
+}
+
+fn same(engine: &str, found: &[(String, Tensor)], expected: &[Tensor], absolute: f64) -> Result<(), String> {
+    if found.len() < expected.len() {
+        return Err(format!(
+            "{engine}: {} results instead of {}",
+            found.len(),
+            expected.len()
+        ));
+    }
+    for ((name, found), expected) in found.iter().zip(expected) {
+        let expected = &unwrapped(expected.clone(), Some(found.dtype()));
+        if found.ty() != expected.ty() {
+            return Err(format!(
+                "{engine}: `{name}` is {}, should be {}",
+                found.ty(),
+                expected.ty()
+            ));
+        }
+        // References in f32 err by the rounding of their greatest elements.
+        let finite = expected.scalars().map(|x| x.as_f64().abs()).filter(|x| x.is_finite());
+        let absolute = absolute * finite.fold(1.0, f64::max);
+        let pairs = found.scalars().zip(expected.scalars());
+        for (at, (x, y)) in pairs.map(|(x, y)| (x.as_f64(), y.as_f64())).enumerate() {
+            let close = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= absolute + RELATIVE * y.abs();
+            if !close {
+                return Err(format!("{engine}: `{name}`[{at}] is {x}, should be {y}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs every case, each on its own, so that a panic is a wrong result and not the end.
+fn run_all(cases: &[Case]) -> BTreeMap<String, Outcome> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let results = std::sync::Mutex::new(BTreeMap::new());
+    let work = || {
+        while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            let outcome = catch_unwind(AssertUnwindSafe(|| run(case))).unwrap_or_else(|panic| {
+                let message = panic.downcast_ref::<String>().cloned();
+                let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                Outcome::Wrong(format!("panic: {}", message.unwrap_or_default()))
+            });
+            results
+                .lock()
+                .expect("no test panics with it")
+                .insert(case.name.clone(), outcome);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|_| {
+            std::thread::Builder::new()
+                .stack_size(64 << 20)
+                .spawn_scoped(scope, work)
+                .expect("a thread");
+        });
+    });
+    results.into_inner().expect("no test panics with it")
+}
+
+#[test]
+fn the_open_half_of_onnx_s_tests() {
+    let only = std::env::var("NETLOOM_ONNX_ONLY").ok();
+    let mut cases = cases();
+    if let Some(only) = &only {
+        cases.retain(|case| case.name.contains(only.as_str()));
+    }
+    let results = run_all(&cases);
+    let mut table = String::new();
+    let count = |is: fn(&Outcome) -> bool| results.values().filter(|outcome| is(outcome)).count();
+    let _ = writeln!(
+        table,
+        "passed {}, refused {}, wrong or disputed {}",
+        count(|outcome| *outcome == Outcome::Passed),
+        count(|outcome| matches!(outcome, Outcome::Refused(_))),
+        count(|outcome| matches!(outcome, Outcome::Wrong(_)))
+    );
+    for (name, outcome) in &results {
+        let (kind, reason) = match outcome {
+            Outcome::Passed => continue,
+            Outcome::Refused(reason) => ("refused", reason),
+            Outcome::Wrong(reason) => match DISPUTED.iter().find(|(test, _)| test == name) {
+                Some((_, why)) => ("disputed", &(*why).to_owned()),
+                None => ("WRONG", reason),
+            },
+        };
+        let first = reason.lines().next().unwrap_or_default();
+        let _ = writeln!(table, "{kind} {name}: {first}");
+    }
+    println!("{table}");
+    assert!(!table.contains("\nWRONG"), "wrong results:\n{table}");
+    if only.is_none() {
+        insta::assert_snapshot!("onnx", table);
+    }
+}
+
+/// Real models with their references, in a folder that `NETLOOM_MODELS` names: they are too large to be kept beside the tests.
+#[test]
+fn real_models_give_their_references() {
+    let Some(root) = std::env::var_os("NETLOOM_MODELS") else {
+        eprintln!("skipped: NETLOOM_MODELS names no folder of models");
+        return;
+    };
+    let mut wrong = Vec::new();
+    for folder in std::fs::read_dir(root)
+        .expect("a folder")
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        let Ok(model) = std::fs::read(folder.join("model.onnx")) else {
+            continue;
+        };
+        let mut files = BTreeMap::from([("model.onnx".to_owned(), model)]);
+        for set in 0..100 {
+            for (kind, place) in [
+                ("input", 0),
+                ("input", 1),
+                ("input", 2),
+                ("output", 0),
+                ("output", 1),
+                ("output", 2),
+            ] {
+                let name = format!("test_data_set_{set}/{kind}_{place}.pb");
+                if let Ok(bytes) = std::fs::read(folder.join(&name)) {
+                    files.insert(name, bytes);
+                }
+            }
+        }
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let outcome = run(&Case {
+            name: name.clone(),
+            files,
+        });
+        println!("{name}: {outcome:?}");
+        if outcome != Outcome::Passed {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Mutated models are read or refused: nothing panics, and nothing is allocated that the file does not hold.
+#[test]
+fn mutated_models_are_refused() {
+    use proptest::prelude::*;
+    let mut cases = cases();
+    cases.retain(|case| case.files["model.onnx"].len() < 20_000);
+    let strategy = (
+        0..cases.len(),
+        proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        any::<Option<prop::sample::Index>>(),
+    );
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let result = runner.run(&strategy, |(case, changes, cut)| {
+        let mut bytes = cases[case].files["model.onnx"].clone();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            let length = cut.index(bytes.len());
+            bytes.truncate(length);
+        }
+        let names = onnx::names(&bytes).unwrap_or_default();
+        let inputs = tensors(&cases[case], 0, "input").unwrap_or_default();
+        let inputs: Vec<(String, Tensor)> = names.into_iter().zip(inputs).collect();
+        let _ = onnx::parse_for(&bytes, &[], &inputs, None);
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// What is written gives the same when it is read again: LeNet, and random graphs as far as ONNX has operators for them.
+#[test]
+fn exported_graphs_give_the_same_when_read() {
+    use netloom::ir::sample;
+    use netloom::nn::{training, zoo};
+    let same_when_read = |graph: &Graph, name: &str| {
+        let bytes = match onnx::export::to_bytes(graph) {
+            Ok(bytes) => bytes,
+            Err(_) => return false,
+        };
+        let again = onnx::parse(&bytes, onnx::Binding::default())
+            .unwrap_or_else(|refusal| panic!("{name}: {refusal}\n{graph}"));
+        let inputs = sample::inputs(graph, 1);
+        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+        let results =
+            |graph: &Graph| oracle::run(graph, &inputs).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+        let (before, after) = (results(graph), results(&again));
+        let expected: Vec<Tensor> = before.into_iter().map(|(_, tensor)| tensor).collect();
+        same("read again", &after, &expected, ABSOLUTE).unwrap_or_else(|reason| panic!("{name}: {reason}\n{graph}"));
+        true
+    };
+    let mut draws = sample::SplitMix(5);
+    let graphs = (0..200).map(|number| {
+        let choices: Vec<u8> = (0..24).map(|_| draws.bits() as u8).collect();
+        same_when_read(&sample::graph(&choices, DType::F32), &format!("random graph {number}"))
+    });
+    let written = graphs.filter(|&written| written).count();
+    assert!(written >= 60, "only {written} of 200 graphs can be written");
+    let net = zoo::find("lenet").expect("a network");
+    let whole = training::program(&(net.layers)(), &net.input(2), &net.target(2), &(net.training)());
+    let predict = whole.expect("a valid network").only(training::PREDICT);
+    assert!(
+        same_when_read(&predict.entries[0].graph, "lenet"),
+        "LeNet can be written"
+    );
+}
+
+#[test]
+fn everything_that_is_not_supported_is_said_at_once() {
+    use onnx::proto::tensor_shape_proto::{Dimension, dimension::Value};
+    use onnx::proto::type_proto;
+    use onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+    use onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto};
+    use prost::Message;
+
+    let info = |name: &str, dims: &[Value]| ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: Some(1),
+                shape: Some(TensorShapeProto {
+                    dim: (dims.iter().cloned())
+                        .map(|value| Dimension {
+                            value: Some(value),
+                            ..Dimension::default()
+                        })
+                        .collect(),
+                }),
+            })),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    };
+    let node = |name: &str, op: &str, input: &str, output: &str| NodeProto {
+        name: Some(name.to_owned()),
+        op_type: Some(op.to_owned()),
+        input: vec![input.to_owned()],
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    let model = |nodes: Vec<NodeProto>| ModelProto {
+        opset_import: vec![OperatorSetIdProto {
+            domain: None,
+            version: Some(13),
+        }],
+        graph: Some(GraphProto {
+            node: nodes,
+            input: vec![info("x", &[Value::DimParam("batch".to_owned()), Value::DimValue(3)])],
+            output: vec![info("y", &[])],
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    };
+    let extents = [("batch".to_owned(), 2)];
+    let bound = onnx::Binding {
+        extents: &extents,
+        ..onnx::Binding::default()
+    };
+    let refused = |nodes: Vec<NodeProto>, binding: onnx::Binding<'_>| {
+        onnx::parse(&model(nodes).encode_to_vec(), binding).map_err(|refusal| refusal.to_string())
+    };
+    let whole = refused(vec![node("a", "Relu", "x", "y")], bound).expect("a valid model");
+    assert_eq!(whole.ty(whole.outputs[0].1).to_string(), "f32[2,3]");
+    let two = vec![
+        node("a", "Invented", "x", "h"),
+        node("b", "Relu", "h", "i"),
+        node("c", "Unheard", "x", "y"),
+    ];
+    let expected = "Invented: this operator of `ai.onnx` 13 is not supported\n  --> node `a (Invented)`\n\
+        error: Unheard: this operator of `ai.onnx` 13 is not supported\n  --> node `c (Unheard)`";
+    assert_eq!(refused(two, bound), Err(expected.to_owned()));
+    let open = refused(vec![node("a", "Relu", "x", "y")], onnx::Binding::default()).expect_err("an open extent");
+    assert!(
+        open.contains("its extent `batch` along axis 0 is open; bind it, as in `--shape batch=1`"),
+        "{open}"
+    );
+    let cyclic = refused(vec![node("a", "Relu", "y", "y")], bound).expect_err("a cycle");
+    assert!(cyclic.contains("nothing before it makes its operand `y`"), "{cyclic}");
+    let twice = vec![node("a", "Relu", "x", "y"), node("b", "Relu", "x", "y")];
+    let twice = refused(twice, bound).expect_err("a name used twice");
+    assert!(twice.contains("there are two values `y`"), "{twice}");
+}
