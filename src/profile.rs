@@ -50,12 +50,11 @@ pub fn kernels(
     inputs: &[&Tensor],
     limit: Duration,
 ) -> Result<Vec<KernelCost>, Error> {
-    let program = program.only(entry);
     program.verify()?;
     let target = cpu.target();
     let mut memory = Memory::new(&program.states);
     let mut kernels = Kernels::new(target.clone());
-    let Some(found) = program.entries.first() else {
+    let Some(found) = program.entry(entry) else {
         return Err(Error::Unknown(format!("there is no entry `{entry}`")));
     };
     let graph = passes::run(&found.graph, &target, &mut |_| {});
