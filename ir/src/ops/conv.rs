@@ -48,6 +48,9 @@ pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
     })
 }
 
+/// The most phases that a gradient is computed in: each is a convolution of its own. A guess.
+const MOST_PHASES: usize = 16;
+
 impl Conv {
     /// Stride 1, no padding, no dilation, one group, along `rank` spatial axes.
     pub fn unit(rank: usize) -> Conv {
@@ -100,6 +103,9 @@ impl Conv {
 
     /// The gradient with respect to the input: the seed, spread by the stride, under the kernel turned around.
     fn grad_input<'g>(&self, seed: Val<'g>, kernel: Val<'g>, input: &[usize]) -> Val<'g> {
+        if self.has_phases() {
+            return self.grad_phases(seed, kernel, input, &mut Vec::new());
+        }
         let taps = &kernel.shape()[2..];
         let windows = &seed.shape()[2..];
         let mut back = Conv {
@@ -113,6 +119,65 @@ impl Conv {
         }
         seed.builder()
             .push(Op::Conv(back), &[seed, turn_around(kernel, self.groups)])
+    }
+
+    /// Whether the gradient with respect to the input is better computed phase by phase than from a seed spread by inserted zeros.
+    fn has_phases(&self) -> bool {
+        let is_plain =
+            |axis: usize| self.input_dilation[axis] == 1 && (self.stride[axis] == 1 || self.kernel_dilation[axis] == 1);
+        let phases: usize = self.stride.iter().product();
+        (2..=MOST_PHASES).contains(&phases) && (0..self.rank()).all(is_plain)
+    }
+
+    /// The gradient with respect to the input, of the phases chosen along the first axes and all along the others. The elements
+    /// `s · q + r` of an axis with stride `s` are one phase, `r`: they have met every `s`-th tap, from one on, so their gradient is the seed
+    /// under those taps turned around, and no zero is inserted.
+    fn grad_phases<'g>(&self, seed: Val<'g>, kernel: Val<'g>, input: &[usize], chosen: &mut Vec<usize>) -> Val<'g> {
+        let axis = chosen.len();
+        if axis == self.rank() {
+            return self.grad_phase(seed, kernel, input, chosen);
+        }
+        let stride = self.stride[axis];
+        let phases: Vec<Val<'g>> = (0..stride)
+            .map(|phase| {
+                chosen.push(phase);
+                let part = self.grad_phases(seed, kernel, input, chosen);
+                chosen.pop();
+                part
+            })
+            .collect();
+        // [.., q, r, ..] in order is the axis, with what is over at its end.
+        let parts = Val::stack(&phases, axis + 3);
+        let mut shape = parts.shape();
+        shape.splice(axis + 2..=axis + 3, [shape[axis + 2] * stride]);
+        parts.reshape(shape).slice(axis + 2, 0, input[axis + 2])
+    }
+
+    /// One phase along every axis, of `⌈extent / stride⌉` elements each.
+    fn grad_phase<'g>(&self, seed: Val<'g>, kernel: Val<'g>, input: &[usize], phases: &[usize]) -> Val<'g> {
+        let (taps, windows) = (kernel.shape(), seed.shape());
+        let count = |axis: usize| input[2 + axis].div_ceil(self.stride[axis]);
+        let (mut start, mut step, mut kept) = (vec![0; taps.len()], vec![1; taps.len()], taps.clone());
+        let mut back = Conv {
+            stride: vec![1; self.rank()],
+            ..self.clone()
+        };
+        for (axis, &phase) in phases.iter().enumerate() {
+            let stride = self.stride[axis] as i64;
+            let at = phase as i64 + self.pad_low[axis];
+            let (first, from) = (at.rem_euclid(stride) as usize, at.div_euclid(stride));
+            (start[2 + axis], step[2 + axis]) = (first, self.stride[axis]);
+            kept[2 + axis] = taps[2 + axis].saturating_sub(first).div_ceil(self.stride[axis]);
+            let reach = spread(kept[2 + axis].max(1), self.kernel_dilation[axis]) - 1;
+            back.pad_low[axis] = reach - from;
+            back.pad_high[axis] = count(axis) as i64 + reach - back.pad_low[axis] - windows[2 + axis] as i64;
+        }
+        if kept.contains(&0) {
+            let shape: Vec<usize> = input[..2].iter().copied().chain((0..self.rank()).map(count)).collect();
+            return seed.builder().full(seed.dtype(), shape, 0.0);
+        }
+        let kernel = turn_around(kernel.slice_steps(start, step, kept), self.groups);
+        seed.builder().push(Op::Conv(back), &[seed, kernel])
     }
 
     /// The gradient with respect to the kernel: the input under the seed, with stride and kernel dilation exchanged. Batch and
