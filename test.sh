@@ -3,16 +3,18 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-need() { # need COMMAND PACKAGE: a program, and Debian's package of it
-  command -v "$1" >/dev/null && return
-  echo "installing $2 for \`$1\`"
+install() { # install PACKAGE USER: Debian's package, and who needs it
+  echo "installing $1 for $2"
   if command -v apt-get >/dev/null; then
     as_root=""; [ "$(id -u)" = 0 ] || as_root=sudo
-    $as_root apt-get update -q && $as_root apt-get install -y -q "$2"
+    $as_root apt-get update -q && $as_root apt-get install -y -q "$1"
   else
-    echo "please install \`$1\`; the tests of code compiled ahead of time need it" >&2
+    echo "please install what Debian calls \`$1\`: $2 need it" >&2
     exit 1
   fi
+}
+need() { # need COMMAND PACKAGE: a program, and Debian's package of it
+  command -v "$1" >/dev/null || install "$2" "tests that run \`$1\`"
 }
 need cc gcc
 need nm binutils
@@ -20,6 +22,17 @@ need nm binutils
 need qemu-aarch64 qemu-user
 need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 need riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu
+need spirv-val spirv-tools
+# A Vulkan that runs on the CPU, and the layers that check every call: with them no test of the GPU backend is skipped.
+shopt -s nullglob
+lavapipe=(/usr/share/vulkan/icd.d/lvp* /usr/local/share/vulkan/icd.d/lvp* /etc/vulkan/icd.d/lvp*)
+layers=(/usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation* /etc/vulkan/explicit_layer.d/VkLayer_khronos_validation*)
+shopt -u nullglob
+if [ "$(uname)" = Linux ]; then
+  [ ${#lavapipe[@]} -gt 0 ] || install mesa-vulkan-drivers "the tests of the Vulkan backend"
+  [ ${#layers[@]} -gt 0 ] || install vulkan-validationlayers "the tests of the Vulkan backend"
+  ldconfig -p 2>/dev/null | grep -q libvulkan.so.1 || install libvulkan1 "the tests of the Vulkan backend"
+fi
 
 # Random graphs are new on every run, but in CI the same each time, so that a change is judged by itself.
 if [ -n "${CI:-}" ]; then export PROPTEST_RNG_SEED=20261123; fi

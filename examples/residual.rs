@@ -30,7 +30,7 @@ fn main() -> Result<(), Error> {
         batch: 50,
         threads: 1,
         seed: 0,
-        cpu: Cpu::native(),
+        device: Cpu::native().into(),
     };
     let mut model = Model::compile(net, &training, &train, options)?;
     print!("{}", model.summary()?);

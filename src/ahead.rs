@@ -35,7 +35,7 @@ pub fn write(
     for state in &mut program.states {
         state.init = Init::Tensor(session.state(&state.name)?.into());
     }
-    let lowered = lower(&program, cpu)?;
+    let lowered = lower(&program, &cpu.target())?;
     let mut states = vec![0; lowered.memory.state_bytes];
     for slot in &lowered.memory.states {
         let value = session.state(&slot.name)?;

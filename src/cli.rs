@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use netloom::{Cpu, Error};
+use netloom::{Cpu, Device, Error};
 
 /// A compiler and runtime for neural networks.
 #[derive(Parser)]
@@ -53,6 +53,9 @@ struct Machine {
     /// The CPU to compile for: native, x86-64, x86-64-v3 or x86-64-v4
     #[arg(long, default_value = "native")]
     cpu: String,
+    /// Where it runs: cpu, vulkan, vulkan:N (see `netloom devices`), or auto: a GPU if there is one
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 impl Machine {
@@ -65,6 +68,15 @@ impl Machine {
     /// The CPU.
     fn cpu(&self) -> Result<Cpu, Error> {
         Ok(Cpu::named(&self.cpu)?)
+    }
+
+    /// The device; where `auto` takes the CPU, it says why.
+    fn device(&self) -> Result<Device, Error> {
+        let (device, fallback) = Device::named(&self.device, self.cpu()?)?;
+        if let Some(reason) = fallback {
+            eprintln!("note: running on the CPU: {reason}");
+        }
+        Ok(device)
     }
 }
 

@@ -10,13 +10,16 @@ use netloom_ir::graph::Graph;
 use netloom_ir::kernel::verify;
 use netloom_ir::passes;
 use netloom_ir::program::{Entry, Init, Program, SEED};
-use netloom_ir::{DType, Tensor};
+use netloom_ir::{DType, Target, Tensor};
 
 use crate::cpu::entry::{emit_barrier, emit_entry};
 use crate::cpu::isa::Cpu;
 use crate::cpu::object::Object;
-use crate::cpu::runner::Code;
+use crate::cpu::runner;
+use crate::device::Device;
 use crate::error::Error;
+#[cfg(feature = "vulkan")]
+use crate::gpu;
 use crate::plan::{self, Kernels, Memory, Plan, StateSlot};
 
 /// The entry that computes the first values of states from `seed`, a `u64` scalar; present if any state starts from a graph.
@@ -70,16 +73,15 @@ pub struct Lowered {
 ///
 /// # Errors
 /// Everything that is wrong with the program.
-pub fn lower(program: &Program, cpu: &Cpu) -> Result<Lowered, Error> {
+pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     program.verify()?;
-    let target = cpu.target();
     let mut stages = Stages::default();
     let mut memory = Memory::new(&program.states);
     let mut kernels = Kernels::new(target.clone());
     let mut graphs = Vec::new();
     let mut plans = Vec::new();
     for entry in program.entries.iter().cloned().chain(init_entry(program)) {
-        let graph = stages.time("improve", || passes::run(&entry.graph, &target, &mut |_| {}));
+        let graph = stages.time("improve", || passes::run(&entry.graph, target, &mut |_| {}));
         let start = Instant::now();
         let before = kernels.stages.total();
         plans.push(plan::plan(
@@ -146,10 +148,21 @@ fn init_entry(program: &Program) -> Option<Entry> {
     })
 }
 
+/// The code of a program, with its plans.
+pub(crate) enum Code {
+    /// Machine code.
+    Cpu(Arc<runner::Code>),
+    /// Compute pipelines.
+    #[cfg(feature = "vulkan")]
+    Vulkan(Arc<gpu::runner::Code>),
+}
+
 /// A compiled program.
 pub struct Executable {
+    /// What it runs on.
+    pub device: Device,
     /// The code.
-    pub(crate) code: Arc<Code>,
+    pub(crate) code: Code,
     /// Where each state lies.
     pub states: Vec<StateSlot>,
     /// States that start with given elements; [`INIT`] makes the others.
@@ -162,35 +175,53 @@ pub struct Executable {
 
 impl Executable {
     /// The plans of the entries.
-    pub fn plans(&self) -> impl ExactSizeIterator<Item = &Plan> {
-        self.code.plans()
+    pub fn plans(&self) -> &[Plan] {
+        match &self.code {
+            Code::Cpu(code) => code.plans(),
+            #[cfg(feature = "vulkan")]
+            Code::Vulkan(code) => code.plans(),
+        }
     }
 
     /// The plan of the entry of that name.
     pub fn plan(&self, entry: &str) -> Option<&Plan> {
-        self.plans().find(|plan| plan.name == entry)
+        self.plans().iter().find(|plan| plan.name == entry)
     }
 }
 
-/// Compiles a program for this machine.
+/// Compiles a program for a device of this machine: a [`Cpu`] or a [`Device`].
 ///
 /// # Errors
-/// Everything that is wrong with the program; or that this machine cannot run code for `cpu`.
-pub fn compile(program: &Program, cpu: &Cpu) -> Result<Executable, Error> {
-    let mut lowered = lower(program, cpu)?;
+/// Everything that is wrong with the program; or that the device cannot run it.
+pub fn compile(program: &Program, device: impl Into<Device>) -> Result<Executable, Error> {
+    let device = device.into();
+    let mut lowered = lower(program, &device.target())?;
     let mut stages = std::mem::take(&mut lowered.stages);
-    let code = Code::emit(
-        cpu,
-        lowered.kernels.nests(),
-        lowered.plans,
-        &lowered.memory,
-        &mut stages,
-    )?;
+    let kernel_count = lowered.kernels.len();
+    let (states, given) = (lowered.memory.states.clone(), lowered.given.clone());
+    let code = match &device {
+        Device::Cpu(cpu) => Code::Cpu(Arc::new(runner::Code::emit(
+            cpu,
+            lowered.kernels.nests(),
+            lowered.plans,
+            &lowered.memory,
+            &mut stages,
+        )?)),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(device) => {
+            let Lowered {
+                plans, kernels, memory, ..
+            } = lowered;
+            let code = stages.time("emit", || gpu::runner::Code::new(device, &kernels, plans, &memory))?;
+            Code::Vulkan(Arc::new(code))
+        }
+    };
     Ok(Executable {
-        code: Arc::new(code),
-        states: lowered.memory.states,
-        given: lowered.given,
-        kernel_count: lowered.kernels.len(),
+        device,
+        code,
+        states,
+        given,
+        kernel_count,
         stages,
     })
 }

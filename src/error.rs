@@ -11,6 +11,10 @@ pub enum Error {
     /// The CPU backend could not make or run code.
     #[error("{0}")]
     Cpu(#[from] crate::cpu::Error),
+    /// The Vulkan backend could not make or run code.
+    #[cfg(feature = "vulkan")]
+    #[error("{0}")]
+    Gpu(#[from] crate::gpu::Error),
     /// A run was asked for that the program does not offer.
     #[error("{0}")]
     Usage(String),

@@ -8,18 +8,22 @@
 //! | cut | [`ir::fuse::regions`] | `&Graph` → `Vec<Region>` |
 //! | loops | [`ir::kernel::build`] | region → `Kernel` |
 //! | decide | [`schedule::choose`] | kernel, `&Target` → `Nest` |
-//! | emit | [`cpu::emit`] | `&Nest` → machine code |
+//! | emit | [`cpu::emit`], [`gpu::emit`] | `&Nest` → machine code, SPIR-V |
 //! | link | [`plan`] | codes → `Executable` |
 //! | run | [`session::Session::run`] | tensors → tensors |
 
 pub mod ahead;
 pub mod compile;
 pub mod cpu;
+pub mod device;
 pub mod dump;
 pub mod eager;
 pub mod error;
 pub mod formats;
+#[cfg(feature = "vulkan")]
+pub mod gpu;
 pub mod nn;
+pub mod place;
 pub mod plan;
 pub mod profile;
 pub mod schedule;
@@ -28,6 +32,7 @@ pub mod train;
 
 pub use compile::{Executable, compile};
 pub use cpu::isa::Cpu;
+pub use device::Device;
 pub use error::Error;
 pub use netloom_ir as ir;
 pub use session::Session;

@@ -4,7 +4,8 @@
 //!
 //! A kernel becomes one or more *phases* with barriers between them. A fold that does not fit into the loops of what uses it, or that
 //! is long, is a phase of its own: it is *staged* in scratch that all workers share. What is staged, and how long sums are cut, depends on
-//! shapes alone, so the bits of results do not depend on the machine.
+//! shapes alone, so the bits of results do not depend on the CPU. A GPU's schedules differ by numbers: shares are single elements, and
+//! there are no lanes ([`Grain`]).
 
 mod collapse;
 mod contract;
@@ -20,17 +21,15 @@ use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Prim, Role, S
 use netloom_ir::{DType, Target};
 
 use contract::Form;
-use draft::{Draft, Task};
+use draft::{Draft, Grain, Task};
 use fold::Plan;
 
-/// A fold over more elements than this is cut.
-const LONG: usize = 4096;
 /// With fewer shares than this some of many workers have nothing to do.
 const SHARES: usize = 16;
 
 /// Makes every decision for a kernel.
 pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
-    let mut draft = Draft::new(kernel);
+    let mut draft = Draft::new(kernel, target);
     let (name, mut phases, alone) = match &kernel.work {
         Work::Stores(stores) => {
             let tasks: Vec<Task> = stores.iter().map(Task::of).collect();
@@ -152,7 +151,11 @@ fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
 fn next(draft: &mut Draft, group: &[Task], alone: bool) -> Step {
     let roots: Vec<ExprId> = group.iter().map(|task| task.value).collect();
     let folds = draft.folds(&roots);
-    let form = folds.iter().find_map(|&fold| Form::of(draft, fold, &group[0]));
+    // On a GPU a contraction is a fold like others: each element has an invocation, which sums in order.
+    let form = match draft.grain {
+        Grain::Blocks => folds.iter().find_map(|&fold| Form::of(draft, fold, &group[0])),
+        Grain::Elements => None,
+    };
     let Some(form) = form else {
         let plan = Plan::of(draft, group, &folds);
         return match (plan.long(draft, &folds), plan.misfit(draft, group, &folds, alone)) {
@@ -286,7 +289,7 @@ fn cut(draft: &mut Draft, fold: ExprId) -> Pieces {
         .expect("a fold over an axis");
     let extent = draft.extent(axis);
     let others = draft.count(&over) / extent;
-    let length = (LONG / 2 / others).clamp(1, extent);
+    let length = (draft.grain.long() / 2 / others).clamp(1, extent);
     let count = extent / length;
     let number = draft.axis("piece", count);
     let inner = draft.axis("part", length);

@@ -20,9 +20,11 @@ use std::sync::Arc;
 use netloom_ir::prepare::PREPARE;
 use netloom_ir::{DType, Scalar, Tensor};
 
-use crate::compile::{Executable, INIT};
-use crate::cpu::runner::{Runner, is_of_type};
+use crate::compile::{Code, Executable, INIT};
+use crate::cpu::runner::{self, is_of_type};
 use crate::error::Error;
+#[cfg(feature = "vulkan")]
+use crate::gpu;
 use crate::plan::{Plan, Port, StateSlot};
 
 /// An executable with memory, threads, and states of its own.
@@ -33,13 +35,43 @@ pub struct Session {
     is_stale: bool,
 }
 
+/// The memory of a session and what runs there.
+enum Runner {
+    Cpu(Box<runner::Runner>),
+    #[cfg(feature = "vulkan")]
+    Vulkan(Box<gpu::runner::Runner>),
+}
+
+impl Runner {
+    fn read_states(&self, offset: usize, bytes: usize) -> Result<Vec<u8>, Error> {
+        match self {
+            Runner::Cpu(runner) => Ok(runner.states()[offset..][..bytes].to_vec()),
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(runner) => Ok(runner.read_states(offset, bytes)?),
+        }
+    }
+
+    fn write_states(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Runner::Cpu(runner) => runner.states_mut()[offset..][..bytes.len()].copy_from_slice(bytes),
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(runner) => runner.write_states(offset, bytes)?,
+        }
+        Ok(())
+    }
+}
+
 impl Session {
-    /// Memory for an executable, run by `threads` workers; states start from `seed`.
+    /// Memory for an executable; states start from `seed`. On a CPU it is run by `threads` workers.
     ///
     /// # Errors
     /// If there is not enough memory.
     pub fn new(executable: Arc<Executable>, threads: usize, seed: u64) -> Result<Session, Error> {
-        let runner = Runner::new(Arc::clone(&executable.code), threads)?;
+        let runner = match &executable.code {
+            Code::Cpu(code) => Runner::Cpu(Box::new(runner::Runner::new(Arc::clone(code), threads)?)),
+            #[cfg(feature = "vulkan")]
+            Code::Vulkan(code) => Runner::Vulkan(Box::new(gpu::runner::Runner::new(Arc::clone(code))?)),
+        };
         let mut session = Session {
             executable,
             runner,
@@ -54,23 +86,33 @@ impl Session {
         &self.executable
     }
 
-    /// The number of workers.
+    /// The number of workers; 1 on a device.
     pub fn threads(&self) -> usize {
-        self.runner.workers()
+        match &self.runner {
+            Runner::Cpu(runner) => runner.workers(),
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(_) => 1,
+        }
     }
 
     /// Bytes of arena that the runs share.
     pub fn arena_bytes(&self) -> usize {
-        self.runner.arena_bytes()
+        match &self.runner {
+            Runner::Cpu(runner) => runner.arena_bytes(),
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(runner) => runner.arena_bytes(),
+        }
     }
 
     /// Gives every state its first value.
     ///
     /// # Errors
-    /// None that a valid executable can cause.
+    /// If the device is lost.
     pub fn reset(&mut self, seed: u64) -> Result<(), Error> {
         self.is_stale = true;
-        self.runner.states_mut().fill(0);
+        let states = self.executable.states.iter();
+        let end = states.map(|slot| slot.offset + slot.ty.len_bytes()).max();
+        self.runner.write_states(0, &vec![0; end.unwrap_or(0)])?;
         if let Some(plan) = self.executable.plan(INIT) {
             let seed = Tensor::scalar(DType::U64, Scalar::Int(i128::from(seed)));
             let inputs: Vec<&Tensor> = plan.inputs.iter().map(|_| &seed).collect();
@@ -102,10 +144,10 @@ impl Session {
     }
 
     fn run_entry(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
-        let Some(number) = self.executable.plans().position(|plan| plan.name == entry) else {
+        let Some(number) = self.executable.plans().iter().position(|plan| plan.name == entry) else {
             return Err(self.unknown_entry(entry));
         };
-        let plan = self.executable.plans().nth(number).expect("the position found above");
+        let plan = &self.executable.plans()[number];
         let inputs_fit = inputs.len() == plan.inputs.len()
             && inputs.iter().zip(&plan.inputs).all(|(x, port)| is_of_type(x, &port.ty));
         let outputs_fit = outputs.len() == plan.outputs.len()
@@ -121,7 +163,11 @@ impl Session {
             let found: Vec<&Tensor> = outputs.iter().collect();
             return Err(misfit(entry, "results", &plan.outputs, &found));
         }
-        self.runner.run(number, inputs, outputs);
+        match &mut self.runner {
+            Runner::Cpu(runner) => runner.run(number, inputs, outputs),
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(runner) => runner.run(number, inputs, outputs)?,
+        }
         Ok(())
     }
 
@@ -173,7 +219,7 @@ impl Session {
     /// If there is no such state.
     pub fn state(&self, name: &str) -> Result<Tensor, Error> {
         let slot = self.slot(name)?;
-        let bytes = self.runner.states()[slot.offset..][..slot.ty.len_bytes()].to_vec();
+        let bytes = self.runner.read_states(slot.offset, slot.ty.len_bytes())?;
         Ok(Tensor::from_bytes(slot.ty.dtype, slot.ty.shape.clone(), bytes))
     }
 
@@ -191,7 +237,7 @@ impl Session {
             )));
         }
         let offset = slot.offset;
-        self.runner.states_mut()[offset..][..value.bytes().len()].copy_from_slice(value.bytes());
+        self.runner.write_states(offset, value.bytes())?;
         self.is_stale = true;
         Ok(())
     }
@@ -229,7 +275,12 @@ impl Session {
     }
 
     fn unknown_entry(&self, entry: &str) -> Error {
-        let names: Vec<String> = self.executable.plans().map(|plan| format!("`{}`", plan.name)).collect();
+        let names: Vec<String> = self
+            .executable
+            .plans()
+            .iter()
+            .map(|plan| format!("`{}`", plan.name))
+            .collect();
         Error::Unknown(format!(
             "there is no entry `{entry}`; the entries are {}",
             names.join(", ")

@@ -569,7 +569,7 @@ fn small(hidden: usize) -> Model {
         batch: 20,
         threads: 1,
         seed: 2,
-        cpu: Cpu::native(),
+        device: Cpu::native().into(),
     };
     Model::compile(net, &training, &circle(), options).unwrap()
 }

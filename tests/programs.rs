@@ -51,34 +51,38 @@ fn check_states(graph: &Graph, states: &[(&str, Tensor)], arguments: &[(&str, Te
         }
     }
     let program = program(graph.clone(), states);
+    let run = |mut session: Session| {
+        let arguments: Vec<(&str, &Tensor)> = arguments.iter().map(|(name, x)| (*name, x)).collect();
+        let mut results = Vec::new();
+        for _ in 0..RUNS {
+            results = session
+                .call("run", &arguments)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        results.extend(session.states());
+        for (name, expected) in &expected {
+            let (_, found) = results
+                .iter()
+                .find(|(known, _)| known == name)
+                .expect("each output is a result or state");
+            assert_eq!(found.ty(), expected.ty(), "`{name}`");
+            let greatest = expected.scalars().map(|x| x.as_f64().abs()).fold(1.0, f64::max);
+            for (x, y) in found.scalars().zip(expected.scalars()) {
+                let apart = (x.as_f64() - y.as_f64()).abs();
+                assert!(
+                    apart <= tolerance * greatest,
+                    "`{name}` is {found:?}, should be {expected:?} on {}\n{graph}",
+                    session.executable().device
+                );
+            }
+        }
+        results
+    };
     let mut first: Option<Vec<(String, Tensor)>> = None;
     for cpu in cpus() {
         let executable = Arc::new(compile(&program, &cpu).unwrap_or_else(|error| panic!("{error}")));
         for threads in THREADS {
-            let mut session = Session::new(Arc::clone(&executable), threads, 0).expect("memory");
-            let arguments: Vec<(&str, &Tensor)> = arguments.iter().map(|(name, x)| (*name, x)).collect();
-            let mut results = Vec::new();
-            for _ in 0..RUNS {
-                results = session
-                    .call("run", &arguments)
-                    .unwrap_or_else(|error| panic!("{error}"));
-            }
-            results.extend(session.states());
-            for (name, expected) in &expected {
-                let (_, found) = results
-                    .iter()
-                    .find(|(known, _)| known == name)
-                    .expect("each output is a result or state");
-                assert_eq!(found.ty(), expected.ty(), "`{name}`");
-                let greatest = expected.scalars().map(|x| x.as_f64().abs()).fold(1.0, f64::max);
-                for (x, y) in found.scalars().zip(expected.scalars()) {
-                    let apart = (x.as_f64() - y.as_f64()).abs();
-                    assert!(
-                        apart <= tolerance * greatest,
-                        "`{name}` is {found:?}, should be {expected:?}\n{graph}"
-                    );
-                }
-            }
+            let results = run(Session::new(Arc::clone(&executable), threads, 0).expect("memory"));
             let first = first.get_or_insert_with(|| results.clone());
             for ((name, found), (_, known)) in results.iter().zip(first) {
                 assert_eq!(
@@ -89,6 +93,12 @@ fn check_states(graph: &Graph, states: &[(&str, Tensor)], arguments: &[(&str, Te
                 );
             }
         }
+    }
+    #[cfg(feature = "vulkan")]
+    if let Some(device) = support::vulkan() {
+        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        run(Session::new(executable.into(), 1, 0).expect("memory"));
+        assert_eq!(device.messages(), [""; 0]);
     }
 }
 

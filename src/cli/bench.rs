@@ -15,7 +15,7 @@ use netloom::nn::zoo::Net;
 use netloom::plan::Plan;
 use netloom::profile::{self, KernelCost};
 use netloom::train::model::median;
-use netloom::{Error, Session, compile};
+use netloom::{Device, Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
@@ -74,7 +74,12 @@ impl Engine {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let cpu = options.machine.cpu()?;
+    let (cpu, device) = (options.machine.cpu()?, options.machine.device()?);
+    let is_cpu = matches!(device, Device::Cpu(_));
+    if !is_cpu && (options.eager || options.kernels) {
+        let what = if options.eager { "--eager" } else { "--kernels" };
+        return Err(Error::Usage(format!("`{what}` runs on the CPU; leave out `--device`")));
+    }
     let threads = options.machine.threads();
     let arrays = options.input.as_deref().map(npz::load).transpose()?;
     let wanted = if options.train { TRAIN_STEP } else { PREDICT };
@@ -85,7 +90,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     let start = Instant::now();
     let program = model.program.only(&entry).prepared();
-    let executable = Arc::new(compile(&program, &cpu)?);
+    let executable = Arc::new(compile(&program, &device)?);
     let compile_ms = milliseconds(start.elapsed());
     let Some(plan) = executable.plan(&entry).cloned() else {
         return Err(Error::Unknown(format!("`{}` has no entry `{entry}`", model.name)));
@@ -140,8 +145,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let mut report = serde_json::json!({
         "model": model.name,
         "entry": entry,
-        "device": "cpu",
-        "cpu": cpu.name(),
+        "device": device.name(),
+        "cpu": is_cpu.then(|| cpu.name()),
         "threads": threads,
         "mode": if options.eager { "eager" } else { "compiled" },
         "seed": options.seed,

@@ -12,7 +12,7 @@ use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo;
 use netloom::train::Dataset;
 use netloom::train::model::median;
-use netloom::{Error, Session, compile};
+use netloom::{Device, Error, Session, compile};
 
 use super::train::{Data, Fit, RATE, fit};
 
@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 
     eprintln!("\n2. What the compiler made of the training step\n");
-    let cpu = options.machine.cpu()?;
+    let (cpu, device) = (options.machine.cpu()?, options.machine.device()?);
     let program = program(
         &(net.layers)(),
         &net.input(net.batch),
@@ -70,10 +70,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         &plan.training(&data),
     )?
     .only(TRAIN_STEP);
-    let lowered = lower(&program, &cpu)?;
+    let lowered = lower(&program, &device.target())?;
     let nodes = program.entries[0].graph.len();
     let (_, improved) = &lowered.graphs[0];
-    let executable = Arc::new(compile(&program, &cpu)?);
+    let executable = Arc::new(compile(&program, &device)?);
     let step = executable.plan(TRAIN_STEP).expect("the program has this entry");
     eprintln!("nodes          {nodes}, after the passes {}", improved.len());
     eprintln!("regions        {}", fuse::regions(improved).len());
@@ -87,7 +87,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         executable.stages.total().as_secs_f64() * 1e3
     );
 
-    eprintln!("\n3. Compiled against eager, the same kernels' tiles and threads\n");
+    match &device {
+        Device::Cpu(_) => eprintln!("\n3. Compiled against eager, the same kernels' tiles and threads\n"),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(_) => eprintln!("\n3. Compiled on {device} against eager on the CPU\n"),
+    }
     let batch = data.train.select(&(0..net.batch).collect::<Vec<_>>());
     let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
     let mut eager = Eager::new(&program, &cpu, options.machine.threads(), &session)?;

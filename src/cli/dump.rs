@@ -76,7 +76,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 .collect()
         }
         "kernel" | "nest" | "plan" | "clif" | "asm" => {
-            let lowered = lower(&program, &cpu)?;
+            let lowered = lower(&program, &cpu.target())?;
             match options.stage.as_str() {
                 "kernel" => dump::kernels(&lowered),
                 "nest" => dump::nests(&lowered),

@@ -35,7 +35,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = npz::load(&options.input)?;
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
     let model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
-    let executable = Arc::new(compile(&model.program.prepared(), &options.machine.cpu()?)?);
+    let executable = Arc::new(compile(&model.program.prepared(), options.machine.device()?)?);
     let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;

@@ -191,6 +191,7 @@ pub struct Report {
     pub test_loss: f64,
     pub test_accuracy: Option<f64>,
     pub files: Vec<String>,
+    pub device: String,
 }
 
 impl Report {
@@ -199,7 +200,7 @@ impl Report {
         let last = self.history.epochs.last();
         serde_json::json!({
             "net": net,
-            "device": "cpu",
+            "device": self.device,
             "threads": threads,
             "epochs": self.history.epochs.len(),
             "steps": self.history.steps,
@@ -221,7 +222,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         batch: plan.batch,
         threads: plan.machine.threads(),
         seed: plan.seed,
-        cpu: plan.machine.cpu()?,
+        device: plan.machine.device()?,
     };
     let mut model = Model::compile((plan.net.layers)(), &plan.training(data), &data.train, options)?;
     eprint!("{}", model.summary()?);
@@ -309,6 +310,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         "log.csv".to_owned(),
     ];
     files.extend(pictures(plan, data, &mut model, &history)?);
+    let device = model.executable().device.name();
     Ok((
         model,
         Report {
@@ -316,6 +318,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             test_loss: scores.loss,
             test_accuracy: scores.accuracy,
             files,
+            device,
         },
     ))
 }

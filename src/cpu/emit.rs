@@ -2,9 +2,9 @@
 //!
 //! In: a [`Nest`]. Out: a function of the ABI that [`super`] describes, defined in a module. Nothing is decided here but where values are
 //! computed: an expression is emitted before the outermost loop that changes none of what it depends on ([`Cx::hoist`]), so an
-//! address is a sum whose outer parts were added outside ([`place`]).
+//! address is a sum whose outer parts were added outside ([`crate::place`]).
 //!
-//! Reading order: [`prim`], [`place`], this file, `lanes`, `tile`.
+//! Reading order: [`prim`], [`crate::place`], this file, `lanes`, `tile`.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -25,11 +25,10 @@ use super::isa::{Cpu, Level, Place as Home};
 use super::lanes::Slot;
 use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
-use place::{Guard, Place, Places};
+use crate::place::{Guard, Place, Places, Unit};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
 mod lanes;
-pub mod place;
 pub mod prim;
 
 mod tile;
@@ -235,7 +234,7 @@ fn emit_function(
         module,
         shared,
         nest: nest.clone(),
-        places: Places::new(nest),
+        places: Places::new(nest, Unit::Bytes),
         facts: Vec::new(),
         buffers,
         call,

@@ -74,7 +74,9 @@ impl Drop for Block {
 pub struct Code {
     /// Owns the memory that `entries` point into.
     _jit: Jit,
-    entries: Vec<(Plan, EntryFn)>,
+    plans: Vec<Plan>,
+    /// By plan.
+    entries: Vec<EntryFn>,
     constants: Block,
     state_bytes: usize,
 }
@@ -114,19 +116,18 @@ impl Code {
         }
         stages.add("emit", start.elapsed());
         stages.time("link", || jit.finish())?;
-        let entries = plans
+        let entries = functions
             .into_iter()
-            .zip(functions)
-            .map(|(plan, function)| {
+            .map(|function| {
                 // SAFETY: the address is that of a function emitted by `emit_entry` above, which has this type, and `jit` is kept as long.
-                let function = unsafe { std::mem::transmute::<*const u8, EntryFn>(jit.address(function)) };
-                (plan, function)
+                unsafe { std::mem::transmute::<*const u8, EntryFn>(jit.address(function)) }
             })
             .collect();
         let mut constants = Block::zeroed(memory.constants.len())?;
         constants.bytes_mut().copy_from_slice(&memory.constants);
         Ok(Code {
             _jit: jit,
+            plans,
             entries,
             constants,
             state_bytes: memory.state_bytes,
@@ -134,8 +135,8 @@ impl Code {
     }
 
     /// The plans of the entries, in order.
-    pub fn plans(&self) -> impl ExactSizeIterator<Item = &Plan> {
-        self.entries.iter().map(|(plan, _)| plan)
+    pub fn plans(&self) -> &[Plan] {
+        &self.plans
     }
 }
 
@@ -158,11 +159,12 @@ impl Runner {
         let pool = Pool::new(threads);
         let arena = code
             .plans()
+            .iter()
             .map(|plan| arena_bytes(plan, pool.workers()))
             .max()
             .unwrap_or(0);
-        let inputs = code.plans().map(|plan| plan.inputs.len()).max().unwrap_or(0);
-        let outputs = code.plans().map(|plan| plan.outputs.len()).max().unwrap_or(0);
+        let inputs = code.plans().iter().map(|plan| plan.inputs.len()).max().unwrap_or(0);
+        let outputs = code.plans().iter().map(|plan| plan.outputs.len()).max().unwrap_or(0);
         Ok(Runner {
             states: Block::zeroed(code.state_bytes)?,
             arena: Block::zeroed(arena)?,
@@ -203,7 +205,7 @@ impl Runner {
     /// # Panics
     /// If the arguments' or results' number or types are not the plan's; [`crate::session`] checks before.
     pub fn run(&mut self, entry: usize, inputs: &[&Tensor], outputs: &mut [Tensor]) {
-        let (plan, function) = &self.code.entries[entry];
+        let (plan, function) = (&self.code.plans[entry], self.code.entries[entry]);
         assert_eq!(inputs.len(), plan.inputs.len(), "arguments");
         assert_eq!(outputs.len(), plan.outputs.len(), "results");
         self.inputs.clear();

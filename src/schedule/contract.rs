@@ -163,7 +163,7 @@ impl Form {
     pub fn is_narrow(&self, draft: &Draft) -> bool {
         let tiles =
             draft.count(&self.outer) * draft.extent(self.row).div_ceil(16) * draft.extent(self.column).div_ceil(16);
-        tiles < 8 && draft.count(&self.k) > super::LONG
+        tiles < 8 && draft.count(&self.k) > draft.grain.long()
     }
 }
 

@@ -6,7 +6,8 @@ use netloom_ir::kernel::index::{self, Affine};
 use netloom_ir::kernel::{
     Axis, AxisId, Bind, Buffer, BufferId, Expr, ExprId, Exprs, Kernel, Local, LocalId, Nest, Prim, Role, Stmt, Store,
 };
-use netloom_ir::{DType, Type};
+use netloom_ir::target::TargetKind;
+use netloom_ir::{DType, Target, Type};
 
 /// Values that are written in one set of loops: `buffer[index] = value` for all values of the `over` axes.
 #[derive(Clone, Debug)]
@@ -30,8 +31,44 @@ impl Task {
     }
 }
 
+/// How finely work is shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// Among few workers: blocks, which each walks in vector lanes.
+    Blocks,
+    /// Among the many invocations of a GPU: single elements.
+    Elements,
+}
+
+impl Grain {
+    /// The grain of a machine.
+    fn of(target: &Target) -> Grain {
+        match target.kind {
+            TargetKind::Cpu => Grain::Blocks,
+            TargetKind::Vulkan => Grain::Elements,
+        }
+    }
+
+    /// A fold over more elements than this is cut, if it has fewer than [`Grain::few`] results. On a GPU a guess.
+    pub fn long(self) -> usize {
+        match self {
+            Grain::Blocks => 4096,
+            Grain::Elements => 256,
+        }
+    }
+
+    /// Fewer shares than this leave the machine idle.
+    pub fn few(self) -> usize {
+        match self {
+            Grain::Blocks => 64,
+            Grain::Elements => 16384,
+        }
+    }
+}
+
 /// The nest so far. Both arenas know the same axes.
 pub struct Draft {
+    pub grain: Grain,
     /// What is computed: the kernel's expressions, with folds.
     pub source: Exprs,
     /// The nest's expressions.
@@ -42,12 +79,13 @@ pub struct Draft {
 }
 
 impl Draft {
-    pub fn new(kernel: &Kernel) -> Draft {
+    pub fn new(kernel: &Kernel, target: &Target) -> Draft {
         let mut exprs = Exprs::default();
         for axis in &kernel.axes {
             exprs.add_axis(axis.extent);
         }
         Draft {
+            grain: Grain::of(target),
             source: kernel.exprs.clone(),
             exprs,
             axes: kernel.axes.clone(),

@@ -5,8 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use netloom_ir::kernel::index::substitute;
 use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Prim, Role, Stmt};
 
-use super::LONG;
-use super::draft::{Draft, Task};
+use super::draft::{Draft, Grain, Task};
 
 /// Elements of one share of a long vector loop: enough to hide the cost of starting it, and few enough to share out evenly.
 const SHARE: usize = 4096;
@@ -24,7 +23,10 @@ pub struct Plan {
 impl Plan {
     /// The plan for tasks over the same axes with these folds.
     pub fn of(draft: &mut Draft, tasks: &[Task], folds: &[ExprId]) -> Plan {
-        let lane = lane_axis(draft, &tasks[0], folds);
+        let lane = match draft.grain {
+            Grain::Blocks => lane_axis(draft, &tasks[0], folds),
+            Grain::Elements => None,
+        };
         let used: Vec<BTreeSet<AxisId>> = folds.iter().map(|&fold| draft.free(fold)).collect();
         let mut outer: Vec<AxisId> = tasks[0]
             .over
@@ -45,7 +47,10 @@ impl Plan {
             };
             let free = draft.free(fold);
             let serial = self.lane.is_some_and(|lane| free.contains(&lane));
-            draft.count(over) > LONG && free.is_subset(&parallel) && (serial || draft.count(&free) < 64)
+            let grain = draft.grain;
+            draft.count(over) > grain.long()
+                && free.is_subset(&parallel)
+                && (serial || draft.count(&free) < grain.few())
         })
     }
 
@@ -69,7 +74,9 @@ impl Plan {
                 / draft
                     .count(&free.intersection(&parallel).copied().collect::<Vec<_>>())
                     .max(1);
-            again > 1 || (!alone && !in_lanes && after > SHARE && shares(&free) < super::SHARES)
+            // Where elements are shared out, what follows a fold is shared by more invocations than the fold.
+            let coarse = draft.grain == Grain::Elements && after > 1;
+            again > 1 || coarse || (!alone && !in_lanes && after > SHARE && shares(&free) < super::SHARES)
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use netloom_ir::kernel::{AxisId, Bind, Combine, Prim, Role, Stmt};
 
-use super::draft::{Draft, Task};
+use super::draft::{Draft, Grain, Task};
 
 /// Elements of the row of states that one worker carries along.
 const ROW: usize = 64;
@@ -16,7 +16,12 @@ pub fn schedule(draft: &mut Draft, task: &Task, with: Combine, exclusive: bool) 
     let identity = draft.exprs.constant(dtype, with.identity(dtype));
     let address = draft.address(task.buffer, &task.index);
     let contiguous = |axis: &AxisId| address.as_ref().is_some_and(|address| address.factor(*axis) == 1);
-    let Some(lane) = others.iter().copied().find(contiguous) else {
+    let lane = others
+        .iter()
+        .copied()
+        .find(contiguous)
+        .filter(|_| draft.grain == Grain::Blocks);
+    let Some(lane) = lane else {
         let (shared, values) = draft.share(others);
         let mut known: HashMap<_, _> = others.iter().map(|&axis| draft.source.axis(axis)).zip(values).collect();
         let local = draft.local(with.name(), dtype);

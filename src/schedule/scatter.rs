@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use netloom_ir::DType;
 use netloom_ir::kernel::{AxisId, Bind, Combine, Prim, Stmt};
 
-use super::draft::{Draft, Task};
+use super::draft::{Draft, Grain, Task};
 
 /// Elements of a slice along the contiguous axis that one worker owns.
 const SLICE: usize = 64;
@@ -35,13 +35,17 @@ pub fn schedule(draft: &mut Draft, update: &Task, axis: usize, with: Option<Comb
         .collect();
     let ordered: Vec<AxisId> = update.over.iter().copied().filter(|over| !is_index(over)).collect();
     let extent = lane.map_or(1, |lane| draft.extent(lane));
-    let blocks = draft.axis("block", extent.div_ceil(SLICE));
+    let slice = match draft.grain {
+        Grain::Blocks => SLICE,
+        Grain::Elements => 1,
+    };
+    let blocks = draft.axis("block", extent.div_ceil(slice));
     owned.push(blocks);
     let (shared, values) = draft.share(&owned);
     let zero = draft.int(0);
-    let start = draft.mul_add(*values.last().expect("a block"), SLICE, zero);
-    let count = draft.rest(extent, start, SLICE);
-    let inner = draft.axis("lane", extent.min(SLICE));
+    let start = draft.mul_add(*values.last().expect("a block"), slice, zero);
+    let count = draft.rest(extent, start, slice);
+    let inner = draft.axis("lane", extent.min(slice));
     let mut known: HashMap<_, _> = owned.iter().map(|&axis| draft.source.axis(axis)).zip(values).collect();
     if let Some(lane) = lane {
         let value = draft.exprs.axis(inner);

@@ -11,7 +11,7 @@ use super::callbacks::{Callback, Epoch, Flow};
 use super::dataset::{Dataset, Shift, batch_shape, shuffled};
 use super::metrics::{Scores, best_classes};
 use crate::compile::{Executable, compile};
-use crate::cpu::isa::Cpu;
+use crate::device::Device;
 use crate::error::Error;
 use crate::formats::safetensors;
 use crate::nn::layers::{summary, summary_table};
@@ -28,8 +28,8 @@ pub struct ModelOptions {
     pub threads: usize,
     /// What initial weights and dropout are drawn from.
     pub seed: u64,
-    /// The CPU compiled for.
-    pub cpu: Cpu,
+    /// What it is compiled for.
+    pub device: Device,
 }
 
 /// A network with its training, compiled for batches of one size.
@@ -46,7 +46,7 @@ pub struct ModelOptions {
 ///
 /// let net = Sequential::new().then(Dense::new(16)).then(Activation::Tanh).then(Dense::new(2));
 /// let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(0.05));
-/// let options = ModelOptions { batch: 4, threads: 1, seed: 0, cpu: netloom::Cpu::native() };
+/// let options = ModelOptions { batch: 4, threads: 1, seed: 0, device: netloom::Cpu::native().into() };
 /// let mut model = Model::compile(net, &training, &data, options)?;
 /// println!("{}", model.summary()?);
 ///
@@ -98,7 +98,7 @@ impl Model {
     /// Compiles a network for examples and targets like those of `data`.
     ///
     /// # Errors
-    /// If the layers, the data and the loss do not fit each other, or there is no code for the CPU.
+    /// If the layers, the data and the loss do not fit each other, or the device cannot run it.
     pub fn compile(
         net: Sequential,
         training: &Training,
@@ -110,7 +110,7 @@ impl Model {
         }
         let typed = |tensor: &Tensor| Type::new(tensor.dtype(), batch_shape(tensor, options.batch));
         let (input, target) = (typed(&data.inputs), typed(&data.targets));
-        let executable = compile(&program(&net, &input, &target, training)?, &options.cpu)?;
+        let executable = compile(&program(&net, &input, &target, training)?, &options.device)?;
         let session = Session::new(Arc::new(executable), options.threads, options.seed)?;
         Ok(Model {
             net,

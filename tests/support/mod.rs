@@ -3,9 +3,13 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::sync::Arc;
+#[cfg(feature = "vulkan")]
+use std::sync::OnceLock;
 
 use netloom::cpu::isa::Level;
 use netloom::eager::Eager;
+#[cfg(feature = "vulkan")]
+use netloom::gpu::device as gpu;
 use netloom::ir::{DType, Entry, Graph, Program, Scalar, Tensor, oracle};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo::Net;
@@ -111,6 +115,7 @@ pub fn check(cpus: &[Cpu], threads: &[usize], cases: &[Case]) {
             }
         }
     }
+    wrong.extend(check_vulkan(cases, &expected));
     let native = cpus.last().expect("this machine runs some level");
     let session = Session::new(Arc::new(compile(&program, native).expect("it compiled above")), 1, 0).expect("memory");
     let mut eager =
@@ -211,4 +216,79 @@ pub fn shared_step(net: &Net, batch: usize) -> Arc<Executable> {
         ..Cpu::native()
     };
     Arc::new(compile(&step, &cpu).expect("it compiles"))
+}
+
+/// The Vulkan device that tests run on, with the validation layers watching; `None`, with the reason printed, where there is none. With
+/// `CI` set there must be one.
+#[cfg(feature = "vulkan")]
+pub fn vulkan() -> Option<Arc<gpu::Device>> {
+    static OPENED: OnceLock<Option<Arc<gpu::Device>>> = OnceLock::new();
+    OPENED
+        .get_or_init(|| {
+            let options = gpu::Options {
+                number: None,
+                validate: true,
+                cache: None,
+            };
+            match gpu::Device::open(&options) {
+                Ok(device) => {
+                    eprintln!("Vulkan: {device:?}");
+                    Some(device)
+                }
+                Err(error) => {
+                    assert!(
+                        std::env::var_os("CI").is_none(),
+                        "Vulkan tests must not be skipped in CI: {error}"
+                    );
+                    eprintln!("skipped on Vulkan: {error}");
+                    None
+                }
+            }
+        })
+        .clone()
+}
+
+/// So many cases of each check run on Vulkan: where it runs on the CPU, drivers take some milliseconds for a kernel.
+#[cfg(feature = "vulkan")]
+const SAMPLED: usize = 16;
+
+/// Runs some of the cases on Vulkan, all with `NETLOOM_ALL` set, and gives the differences from what is expected and what the validation layers say.
+#[cfg(feature = "vulkan")]
+fn check_vulkan(cases: &[Case], expected: &[Vec<Tensor>]) -> Vec<String> {
+    let Some(device) = vulkan() else { return Vec::new() };
+    let most = std::env::var_os("NETLOOM_ALL").map_or(SAMPLED, |_| usize::MAX);
+    let mut sample: Vec<usize> = (0..cases.len()).collect();
+    sample.sort_by_key(|&at| (at as u32).wrapping_mul(2_654_435_769));
+    sample.truncate(most);
+    let entries = sample.iter().map(|&at| Entry {
+        name: cases[at].name.clone(),
+        graph: cases[at].graph.clone(),
+    });
+    let program = Program {
+        states: Vec::new(),
+        entries: entries.collect(),
+    };
+    let executable =
+        compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{}: {error}", cases[0].name));
+    let mut session = Session::new(Arc::new(executable), 1, 0).expect("memory");
+    let mut wrong = Vec::new();
+    for (case, expected) in sample.iter().map(|&at| (&cases[at], &expected[at])) {
+        // A product and sum of f64 that the device rounds twice is put together from parts, which fails where these leave the range.
+        if case.name.starts_with("fma f64") && !device.traits.fuses64 {
+            continue;
+        }
+        let mut outputs = session.results(&case.name).expect("an entry");
+        let inputs: Vec<&Tensor> = case.inputs.iter().map(|(_, x)| x).collect();
+        session
+            .run(&case.name, &inputs, &mut outputs)
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        wrong.extend(differences(case, "vulkan", &outputs, expected));
+    }
+    wrong.extend(device.messages());
+    wrong
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn check_vulkan(_cases: &[Case], _expected: &[Vec<Tensor>]) -> Vec<String> {
+    Vec::new()
 }

@@ -1,4 +1,4 @@
-//! Where an element lies: its address as a chain of sums, and the condition under which it may be read.
+//! Where an element lies: its address as a chain of sums, and the condition under which it may be read. Both emitters spell these.
 //!
 //! An offset is taken apart into terms, and the terms are gathered by the loop that moves them, outermost first. So what an outer loop
 //! fixes is added outside, and an innermost loop adds one term.
@@ -14,7 +14,7 @@ use netloom_ir::{DType, Scalar};
 pub struct Place {
     /// The tensor.
     pub buffer: BufferId,
-    /// The part of the offset that never changes, in bytes.
+    /// The part of the offset that never changes, in the unit of [`Places`].
     pub constant: i64,
     /// The parts that do, outermost first.
     pub steps: Vec<Step>,
@@ -25,7 +25,7 @@ pub struct Place {
 /// One addition to an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// What is added, in bytes.
+    /// What is added, in the unit of [`Places`].
     pub add: ExprId,
     /// All that has been added so far; its name, so that places which share a beginning share the sum.
     pub sum: ExprId,
@@ -42,8 +42,18 @@ pub enum Guard {
     Never,
 }
 
+/// What addresses count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, as a CPU's do.
+    Bytes,
+    /// Elements of the tensor, as an index into a GPU's buffer does.
+    Elements,
+}
+
 /// Makes places for one nest, and remembers them.
 pub struct Places {
+    unit: Unit,
     /// The number of loops around each axis's own loop.
     depths: Vec<usize>,
     depth_of: HashMap<ExprId, usize>,
@@ -52,10 +62,11 @@ pub struct Places {
 
 impl Places {
     /// For a nest that has not been given expressions of ours yet.
-    pub fn new(nest: &Nest) -> Places {
+    pub fn new(nest: &Nest, unit: Unit) -> Places {
         let mut depths = vec![0; nest.axes.len()];
         note_depths(&nest.body, 0, &mut depths);
         Places {
+            unit,
             depths,
             depth_of: HashMap::new(),
             places: HashMap::new(),
@@ -91,13 +102,16 @@ impl Places {
 
     /// The place of the element at an offset, in elements of memory.
     pub fn at(&mut self, nest: &mut Nest, buffer: BufferId, offset: ExprId) -> Place {
-        let size = nest.buffers[buffer.at()].ty.dtype.size_bytes();
-        let mut bytes = Linear::default();
-        bytes.add(&Linear::of(&nest.exprs, offset), size as i64);
+        let size = match self.unit {
+            Unit::Bytes => nest.buffers[buffer.at()].ty.dtype.size_bytes(),
+            Unit::Elements => 1,
+        };
+        let mut sum = Linear::default();
+        sum.add(&Linear::of(&nest.exprs, offset), size as i64);
         Place {
             buffer,
-            constant: bytes.constant,
-            steps: self.steps(&mut nest.exprs, bytes.terms),
+            constant: sum.constant,
+            steps: self.steps(&mut nest.exprs, sum.terms),
             guard: Guard::Always,
         }
     }

@@ -1,0 +1,112 @@
+//! The Vulkan backend: nests to compute pipelines.
+//!
+//! [`device`] finds a device and says what it can do. [`emit`] spells a nest in SPIR-V, through [`spirv`]; [`code`] makes pipelines of the
+//! modules, with a [`cache`] on disk; [`record`] turns a plan into command buffers, once; [`runner`] holds a session's memory and submits
+//! them. libvulkan is opened at run time: without it everything else works.
+
+pub mod cache;
+pub mod code;
+pub mod device;
+pub mod emit;
+pub mod record;
+pub mod runner;
+pub mod spirv;
+
+use vulkano::{Validated, VulkanError};
+
+/// Why the GPU cannot do it. Each message says what the user can do; the CPU can run everything.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No Vulkan at all.
+    #[error("no Vulkan loader (libvulkan) was found: {reason}; install a Vulkan driver, or use `--device cpu`")]
+    NoLoader {
+        /// The loader's words.
+        reason: String,
+    },
+    /// Vulkan, but no device that computes.
+    #[error(
+        "Vulkan has no device that can compute{found}; `netloom devices` lists what there is, `--device cpu` always works"
+    )]
+    NoDevice {
+        /// What there is instead.
+        found: String,
+    },
+    /// A device that is not there was asked for.
+    #[error("there is no Vulkan device {number}, only {count}; `netloom devices` lists them")]
+    UnknownDevice {
+        /// Asked for.
+        number: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The device lacks a type.
+    #[error("kernel `{kernel}` needs {what}, which this device lacks; use another device or `--device cpu`")]
+    Lacks {
+        /// The nest's name.
+        kernel: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Something is larger than the device allows.
+    #[error("{what} is {size}, this device allows {limit} ({name}); use another device or `--device cpu`")]
+    OverLimit {
+        /// What is too large.
+        what: String,
+        /// Its size.
+        size: u64,
+        /// The greatest allowed.
+        limit: u64,
+        /// The limit's name in Vulkan.
+        name: &'static str,
+    },
+    /// No room.
+    #[error(
+        "allocating {bytes} bytes of device memory: {reason}; use a smaller batch, another device or `--device cpu`"
+    )]
+    Memory {
+        /// Asked for.
+        bytes: u64,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The device is gone.
+    #[error(
+        "the Vulkan device was lost while {doing}: states on it are gone; start again, with another device or `--device cpu` if it persists"
+    )]
+    Lost {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The driver refused something else.
+    #[error("{doing}: {reason}")]
+    Refused {
+        /// What was being done.
+        doing: String,
+        /// The driver's words.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// What a driver's refusal means.
+    fn of(doing: &'static str) -> impl Fn(Validated<VulkanError>) -> Error {
+        move |error| match error {
+            Validated::Error(VulkanError::DeviceLost) => Error::Lost { doing },
+            other => Error::Refused {
+                doing: doing.to_owned(),
+                reason: words(other),
+            },
+        }
+    }
+}
+
+/// The words of a refusal, with those of what caused it.
+fn words(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    text
+}

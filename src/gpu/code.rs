@@ -1,0 +1,170 @@
+//! Kernels as pipelines.
+
+use std::sync::Arc;
+
+use netloom_ir::kernel::{Nest, Role};
+use vulkano::descriptor_set::layout::{
+    DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
+};
+use vulkano::pipeline::compute::ComputePipelineCreateInfo;
+use vulkano::pipeline::layout::{PipelineLayout, PipelineLayoutCreateInfo, PushConstantRange};
+use vulkano::pipeline::{ComputePipeline, PipelineShaderStageCreateInfo};
+use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
+
+use super::device::Device;
+use super::emit::{self, Phase};
+use super::{Error, spirv};
+
+/// Bytes to which every binding of ours in scratch is aligned: what any device may demand.
+pub const ALIGN: u64 = 256;
+
+/// A kernel ready to be dispatched.
+pub struct Kernel {
+    /// The nest's name.
+    pub name: String,
+    /// Of its one set.
+    pub set_layout: Arc<DescriptorSetLayout>,
+    /// With the push constants.
+    pub layout: Arc<PipelineLayout>,
+    /// One after the other.
+    pub phases: Vec<Dispatch>,
+    /// By buffer of the nest.
+    pub buffers: Vec<Bound>,
+    /// Bytes of scratch that its invocations have to themselves, all together.
+    pub scratch_bytes: u64,
+}
+
+/// A buffer of a kernel.
+pub struct Bound {
+    /// Bytes of an element.
+    pub element_bytes: u64,
+    /// Where it lies in scratch, if it is worker scratch: offset and length.
+    pub scratch: Option<(u64, u64)>,
+}
+
+/// One phase of a kernel.
+pub struct Dispatch {
+    /// Its code.
+    pub pipeline: Arc<ComputePipeline>,
+    /// Groups in two dimensions.
+    pub groups: [u32; 3],
+    /// The buffers it touches, each with whether it writes.
+    pub touched: Vec<(usize, bool)>,
+}
+
+impl Kernel {
+    /// Emits a nest and makes its pipelines.
+    ///
+    /// # Errors
+    /// If the device lacks something or refuses.
+    pub fn new(device: &Device, nest: &Nest) -> Result<Kernel, Error> {
+        let phases = emit::emit(nest, &device.traits)?;
+        let properties = device.device.physical_device().properties();
+        let most = properties
+            .max_per_stage_descriptor_storage_buffers
+            .min(properties.max_push_constants_size / 4);
+        let count = nest.buffers.len() as u32;
+        if count > most {
+            return Err(Error::OverLimit {
+                what: format!("the number of tensors of kernel `{}`", nest.name),
+                size: count.into(),
+                limit: most.into(),
+                name: "maxPerStageDescriptorStorageBuffers, maxPushConstantsSize / 4",
+            });
+        }
+        let bindings = (0..count).map(|binding| {
+            let layout = DescriptorSetLayoutBinding {
+                stages: ShaderStages::COMPUTE,
+                ..DescriptorSetLayoutBinding::descriptor_type(DescriptorType::StorageBuffer)
+            };
+            (binding, layout)
+        });
+        let set_layout = DescriptorSetLayout::new(
+            Arc::clone(&device.device),
+            DescriptorSetLayoutCreateInfo {
+                bindings: bindings.collect(),
+                ..DescriptorSetLayoutCreateInfo::default()
+            },
+        )
+        .map_err(Error::of("describing a kernel's tensors"))?;
+        let layout = PipelineLayout::new(
+            Arc::clone(&device.device),
+            PipelineLayoutCreateInfo {
+                set_layouts: vec![Arc::clone(&set_layout)],
+                push_constant_ranges: vec![PushConstantRange {
+                    stages: ShaderStages::COMPUTE,
+                    offset: 0,
+                    size: 4 * count.max(1),
+                }],
+                ..PipelineLayoutCreateInfo::default()
+            },
+        )
+        .map_err(Error::of("describing a kernel"))?;
+        let workers = phases.iter().map(|phase| phase.invocations).max().unwrap_or(0);
+        let mut scratch_bytes = 0;
+        let buffers = nest
+            .buffers
+            .iter()
+            .map(|buffer| {
+                let scratch = (buffer.role == Role::WorkerScratch).then(|| {
+                    let bytes = buffer.ty.len_bytes() as u64 * workers;
+                    let offset = scratch_bytes;
+                    scratch_bytes += bytes.next_multiple_of(ALIGN);
+                    (offset, bytes)
+                });
+                Bound {
+                    element_bytes: buffer.ty.dtype.size_bytes() as u64,
+                    scratch,
+                }
+            })
+            .collect();
+        let phases = phases
+            .iter()
+            .filter(|phase| phase.invocations > 0)
+            .map(|phase| dispatch(device, nest, &layout, phase))
+            .collect::<Result<_, _>>()?;
+        Ok(Kernel {
+            name: nest.name.clone(),
+            set_layout,
+            layout,
+            phases,
+            buffers,
+            scratch_bytes,
+        })
+    }
+}
+
+fn dispatch(device: &Device, nest: &Nest, layout: &Arc<PipelineLayout>, phase: &Phase) -> Result<Dispatch, Error> {
+    let most = device
+        .device
+        .physical_device()
+        .properties()
+        .max_compute_work_group_count;
+    let groups = phase.invocations.div_ceil(emit::GROUP.into());
+    let rows = groups.div_ceil(most[0].into());
+    if rows > most[1].into() || phase.invocations > i32::MAX as u64 {
+        return Err(Error::OverLimit {
+            what: format!("the number of invocations of kernel `{}`", nest.name),
+            size: phase.invocations,
+            limit: (u64::from(most[0]) * u64::from(most[1]) * u64::from(emit::GROUP)).min(i32::MAX as u64),
+            name: "maxComputeWorkGroupCount",
+        });
+    }
+    let columns = groups.div_ceil(rows.max(1));
+    let words = spirv::words(&phase.module);
+    // SAFETY: the words are a valid module: `emit` made them, and the tests run `spirv-val` over what it makes.
+    let module = unsafe { ShaderModule::new(Arc::clone(&device.device), ShaderModuleCreateInfo::new(&words)) }
+        .map_err(Error::of("loading a kernel"))?;
+    let entry = module.entry_point("main").expect("every module has it");
+    let pipeline = ComputePipeline::new(
+        Arc::clone(&device.device),
+        device.cache.as_ref().map(|cache| Arc::clone(&cache.pipelines)),
+        ComputePipelineCreateInfo::stage_layout(PipelineShaderStageCreateInfo::new(entry), Arc::clone(layout)),
+    )
+    .map_err(Error::of("compiling a kernel"))?;
+    Ok(Dispatch {
+        pipeline,
+        groups: [columns as u32, rows as u32, 1],
+        touched: phase.touched.clone(),
+    })
+}

@@ -1,0 +1,474 @@
+//! Devices: which there are, which to take, what it can do.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use netloom_ir::DType;
+use netloom_ir::target::{Target, TargetKind};
+use rspirv::spirv::{Capability, ExecutionMode};
+use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
+use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
+use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
+use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
+use vulkano::device::{DeviceCreateInfo, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
+use vulkano::instance::debug::{
+    DebugUtilsMessageSeverity, DebugUtilsMessageType, DebugUtilsMessenger, DebugUtilsMessengerCallback,
+    DebugUtilsMessengerCreateInfo, ValidationFeatureEnable,
+};
+use vulkano::instance::{Instance, InstanceCreateInfo, InstanceExtensions};
+use vulkano::memory::allocator::{
+    AllocationCreateInfo, DeviceLayout, MemoryAllocatePreference, MemoryTypeFilter, StandardMemoryAllocator,
+};
+use vulkano::{Version, VulkanLibrary};
+
+use super::Error;
+use super::cache::Cache;
+use super::emit::FloatMode;
+use super::runner;
+use super::spirv::Kind;
+
+/// What a program is compiled with where Vulkan leaves a choice to devices.
+#[derive(Clone, Debug)]
+pub struct Traits {
+    /// 64-bit floats.
+    pub float64: bool,
+    /// 64-bit integers.
+    pub int64: bool,
+    /// 8-bit elements in memory.
+    pub storage8: bool,
+    /// 16-bit elements in memory.
+    pub storage16: bool,
+    /// Whether `Fma` of `f32` rounds once.
+    pub fuses32: bool,
+    /// Whether `Fma` of `f64` rounds once.
+    pub fuses64: bool,
+    /// What a module may demand of floats: rounding to nearest even, no denormal flushed, NaN and infinity as they are.
+    pub float_modes: Vec<FloatMode>,
+}
+
+impl Traits {
+    /// Whether the device's own multiplication with addition rounds once.
+    pub fn fuses(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::F64 => self.fuses64,
+            _ => self.fuses32,
+        }
+    }
+}
+
+/// A device as `netloom devices` lists it.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// What `--device vulkan:N` calls it.
+    pub number: usize,
+    /// Its name.
+    pub name: String,
+    /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
+    pub kind: &'static str,
+    /// The driver and its version.
+    pub driver: String,
+    /// The version of Vulkan.
+    pub api: String,
+    /// Bytes of memory of its own.
+    pub memory_bytes: u64,
+    /// The most bytes that one tensor may have.
+    pub tensor_bytes: u64,
+    /// The most tensors that one kernel may touch.
+    pub tensors: u32,
+    /// Bytes of memory shared within a workgroup.
+    pub shared_bytes: u32,
+    /// Invocations in a subgroup.
+    pub subgroup: u32,
+    /// Whether it computes at all, in a version of Vulkan that we take.
+    pub usable: bool,
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "vulkan:{}  {} ({}), {}, Vulkan {}: {} MiB, tensors of {} MiB, {} in a kernel, {} KiB shared, subgroups of {}",
+            self.number,
+            self.name,
+            self.kind,
+            self.driver,
+            self.api,
+            self.memory_bytes >> 20,
+            self.tensor_bytes >> 20,
+            self.tensors,
+            self.shared_bytes >> 10,
+            self.subgroup,
+        )?;
+        if !self.usable {
+            write!(f, "; not usable: it needs Vulkan 1.2 and a compute queue")?;
+        }
+        Ok(())
+    }
+}
+
+/// How devices of a type are called, and how gladly they are taken.
+fn rank(kind: PhysicalDeviceType) -> (usize, &'static str) {
+    match kind {
+        PhysicalDeviceType::DiscreteGpu => (0, "discrete"),
+        PhysicalDeviceType::IntegratedGpu => (1, "integrated"),
+        PhysicalDeviceType::VirtualGpu => (2, "virtual"),
+        PhysicalDeviceType::Cpu => (3, "cpu"),
+        _ => (4, "other"),
+    }
+}
+
+/// Every device of every driver, in the loader's order.
+///
+/// # Errors
+/// If there is no loader, or it refuses.
+pub fn list() -> Result<Vec<Description>, Error> {
+    let (instance, _) = instance(None)?;
+    Ok(physical_devices(&instance)?
+        .iter()
+        .enumerate()
+        .map(|(number, device)| describe(number, device))
+        .collect())
+}
+
+fn describe(number: usize, device: &PhysicalDevice) -> Description {
+    let properties = device.properties();
+    let heaps = &device.memory_properties().memory_heaps;
+    let own = heaps
+        .iter()
+        .filter(|heap| heap.flags.intersects(vulkano::memory::MemoryHeapFlags::DEVICE_LOCAL));
+    Description {
+        number,
+        name: properties.device_name.clone(),
+        kind: rank(properties.device_type).1,
+        driver: format!(
+            "{} {}",
+            properties.driver_name.as_deref().unwrap_or("driver"),
+            properties.driver_info.as_deref().unwrap_or("")
+        ),
+        api: device.api_version().to_string(),
+        memory_bytes: own.map(|heap| heap.size).sum(),
+        tensor_bytes: properties.max_storage_buffer_range.into(),
+        tensors: properties.max_per_stage_descriptor_storage_buffers,
+        shared_bytes: properties.max_compute_shared_memory_size,
+        subgroup: properties.subgroup_size.unwrap_or(1),
+        usable: compute_family(device).is_some(),
+    }
+}
+
+/// A family of queues that compute, if the device's Vulkan is new enough.
+fn compute_family(device: &PhysicalDevice) -> Option<u32> {
+    if device.api_version() < Version::V1_2 {
+        return None;
+    }
+    let families = device.queue_family_properties();
+    let found = families
+        .iter()
+        .position(|family| family.queue_flags.intersects(QueueFlags::COMPUTE));
+    found.map(|family| family as u32)
+}
+
+fn physical_devices(instance: &Arc<Instance>) -> Result<Vec<Arc<PhysicalDevice>>, Error> {
+    let devices = instance.enumerate_physical_devices();
+    let refused = |error| Error::of("looking for Vulkan devices")(vulkano::Validated::Error(error));
+    Ok(devices.map_err(refused)?.collect())
+}
+
+/// What the validation layers said.
+type Messages = Arc<Mutex<Vec<String>>>;
+
+/// The layer that checks every call.
+const VALIDATION: &str = "VK_LAYER_KHRONOS_validation";
+
+/// An instance, with what hands on the messages of the layers.
+fn instance(validation: Option<&Messages>) -> Result<(Arc<Instance>, Option<DebugUtilsMessenger>), Error> {
+    let library = VulkanLibrary::new().map_err(|error| Error::NoLoader {
+        reason: super::words(error),
+    })?;
+    let mut info = InstanceCreateInfo {
+        application_name: Some("netloom".to_owned()),
+        max_api_version: Some(Version::V1_3),
+        ..InstanceCreateInfo::default()
+    };
+    let mut messenger = None;
+    if let Some(messages) = validation {
+        let messages = Arc::clone(messages);
+        // SAFETY: the callback makes no call to Vulkan.
+        let callback = unsafe {
+            DebugUtilsMessengerCallback::new(move |_, _, data| {
+                let mut messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
+                messages.push(data.message.to_owned());
+            })
+        };
+        info.enabled_layers = vec![VALIDATION.to_owned()];
+        info.enabled_extensions = InstanceExtensions {
+            ext_debug_utils: true,
+            ext_validation_features: true,
+            ..InstanceExtensions::empty()
+        };
+        info.enabled_validation_features = vec![ValidationFeatureEnable::SynchronizationValidation];
+        messenger = Some(DebugUtilsMessengerCreateInfo {
+            message_severity: DebugUtilsMessageSeverity::ERROR | DebugUtilsMessageSeverity::WARNING,
+            message_type: DebugUtilsMessageType::VALIDATION | DebugUtilsMessageType::PERFORMANCE,
+            ..DebugUtilsMessengerCreateInfo::user_callback(callback)
+        });
+    }
+    let started = Error::of("starting Vulkan");
+    let instance = Instance::new(library, info).map_err(&started)?;
+    let messenger = messenger
+        .map(|info| DebugUtilsMessenger::new(Arc::clone(&instance), info))
+        .transpose()
+        .map_err(&started)?;
+    Ok((instance, messenger))
+}
+
+/// Where memory lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Where the device reads fastest.
+    Device,
+    /// Where the host reads and writes.
+    Host,
+}
+
+/// How a device is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which; the best if not said.
+    pub number: Option<usize>,
+    /// Whether the validation layers check every call; see [`Device::messages`].
+    pub validate: bool,
+    /// The folder where compiled pipelines are kept, if they are.
+    pub cache: Option<PathBuf>,
+}
+
+impl Options {
+    /// What users want: that number or the best, with the cache where caches are.
+    pub fn usual(number: Option<usize>) -> Options {
+        Options {
+            number,
+            validate: false,
+            cache: super::cache::usual_folder(),
+        }
+    }
+}
+
+/// An opened device with its queue.
+pub struct Device {
+    pub(super) device: Arc<vulkano::device::Device>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) memory: Arc<StandardMemoryAllocator>,
+    pub(super) commands: Arc<StandardCommandBufferAllocator>,
+    pub(super) descriptors: Arc<StandardDescriptorSetAllocator>,
+    /// What it is.
+    pub description: Description,
+    /// What it does.
+    pub traits: Traits,
+    pub(super) cache: Option<Cache>,
+    messages: Messages,
+    _messenger: Option<DebugUtilsMessenger>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.description)
+    }
+}
+
+impl Device {
+    /// Opens a device: that number, or the best, discrete before integrated before those that are CPUs.
+    ///
+    /// # Errors
+    /// If there is none, or no layers to validate with.
+    pub fn open(options: &Options) -> Result<Arc<Device>, Error> {
+        let messages = Messages::default();
+        let (instance, messenger) = instance(options.validate.then_some(&messages))?;
+        let number = options.number;
+        let devices = physical_devices(&instance)?;
+        let usable = |device: &&Arc<PhysicalDevice>| compute_family(device).is_some();
+        let chosen = match number {
+            Some(number) => devices.get(number).ok_or(Error::UnknownDevice {
+                number,
+                count: devices.len(),
+            })?,
+            None => {
+                let best = devices.iter().filter(usable);
+                best.min_by_key(|device| rank(device.properties().device_type).0)
+                    .ok_or_else(|| Error::NoDevice { found: found(&devices) })?
+            }
+        };
+        let Some(family) = compute_family(chosen) else {
+            return Err(Error::NoDevice { found: found(&devices) });
+        };
+        let has = chosen.supported_features();
+        let features = DeviceFeatures {
+            shader_float64: has.shader_float64,
+            shader_int64: has.shader_int64,
+            storage_buffer8_bit_access: has.storage_buffer8_bit_access,
+            storage_buffer16_bit_access: has.storage_buffer16_bit_access,
+            ..DeviceFeatures::empty()
+        };
+        let (device, mut queues) = vulkano::device::Device::new(
+            Arc::clone(chosen),
+            DeviceCreateInfo {
+                enabled_features: features,
+                queue_create_infos: vec![QueueCreateInfo {
+                    queue_family_index: family,
+                    ..QueueCreateInfo::default()
+                }],
+                ..DeviceCreateInfo::default()
+            },
+        )
+        .map_err(Error::of("opening the Vulkan device"))?;
+        let queue = queues.next().expect("one queue was asked for");
+        let number = devices
+            .iter()
+            .position(|device| device == chosen)
+            .expect("it was chosen among them");
+        let opened = Device {
+            memory: Arc::new(StandardMemoryAllocator::new_default(Arc::clone(&device))),
+            commands: Arc::new(StandardCommandBufferAllocator::new(
+                Arc::clone(&device),
+                StandardCommandBufferAllocatorCreateInfo::default(),
+            )),
+            descriptors: Arc::new(StandardDescriptorSetAllocator::new(
+                Arc::clone(&device),
+                Default::default(),
+            )),
+            description: describe(number, chosen),
+            traits: Traits {
+                float64: features.shader_float64,
+                int64: features.shader_int64,
+                storage8: features.storage_buffer8_bit_access,
+                storage16: features.storage_buffer16_bit_access,
+                fuses32: true,
+                fuses64: true,
+                float_modes: float_modes(chosen),
+            },
+            cache: options.cache.as_deref().and_then(|folder| Cache::open(folder, &device)),
+            device,
+            queue,
+            messages,
+            _messenger: messenger,
+        };
+        // Vulkan does not say whether a multiplication with addition rounds once, so it is tried.
+        let asked = Arc::new(opened);
+        let fuses32 = runner::fuses(&asked, DType::F32)?;
+        let fuses64 = asked.traits.float64 && runner::fuses(&asked, DType::F64)?;
+        let mut opened = Arc::into_inner(asked).expect("what was run has ended");
+        (opened.traits.fuses32, opened.traits.fuses64) = (fuses32, fuses64);
+        Ok(Arc::new(opened))
+    }
+
+    /// What schedules are made for.
+    pub fn target(&self) -> Target {
+        Target {
+            kind: TargetKind::Vulkan,
+            vector_lanes: 4,
+            vector_registers: 16,
+            share_from: 0,
+        }
+    }
+
+    /// What the validation layers have said since the last call.
+    pub fn messages(&self) -> Vec<String> {
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The device, for what this module does not offer.
+    pub fn handle(&self) -> &Arc<vulkano::device::Device> {
+        &self.device
+    }
+
+    /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
+    pub(super) fn binding_alignment(&self) -> u64 {
+        let properties = self.device.physical_device().properties();
+        properties.min_storage_buffer_offset_alignment.as_devicesize().max(16)
+    }
+
+    /// Memory, at least so many bytes, and at least 256.
+    pub(super) fn block(&self, bytes: u64, home: Home) -> Result<Subbuffer<[u8]>, Error> {
+        let bytes = bytes.max(256).next_multiple_of(4);
+        let usage = BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST;
+        let filter = match home {
+            Home::Device => MemoryTypeFilter::PREFER_DEVICE,
+            Home::Host => MemoryTypeFilter::PREFER_HOST | MemoryTypeFilter::HOST_RANDOM_ACCESS,
+        };
+        let refused = |reason: String| Error::Memory { bytes, reason };
+        let layout = DeviceLayout::from_size_alignment(bytes, 256).ok_or_else(|| refused("that is too much".into()))?;
+        let buffer = Buffer::new(
+            self.memory.clone(),
+            BufferCreateInfo {
+                usage,
+                ..BufferCreateInfo::default()
+            },
+            AllocationCreateInfo {
+                memory_type_filter: filter,
+                allocate_preference: MemoryAllocatePreference::Unknown,
+                ..AllocationCreateInfo::default()
+            },
+            layout,
+        );
+        buffer.map(Subbuffer::new).map_err(|error| refused(super::words(error)))
+    }
+}
+
+/// What there is where nothing is usable.
+fn found(devices: &[Arc<PhysicalDevice>]) -> String {
+    let names: Vec<String> = devices
+        .iter()
+        .map(|device| {
+            format!(
+                "`{}` (Vulkan {})",
+                device.properties().device_name,
+                device.api_version()
+            )
+        })
+        .collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(" with Vulkan 1.2; there is {}", names.join(", ")),
+    }
+}
+
+/// What may be demanded of floats of 32 bits, and of 64 where these may differ.
+fn float_modes(device: &PhysicalDevice) -> Vec<FloatMode> {
+    let properties = device.properties();
+    let has = |property: Option<bool>| property == Some(true);
+    let mut modes = Vec::new();
+    for (mode, capability, [narrow, wide]) in [
+        (
+            ExecutionMode::RoundingModeRTE,
+            Capability::RoundingModeRTE,
+            [
+                properties.shader_rounding_mode_rte_float32,
+                properties.shader_rounding_mode_rte_float64,
+            ],
+        ),
+        (
+            ExecutionMode::DenormPreserve,
+            Capability::DenormPreserve,
+            [
+                properties.shader_denorm_preserve_float32,
+                properties.shader_denorm_preserve_float64,
+            ],
+        ),
+        (
+            ExecutionMode::SignedZeroInfNanPreserve,
+            Capability::SignedZeroInfNanPreserve,
+            [
+                properties.shader_signed_zero_inf_nan_preserve_float32,
+                properties.shader_signed_zero_inf_nan_preserve_float64,
+            ],
+        ),
+    ] {
+        // Where widths may not differ, a mode is set for both or not at all.
+        if has(narrow) {
+            modes.push((mode, capability, 32));
+        }
+        if has(narrow) && has(wide) {
+            modes.push((mode, capability, 64));
+        }
+    }
+    modes
+}

@@ -1,0 +1,1019 @@
+//! Nests in SPIR-V.
+//!
+//! In: a [`Nest`]. Out: one module for each of its phases, the parts between barriers, which are dispatches one after the other. Nothing
+//! is decided here but where values are computed, as on the CPU: an expression is emitted before the outermost loop that changes none of
+//! what it depends on.
+//!
+//! An iteration of a `Workers` loop is one invocation; every other loop runs inside it. Worker scratch has a copy for each invocation,
+//! element by element beside those of its neighbours.
+//!
+//! # The interface of a module
+//! Entry point `main`, groups of [`GROUP`] invocations in dimension 0 (and 1, where there are more groups than one dimension takes). Set 0
+//! holds a storage buffer for each buffer of the nest, in order. Push constant `i` is the element at which buffer `i` starts within its
+//! binding. Indices are computed in 32 bits where their ranges allow.
+
+use std::collections::{HashMap, HashSet};
+
+use netloom_ir::DType;
+use netloom_ir::kernel::nest::LANES;
+use netloom_ir::kernel::{
+    AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Role, Stmt,
+};
+use rspirv::dr::Module;
+use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, GlslStd450Op, Op, Word};
+
+use super::Error;
+use super::device::Traits;
+use super::spirv::{Kind, Writer};
+use crate::place::{Guard, Place, Places, Unit};
+use prim::{Prims, memory, register};
+
+pub mod prim;
+
+/// Invocations in a workgroup. Every device takes 128; a guess that few and many groups share the device well.
+pub const GROUP: u32 = 64;
+
+/// The part of a kernel between two barriers.
+pub struct Phase {
+    /// The module.
+    pub module: Module,
+    /// How many invocations have something to do.
+    pub invocations: u64,
+    /// The buffers that it reads or writes, each with whether it writes.
+    pub touched: Vec<(usize, bool)>,
+}
+
+/// The modules of a nest for a device.
+///
+/// # Errors
+/// If the device lacks a type that the nest computes with.
+pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
+    let phases = nest.body.split(|stmt| matches!(stmt, Stmt::Barrier));
+    phases
+        .filter(|body| !body.is_empty())
+        .map(|body| emit_phase(nest, body, traits))
+        .collect()
+}
+
+fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Error> {
+    let invocations = invocations(nest, body);
+    let mut w = Writer::new();
+    let push = w.push_constants(nest.buffers.len().max(1) as u32);
+    let group = [BuiltIn::WorkgroupId, BuiltIn::NumWorkgroups].map(|input| [0, 1].map(|at| w.input(input, at)));
+    let [[column, row], [columns, _]] = group;
+    let item = w.input(BuiltIn::LocalInvocationId, 0);
+    let before = w.op(Op::IMul, Kind::U32, &[row, columns]);
+    let number = w.op(Op::IAdd, Kind::U32, &[before, column]);
+    let size = w.u32(GROUP);
+    let first = w.op(Op::IMul, Kind::U32, &[number, size]);
+    let worker = w.op(Op::IAdd, Kind::U32, &[first, item]);
+    let mut cx = Cx {
+        w,
+        traits,
+        nest: nest.clone(),
+        places: Places::new(nest, Unit::Elements),
+        facts: Vec::new(),
+        narrow: Vec::new(),
+        buffers: vec![None; nest.buffers.len()],
+        push,
+        worker,
+        workers: invocations,
+        locals: vec![None; nest.locals.len()],
+        axes: vec![None; nest.axes.len()],
+        known: HashMap::new(),
+        trail: Vec::new(),
+    };
+    // Loads of bases stand in the first block, where all that follows sees them.
+    let written = Writes::of(body);
+    let touched = touched(nest, body);
+    for &buffer in &touched {
+        cx.declare(buffer, &written);
+    }
+    let limit = cx.w.constant(Kind::U32, invocations);
+    let is_worker = cx.w.op(Op::ULessThan, Kind::Bool, &[worker, limit]);
+    cx.emit_choice(is_worker, |cx| cx.emit_body(body), |_| {});
+    let lacks = |kind, has: bool, name: &'static str| (cx.w.uses(kind) && !has).then_some(name);
+    let lacking = [
+        lacks(Kind::U64, traits.int64, "64-bit integers (shaderInt64)"),
+        lacks(Kind::F64, traits.float64, "64-bit floats (shaderFloat64)"),
+        lacks(
+            Kind::U16,
+            traits.storage16,
+            "16-bit elements in memory (storageBuffer16BitAccess)",
+        ),
+        lacks(
+            Kind::U8,
+            traits.storage8,
+            "8-bit elements in memory (storageBuffer8BitAccess)",
+        ),
+    ];
+    if let Some(what) = lacking.into_iter().flatten().next() {
+        return Err(Error::Lacks {
+            kernel: nest.name.clone(),
+            what,
+        });
+    }
+    let modes: Vec<_> = traits
+        .float_modes
+        .iter()
+        .copied()
+        .filter(|&(_, _, bits)| cx.w.uses(if bits == 64 { Kind::F64 } else { Kind::F32 }))
+        .collect();
+    Ok(Phase {
+        module: cx.w.finish(GROUP, &modes),
+        invocations,
+        touched: touched
+            .iter()
+            .map(|buffer| (buffer.at(), written.buffers.contains(buffer)))
+            .collect(),
+    })
+}
+
+/// A mode for floats of a width that a module may ask for, with the capability it needs.
+pub type FloatMode = (ExecutionMode, Capability, u32);
+
+/// The most iterations of a `Workers` loop in a phase.
+fn invocations(nest: &Nest, body: &[Stmt]) -> u64 {
+    let each = body.iter().map(|stmt| match stmt {
+        Stmt::Loop {
+            axis,
+            bind: Bind::Workers,
+            ..
+        } => nest.axes[axis.at()].extent as u64,
+        Stmt::Loop { body, .. } => invocations(nest, body),
+        Stmt::If { then, otherwise, .. } => invocations(nest, then).max(invocations(nest, otherwise)),
+        _ => 0,
+    });
+    each.max().unwrap_or(0)
+}
+
+/// The buffers that a phase reads or writes.
+fn touched(nest: &Nest, body: &[Stmt]) -> Vec<BufferId> {
+    let mut buffers = HashSet::new();
+    let mut seen = HashSet::new();
+    let mut open = Vec::new();
+    roots(body, &mut |root| match root {
+        Root::Value(id) => open.push(id),
+        Root::Element(buffer, index) => {
+            buffers.insert(buffer);
+            open.extend(index);
+        }
+    });
+    while let Some(id) = open.pop() {
+        if seen.insert(id) {
+            open.extend(nest.exprs.operands(id));
+            if let Expr::Load { buffer, .. } = nest.exprs.get(id) {
+                buffers.insert(*buffer);
+            }
+        }
+    }
+    let mut buffers: Vec<BufferId> = buffers.into_iter().collect();
+    buffers.sort();
+    buffers
+}
+
+/// Something that a statement evaluates.
+enum Root<'a> {
+    Value(ExprId),
+    /// The address of an element to be written, or where a tile starts.
+    Element(BufferId, &'a [ExprId]),
+}
+
+/// Everything that statements evaluate.
+fn roots<'a>(body: &'a [Stmt], visit: &mut impl FnMut(Root<'a>)) {
+    for stmt in body {
+        match stmt {
+            Stmt::Loop { extent, body, .. } => {
+                visit(Root::Value(*extent));
+                roots(body, visit);
+            }
+            Stmt::If {
+                condition,
+                then,
+                otherwise,
+            } => {
+                visit(Root::Value(*condition));
+                roots(then, visit);
+                roots(otherwise, visit);
+            }
+            Stmt::Set { value, .. } | Stmt::Accumulate { value, .. } => visit(Root::Value(*value)),
+            Stmt::Store { buffer, index, value } => {
+                visit(Root::Value(*value));
+                visit(Root::Element(*buffer, index));
+            }
+            Stmt::Contract(contract) => {
+                for operand in [&contract.a, &contract.b, &contract.c] {
+                    visit(Root::Value(operand.start));
+                    visit(Root::Element(operand.buffer, &[]));
+                }
+            }
+            Stmt::Barrier => {}
+        }
+    }
+}
+
+/// What an expression depends on that can change while a nest runs.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    axes: Vec<AxisId>,
+    locals: Vec<LocalId>,
+    /// Tensors that the nest writes too.
+    buffers: Vec<BufferId>,
+    /// Whether it reads any memory.
+    reads: bool,
+}
+
+/// What a piece of a nest changes.
+#[derive(Clone, Debug, Default)]
+struct Writes {
+    locals: Vec<LocalId>,
+    buffers: Vec<BufferId>,
+}
+
+/// Something computed, available from here to the end of the enclosing body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// The value of an expression.
+    Value(ExprId),
+    /// The index of a tensor's first element, and a sum of steps.
+    Pointer(BufferId, ExprId),
+}
+
+/// A buffer that a module declares.
+#[derive(Clone, Copy)]
+struct Declared {
+    variable: Word,
+    /// The index of the tensor's first element.
+    base: Word,
+}
+
+/// A module in the making.
+struct Cx<'a> {
+    w: Writer,
+    traits: &'a Traits,
+    /// The nest, with further expressions for addresses.
+    nest: Nest,
+    places: Places,
+    /// By expression, as far as they are known.
+    facts: Vec<Facts>,
+    /// Whether a 64-bit integer expression is held in 32 bits, of which it is the sign extension; as far as known.
+    narrow: Vec<bool>,
+    buffers: Vec<Option<Declared>>,
+    push: Word,
+    worker: Word,
+    workers: u64,
+    locals: Vec<Option<Word>>,
+    /// The values of the axes whose loops are around us.
+    axes: Vec<Option<Word>>,
+    known: HashMap<Key, Word>,
+    /// What was added to `known`, in order, so that the end of a body can take it back.
+    trail: Vec<Key>,
+}
+
+impl Cx<'_> {
+    fn prims(&mut self) -> Prims<'_> {
+        Prims {
+            w: &mut self.w,
+            traits: self.traits,
+        }
+    }
+
+    fn declare(&mut self, buffer: BufferId, written: &Writes) {
+        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
+        let writable = written.buffers.contains(&buffer);
+        let variable = self.w.storage(buffer.0, kind, writable);
+        let base = self.w.push_constant(self.push, buffer.0);
+        self.buffers[buffer.at()] = Some(Declared { variable, base });
+    }
+
+    fn declared(&self, buffer: BufferId) -> Declared {
+        self.buffers[buffer.at()].expect("every buffer touched is declared")
+    }
+
+    fn emit_body(&mut self, body: &[Stmt]) {
+        let is_store = |stmt: &Stmt| matches!(stmt, Stmt::Store { .. });
+        for group in body.chunk_by(|a, b| is_store(a) && is_store(b)) {
+            match &group[0] {
+                Stmt::Loop {
+                    axis,
+                    extent,
+                    bind,
+                    body,
+                } => self.emit_loop(*axis, *extent, *bind, body),
+                Stmt::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => self.emit_if(*condition, then, otherwise),
+                Stmt::Set { local, value } => self.emit_set(*local, *value),
+                Stmt::Accumulate { local, with, value } => self.emit_accumulate(*local, *with, *value),
+                Stmt::Store { .. } => self.emit_stores(group),
+                Stmt::Contract(contract) => self.emit_contract(contract),
+                Stmt::Barrier => unreachable!("barriers part phases and stand in no loop"),
+            }
+        }
+    }
+
+    fn emit_loop(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) {
+        let writes = Writes::of(body);
+        self.forget(&writes);
+        let constant = self.nest.exprs.as_int(extent);
+        match (bind, constant) {
+            (_, Some(..=0)) => {}
+            (Bind::Unroll, Some(extent)) => {
+                self.hoist(body, &writes, true);
+                for at in 0..extent {
+                    let value = self.w.u32(at as u32);
+                    self.emit_iteration(axis, value, |cx| cx.emit_body(body));
+                }
+            }
+            (Bind::Workers, _) => {
+                let extent = self.index(extent);
+                let worker = self.worker;
+                let has_share = self.w.op(Op::SLessThan, Kind::Bool, &[worker, extent]);
+                self.emit_choice(
+                    has_share,
+                    |cx| cx.emit_iteration(axis, worker, |cx| cx.emit_body(body)),
+                    |_| {},
+                );
+            }
+            (Bind::Lanes, _) => self.emit_lanes(axis, extent, body, &writes),
+            _ => {
+                self.hoist(body, &writes, constant.is_some());
+                let extent = self.index(extent);
+                self.emit_range(extent, |cx, at| cx.emit_iteration(axis, at, |cx| cx.emit_body(body)));
+            }
+        }
+        self.forget(&writes);
+    }
+
+    /// A loop from 0 while below `extent`.
+    fn emit_range(&mut self, extent: Word, emit: impl FnOnce(&mut Self, Word)) {
+        let counter = self.w.local(Kind::U32);
+        let zero = self.w.u32(0);
+        self.w.store(counter, zero);
+        let [head, test, run, next, end] = std::array::from_fn(|_| self.w.id());
+        self.w.jump(head);
+        self.w.begin(head);
+        self.w.merge_loop(end, next);
+        self.w.jump(test);
+        self.w.begin(test);
+        let at = self.w.load(Kind::U32, counter);
+        let more = self.w.op(Op::SLessThan, Kind::Bool, &[at, extent]);
+        self.w.branch(more, run, end);
+        self.w.begin(run);
+        emit(self, at);
+        self.w.jump(next);
+        self.w.begin(next);
+        let one = self.w.u32(1);
+        let after = self.w.op(Op::IAdd, Kind::U32, &[at, one]);
+        self.w.store(counter, after);
+        self.w.jump(head);
+        self.w.begin(end);
+    }
+
+    /// Runs `emit` with the axis bound to a value; what it computes is forgotten afterwards.
+    fn emit_iteration(&mut self, axis: AxisId, at: Word, emit: impl FnOnce(&mut Self)) {
+        self.axes[axis.at()] = Some(at);
+        self.emit_scope(emit);
+        self.axes[axis.at()] = None;
+    }
+
+    /// What is computed in a block is known only there.
+    fn emit_scope(&mut self, emit: impl FnOnce(&mut Self)) {
+        let mark = self.trail.len();
+        emit(self);
+        for key in self.trail.drain(mark..) {
+            self.known.remove(&key);
+        }
+    }
+
+    fn emit_choice(&mut self, condition: Word, yes: impl FnOnce(&mut Self), no: impl FnOnce(&mut Self)) {
+        let [then, otherwise, end] = std::array::from_fn(|_| self.w.id());
+        self.w.merge(end);
+        self.w.branch(condition, then, otherwise);
+        self.w.begin(then);
+        self.emit_scope(yes);
+        self.w.jump(end);
+        self.w.begin(otherwise);
+        self.emit_scope(no);
+        self.w.jump(end);
+        self.w.begin(end);
+    }
+
+    /// The loop of virtual lanes, in order: iteration `i` accumulates into lane `i % LANES`, and the lanes combine pairwise.
+    fn emit_lanes(&mut self, axis: AxisId, extent: ExprId, body: &[Stmt], writes: &Writes) {
+        let constant = self.nest.exprs.as_int(extent);
+        self.hoist(body, writes, constant.is_some());
+        let extent = self.index(extent);
+        let accumulations: Vec<Lanes> = body
+            .iter()
+            .filter_map(|stmt| match *stmt {
+                Stmt::Accumulate { local, with, value } => Some((local, with, value)),
+                _ => None,
+            })
+            .map(|(local, with, value)| {
+                let dtype = self.nest.locals[local.at()].dtype;
+                let kind = register(dtype);
+                let lanes = self.w.local_array(kind, LANES as u32);
+                let identity = self.prims().emit_const(dtype, with.identity(dtype).to_bits(dtype));
+                for lane in 0..LANES as u32 {
+                    let lane = self.w.u32(lane);
+                    let address = self.w.local_element(lanes, kind, lane);
+                    self.w.store(address, identity);
+                }
+                Lanes {
+                    local,
+                    with,
+                    value,
+                    dtype,
+                    lanes,
+                }
+            })
+            .collect();
+        let stores: Vec<Stmt> = body
+            .iter()
+            .filter(|stmt| matches!(stmt, Stmt::Store { .. }))
+            .cloned()
+            .collect();
+        self.emit_range(extent, |cx, at| {
+            cx.emit_iteration(axis, at, |cx| {
+                for lanes in &accumulations {
+                    let value = cx.full(lanes.value);
+                    let mask = cx.w.u32(LANES as u32 - 1);
+                    let lane = cx.w.op(Op::BitwiseAnd, Kind::U32, &[at, mask]);
+                    let address = cx.w.local_element(lanes.lanes, register(lanes.dtype), lane);
+                    cx.combine_at(address, lanes.with, lanes.dtype, value);
+                }
+                if !stores.is_empty() {
+                    cx.emit_stores(&stores);
+                }
+            });
+        });
+        for lanes in accumulations {
+            let kind = register(lanes.dtype);
+            let mut values: Vec<Word> = (0..LANES as u32)
+                .map(|lane| {
+                    let lane = self.w.u32(lane);
+                    let address = self.w.local_element(lanes.lanes, kind, lane);
+                    self.w.load(kind, address)
+                })
+                .collect();
+            while values.len() > 1 {
+                let upper = values.split_off(values.len() / 2);
+                for (value, other) in values.iter_mut().zip(upper) {
+                    *value = self.prims().emit_combine(lanes.with, lanes.dtype, *value, other);
+                }
+            }
+            let address = self.local(lanes.local);
+            self.combine_at(address, lanes.with, lanes.dtype, values[0]);
+        }
+    }
+
+    fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) {
+        let condition = self.value(condition);
+        self.emit_choice(condition, |cx| cx.emit_body(then), |cx| cx.emit_body(otherwise));
+    }
+
+    /// The variable of a register.
+    fn local(&mut self, local: LocalId) -> Word {
+        let kind = register(self.nest.locals[local.at()].dtype);
+        *self.locals[local.at()].get_or_insert_with(|| self.w.local(kind))
+    }
+
+    fn emit_set(&mut self, local: LocalId, value: ExprId) {
+        let value = self.full(value);
+        let address = self.local(local);
+        self.w.store(address, value);
+        self.forget(&Writes {
+            locals: vec![local],
+            ..Writes::default()
+        });
+    }
+
+    fn emit_accumulate(&mut self, local: LocalId, with: Combine, value: ExprId) {
+        let value = self.full(value);
+        let address = self.local(local);
+        let dtype = self.nest.locals[local.at()].dtype;
+        self.combine_at(address, with, dtype, value);
+        self.forget(&Writes {
+            locals: vec![local],
+            ..Writes::default()
+        });
+    }
+
+    fn combine_at(&mut self, address: Word, with: Combine, dtype: DType, value: Word) {
+        let state = self.w.load(register(dtype), address);
+        let combined = self.prims().emit_combine(with, dtype, state, value);
+        self.w.store(address, combined);
+    }
+
+    /// Neighbouring stores: all are evaluated before any writes.
+    fn emit_stores(&mut self, stores: &[Stmt]) {
+        let mut writes = Vec::new();
+        for stmt in stores {
+            let Stmt::Store { buffer, index, value } = stmt else {
+                unreachable!("a group of stores")
+            };
+            let dtype = self.nest.buffers[buffer.at()].ty.dtype;
+            let value = self.full(*value);
+            let element = self.prims().emit_pack(dtype, value);
+            let place = self.store_place(*buffer, index);
+            let index = self.pointer(&place);
+            let address = self.element(*buffer, index);
+            writes.push((address, element));
+        }
+        for (address, element) in writes {
+            self.w.store(address, element);
+        }
+        self.forget(&Writes::of(stores));
+    }
+
+    fn store_place(&mut self, buffer: BufferId, index: &[ExprId]) -> Place {
+        let dtype = self.nest.buffers[buffer.at()].ty.dtype;
+        let element = self.nest.exprs.load(buffer, dtype, index.to_vec(), false);
+        self.places.of(&mut self.nest, element)
+    }
+
+    /// The tile, element by element.
+    fn emit_contract(&mut self, contract: &Contract) {
+        let Contract {
+            dtype,
+            rows,
+            columns,
+            ref k,
+            ref a,
+            ref b,
+            ref c,
+            accumulate,
+        } = *contract;
+        let kind = register(dtype);
+        let starts = [a, b, c].map(|operand| self.index(operand.start));
+        let [rows, columns] = [rows, columns].map(|count| self.w.u32(count as u32));
+        let sum = self.w.local(kind);
+        self.emit_range(rows, |cx, row| {
+            cx.emit_range(columns, |cx, column| {
+                let [a_start, b_start, c_start] = starts;
+                let a_start = cx.step(a_start, row, a.across);
+                let b_start = cx.step(b_start, column, b.across);
+                let c_start = cx.step(c_start, row, c.across);
+                let c_start = cx.w.op(Op::IAdd, Kind::U32, &[c_start, column]);
+                let target = cx.tile_element(c, c_start);
+                let start = match accumulate {
+                    true => cx.w.load(kind, target),
+                    false => cx.w.constant(kind, 0),
+                };
+                cx.w.store(sum, start);
+                cx.emit_products(contract, k, 0, (a_start, b_start), sum);
+                let total = cx.w.load(kind, sum);
+                cx.w.store(target, total);
+            });
+        });
+        self.forget(&Writes {
+            buffers: vec![c.buffer],
+            ..Writes::default()
+        });
+    }
+
+    /// The loops of the sum from `depth` inwards.
+    fn emit_products(&mut self, contract: &Contract, k: &[usize], depth: usize, at: (Word, Word), sum: Word) {
+        let kind = register(contract.dtype);
+        let Some(&extent) = k.get(depth) else {
+            let [left, right] = [(&contract.a, at.0), (&contract.b, at.1)].map(|(operand, index)| {
+                let address = self.tile_element(operand, index);
+                self.w.load(kind, address)
+            });
+            let before = self.w.load(kind, sum);
+            let after = self.w.arithmetic(GlslStd450Op::Fma, kind, &[left, right, before]);
+            self.w.store(sum, after);
+            return;
+        };
+        let extent = self.w.u32(extent as u32);
+        self.emit_range(extent, |cx, step| {
+            let left = cx.step(at.0, step, contract.a.along[depth]);
+            let right = cx.step(at.1, step, contract.b.along[depth]);
+            cx.emit_products(contract, k, depth + 1, (left, right), sum);
+        });
+    }
+
+    fn step(&mut self, start: Word, count: Word, stride: usize) -> Word {
+        let stride = self.w.u32(stride as u32);
+        let distance = self.w.op(Op::IMul, Kind::U32, &[count, stride]);
+        self.w.op(Op::IAdd, Kind::U32, &[start, distance])
+    }
+
+    fn tile_element(&mut self, operand: &Operand, index: Word) -> Word {
+        let base = self.declared(operand.buffer).base;
+        let index = self.w.op(Op::IAdd, Kind::U32, &[base, index]);
+        self.element(operand.buffer, index)
+    }
+
+    /// The address of the element at an index from the start of a binding.
+    fn element(&mut self, buffer: BufferId, mut index: Word) -> Word {
+        let declared = self.declared(buffer);
+        let described = &self.nest.buffers[buffer.at()];
+        let kind = memory(described.ty.dtype);
+        if described.role == Role::WorkerScratch {
+            let workers = self.w.constant(Kind::U32, self.workers);
+            let row = self.w.op(Op::IMul, Kind::U32, &[index, workers]);
+            index = self.w.op(Op::IAdd, Kind::U32, &[row, self.worker]);
+        }
+        self.w.element(declared.variable, kind, index)
+    }
+
+    // Expressions.
+
+    /// The value of an expression, here; computed if it is not known. Operands come first, without recursion: chains are long.
+    fn value(&mut self, wanted: ExprId) -> Word {
+        let mut stack = vec![(wanted, false)];
+        while let Some((id, ready)) = stack.pop() {
+            if self.known.contains_key(&Key::Value(id)) {
+                continue;
+            }
+            if ready {
+                let value = self.emit_expr(id);
+                self.learn(Key::Value(id), value);
+                continue;
+            }
+            stack.push((id, true));
+            let operands = self.operands(id);
+            stack.extend(operands.into_iter().rev().map(|operand| (operand, false)));
+        }
+        self.known[&Key::Value(wanted)]
+    }
+
+    /// The value in the register of its type.
+    fn full(&mut self, id: ExprId) -> Word {
+        let value = self.value(id);
+        self.widen(id, value)
+    }
+
+    fn widen(&mut self, id: ExprId, value: Word) -> Word {
+        if self.is_narrow(id) {
+            self.prims().resize(DType::I32, Kind::U64, value)
+        } else {
+            value
+        }
+    }
+
+    /// An integer that is an index or a count, in 32 bits.
+    fn index(&mut self, id: ExprId) -> Word {
+        let value = self.value(id);
+        if self.is_narrow(id) {
+            value
+        } else {
+            self.prims().resize(DType::I64, Kind::U32, value)
+        }
+    }
+
+    /// What must be computed before an expression: for a load, its address.
+    fn operands(&mut self, id: ExprId) -> Vec<ExprId> {
+        match self.nest.exprs.get(id) {
+            Expr::Load { .. } => {
+                let place = self.places.of(&mut self.nest, id);
+                let steps = place.steps.iter().map(|step| step.add);
+                match place.guard {
+                    Guard::Always => steps.collect(),
+                    Guard::Where(condition) => steps.chain([condition]).collect(),
+                    Guard::Never => Vec::new(),
+                }
+            }
+            _ => self.nest.exprs.operands(id).to_vec(),
+        }
+    }
+
+    /// Emits an expression whose operands are known.
+    fn emit_expr(&mut self, id: ExprId) -> Word {
+        let dtype = self.nest.exprs.dtype(id);
+        match self.nest.exprs.get(id).clone() {
+            Expr::Const(_, bits) if self.is_narrow(id) => self.w.u32(bits as u32),
+            Expr::Const(dtype, bits) => self.prims().emit_const(dtype, bits),
+            Expr::Axis(axis) => self.axes[axis.at()].expect("an axis is used inside its loop"),
+            Expr::Local(local, _) => {
+                let address = self.local(local);
+                self.w.load(register(dtype), address)
+            }
+            Expr::Load { .. } => self.emit_load(id, dtype),
+            Expr::Prim(prim, dtype, args) => self.emit_prim(id, prim, dtype, &args),
+            Expr::Fold { .. } => unreachable!("a nest has no folds"),
+        }
+    }
+
+    fn emit_prim(&mut self, id: ExprId, prim: Prim, dtype: DType, args: &[ExprId]) -> Word {
+        let from = self.nest.exprs.dtype(args[0]);
+        let values: Vec<Word> = args.iter().map(|arg| self.known[&Key::Value(*arg)]).collect();
+        let narrow: Vec<bool> = args.iter().map(|&arg| self.is_narrow(arg)).collect();
+        let result = if self.is_narrow(id) { DType::I32 } else { dtype };
+        match (prim, result) {
+            // The sign extension of 32 bits, read without sign.
+            (Prim::Cast, DType::I32) if dtype == DType::U64 => return values[0],
+            (Prim::Cast, _) if narrow[0] && from == DType::I64 => {
+                return self.prims().emit_prim(prim, result, DType::I32, &values);
+            }
+            (Prim::Div | Prim::Rem, _) if dtype == DType::I64 => {
+                if let Some(by) = self.nest.exprs.as_int(args[1])
+                    && by > 0
+                {
+                    let non_negative = self.nest.exprs.range(args[0]).is_some_and(|(low, _)| low >= 0);
+                    let value = if result == DType::I32 {
+                        values[0]
+                    } else {
+                        self.widen(args[0], values[0])
+                    };
+                    return self
+                        .prims()
+                        .emit_division_by(prim, register(result), value, by, non_negative);
+                }
+            }
+            // Sign extension keeps the order of integers, signed or not.
+            (Prim::Eq | Prim::Lt | Prim::Le, _) if narrow.iter().all(|&narrow| narrow) => {
+                let as_read = if from == DType::I64 { DType::I32 } else { DType::U32 };
+                return self.prims().emit_prim(prim, result, as_read, &values);
+            }
+            _ => {}
+        }
+        if result != dtype {
+            let from = if prim == Prim::Cast { from } else { result };
+            return self.prims().emit_prim(prim, result, from, &values);
+        }
+        let values: Vec<Word> = args
+            .iter()
+            .zip(values)
+            .map(|(&arg, value)| self.widen(arg, value))
+            .collect();
+        self.prims().emit_prim(prim, dtype, from, &values)
+    }
+
+    /// An element; one outside is read from the tensor's start instead, and replaced by zero.
+    fn emit_load(&mut self, id: ExprId, dtype: DType) -> Word {
+        let place = self.places.of(&mut self.nest, id);
+        let condition = match place.guard {
+            Guard::Never => return self.prims().emit_const(dtype, 0),
+            Guard::Always => None,
+            Guard::Where(condition) => Some(self.value(condition)),
+        };
+        let mut index = self.pointer(&place);
+        if let Some(inside) = condition {
+            let base = self.declared(place.buffer).base;
+            index = self.w.select(Kind::U32, inside, index, base);
+        }
+        let address = self.element(place.buffer, index);
+        let element = self.w.load(memory(dtype), address);
+        let value = self.prims().emit_unpack(dtype, element);
+        match condition {
+            Some(inside) => {
+                let zero = self.prims().emit_const(dtype, 0);
+                self.w.select(register(dtype), inside, value, zero)
+            }
+            None => value,
+        }
+    }
+
+    /// The index of a place within its binding.
+    fn pointer(&mut self, place: &Place) -> Word {
+        let sum = self.outer_pointer(place);
+        match place.constant {
+            0 => sum,
+            constant => {
+                let constant = self.w.u32(constant as u32);
+                self.w.op(Op::IAdd, Kind::U32, &[sum, constant])
+            }
+        }
+    }
+
+    /// The same without its constant.
+    fn outer_pointer(&mut self, place: &Place) -> Word {
+        let mut pointer = self.declared(place.buffer).base;
+        for step in &place.steps {
+            let key = Key::Pointer(place.buffer, step.sum);
+            pointer = match self.known.get(&key) {
+                Some(&known) => known,
+                None => {
+                    let add = self.index(step.add);
+                    let sum = self.w.op(Op::IAdd, Kind::U32, &[pointer, add]);
+                    self.learn(key, sum);
+                    sum
+                }
+            };
+        }
+        pointer
+    }
+
+    /// Whether a 64-bit integer fits into 32 bits, and so does all that it is computed from. Axes always do: `code` takes no more
+    /// invocations than that.
+    fn is_narrow(&mut self, id: ExprId) -> bool {
+        while self.narrow.len() <= id.at() {
+            let next = ExprId(self.narrow.len() as u32);
+            let exprs = &self.nest.exprs;
+            let fits = |id: ExprId| {
+                let range = exprs.range(id);
+                range.is_some_and(|(low, high)| low >= i32::MIN.into() && high <= i32::MAX.into())
+            };
+            let narrow = |args: &[ExprId]| {
+                let mut wide = args.iter().filter(|arg| exprs.dtype(**arg) == DType::I64);
+                wide.all(|arg| self.narrow[arg.at()])
+            };
+            let known = match exprs.get(next) {
+                Expr::Const(DType::I64 | DType::U64, bits) => i32::try_from(*bits as i64).is_ok(),
+                Expr::Axis(_) => true,
+                Expr::Prim(Prim::Cast, DType::U64, args) => {
+                    exprs.dtype(args[0]) == DType::I64 && self.narrow[args[0].at()]
+                }
+                Expr::Prim(Prim::Cast, DType::I64, args) => {
+                    matches!(register(exprs.dtype(args[0])), Kind::U32 | Kind::Bool) && fits(next)
+                }
+                Expr::Prim(Prim::Bitcast, ..) => false,
+                Expr::Prim(_, DType::I64, args) => fits(next) && narrow(args),
+                _ => false,
+            };
+            self.narrow.push(known);
+        }
+        self.narrow[id.at()]
+    }
+
+    // What is known, and what may be computed early.
+
+    /// Computes, before a loop is entered, everything in its body that the loop does not change; memory is read only if the loop is known
+    /// to be entered.
+    fn hoist(&mut self, body: &[Stmt], writes: &Writes, entered: bool) {
+        let mut seen = HashSet::new();
+        self.hoist_body(body, writes, !entered, &mut seen);
+    }
+
+    fn hoist_body(&mut self, body: &[Stmt], writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+        for stmt in body {
+            match stmt {
+                Stmt::Loop { extent, body, .. } => {
+                    self.hoist_expr(*extent, writes, conditional, seen);
+                    let entered = self.nest.exprs.as_int(*extent).is_some_and(|extent| extent > 0);
+                    self.hoist_body(body, writes, conditional || !entered, seen);
+                }
+                Stmt::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => {
+                    self.hoist_expr(*condition, writes, conditional, seen);
+                    self.hoist_body(then, writes, true, seen);
+                    self.hoist_body(otherwise, writes, true, seen);
+                }
+                Stmt::Set { value, .. } | Stmt::Accumulate { value, .. } => {
+                    self.hoist_expr(*value, writes, conditional, seen);
+                }
+                Stmt::Store { buffer, index, value } => {
+                    self.hoist_expr(*value, writes, conditional, seen);
+                    let place = self.store_place(*buffer, index);
+                    self.hoist_place(&place, writes, conditional, seen);
+                }
+                Stmt::Contract(contract) => {
+                    for operand in [&contract.a, &contract.b, &contract.c] {
+                        self.hoist_expr(operand.start, writes, conditional, seen);
+                    }
+                }
+                Stmt::Barrier => {}
+            }
+        }
+    }
+
+    /// Computes the largest parts of an expression that can be known here. Under a condition, memory is not read: the condition may be
+    /// what keeps the read inside.
+    fn hoist_expr(&mut self, root: ExprId, writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+        let mut stack = vec![root];
+        while let Some(id) = stack.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match self.nest.exprs.get(id) {
+                Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => continue,
+                _ => {}
+            }
+            if self.is_fixed(id, writes) && !(conditional && self.facts(id).reads) {
+                self.value(id);
+                continue;
+            }
+            if matches!(self.nest.exprs.get(id), Expr::Load { .. }) {
+                let place = self.places.of(&mut self.nest, id);
+                self.hoist_place(&place, writes, conditional, seen);
+            }
+            stack.extend(self.operands(id));
+        }
+    }
+
+    /// Adds up as much of an address as can be known here.
+    fn hoist_place(&mut self, place: &Place, writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
+        let fixed = place
+            .steps
+            .iter()
+            .take_while(|step| self.is_fixed(step.add, writes) && !(conditional && self.facts(step.add).reads))
+            .count();
+        let mut outer = place.clone();
+        outer.steps.truncate(fixed);
+        self.outer_pointer(&outer);
+        for step in &place.steps[fixed..] {
+            self.hoist_expr(step.add, writes, conditional, seen);
+        }
+    }
+
+    /// Whether an expression can be computed here, and has the same value throughout a piece of the nest below.
+    fn is_fixed(&mut self, id: ExprId, writes: &Writes) -> bool {
+        self.learn_facts(id);
+        let facts = &self.facts[id.at()];
+        facts.axes.iter().all(|axis| self.axes[axis.at()].is_some()) && !writes.change(facts)
+    }
+
+    fn facts(&mut self, id: ExprId) -> &Facts {
+        self.learn_facts(id);
+        &self.facts[id.at()]
+    }
+
+    /// Operands have smaller ids, so facts are known for a beginning of the arena.
+    fn learn_facts(&mut self, id: ExprId) {
+        while self.facts.len() <= id.at() {
+            let next = ExprId(self.facts.len() as u32);
+            let mut facts = Facts::default();
+            for operand in self.nest.exprs.operands(next) {
+                let operand = &self.facts[operand.at()];
+                union(&mut facts.axes, &operand.axes);
+                union(&mut facts.locals, &operand.locals);
+                union(&mut facts.buffers, &operand.buffers);
+                facts.reads |= operand.reads;
+            }
+            match self.nest.exprs.get(next) {
+                Expr::Axis(axis) => facts.axes.push(*axis),
+                Expr::Local(local, _) => facts.locals.push(*local),
+                Expr::Load { buffer, .. } => {
+                    facts.reads = true;
+                    if self.nest.buffers[buffer.at()].role != Role::Input {
+                        union(&mut facts.buffers, &[*buffer]);
+                    }
+                }
+                Expr::Const(..) | Expr::Prim(..) | Expr::Fold { .. } => {}
+            }
+            self.facts.push(facts);
+        }
+    }
+
+    fn learn(&mut self, key: Key, value: Word) {
+        self.known.insert(key, value);
+        self.trail.push(key);
+    }
+
+    /// Forgets every value that has changed.
+    fn forget(&mut self, writes: &Writes) {
+        let mut known = std::mem::take(&mut self.known);
+        known.retain(|key, _| match *key {
+            Key::Value(id) | Key::Pointer(_, id) => !writes.change(self.facts(id)),
+        });
+        self.known = known;
+    }
+}
+
+/// The virtual lanes of one accumulation.
+struct Lanes {
+    local: LocalId,
+    with: Combine,
+    value: ExprId,
+    dtype: DType,
+    /// An array of the module's.
+    lanes: Word,
+}
+
+impl Writes {
+    /// Everything that a body changes.
+    fn of(body: &[Stmt]) -> Writes {
+        let mut writes = Writes::default();
+        writes.add(body);
+        writes
+    }
+
+    fn add(&mut self, body: &[Stmt]) {
+        for stmt in body {
+            match stmt {
+                Stmt::Loop { body, .. } => self.add(body),
+                Stmt::If { then, otherwise, .. } => {
+                    self.add(then);
+                    self.add(otherwise);
+                }
+                Stmt::Set { local, .. } | Stmt::Accumulate { local, .. } => union(&mut self.locals, &[*local]),
+                Stmt::Store { buffer, .. } => union(&mut self.buffers, &[*buffer]),
+                Stmt::Contract(contract) => union(&mut self.buffers, &[contract.c.buffer]),
+                Stmt::Barrier => {}
+            }
+        }
+    }
+
+    /// Whether an expression with those facts may have another value afterwards.
+    fn change(&self, facts: &Facts) -> bool {
+        facts.locals.iter().any(|local| self.locals.contains(local))
+            || facts.buffers.iter().any(|buffer| self.buffers.contains(buffer))
+    }
+}
+
+/// Adds to a set, kept as a list, whatever it lacks.
+fn union<T: Copy + PartialEq>(set: &mut Vec<T>, more: &[T]) {
+    for item in more {
+        if !set.contains(item) {
+            set.push(*item);
+        }
+    }
+}

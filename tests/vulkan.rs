@@ -1,0 +1,223 @@
+//! Vulkan beside the CPU: whole trainings, the modules themselves, what is kept on disk, what is refused. Ops and programs run on it in
+//! `engines.rs` and `programs.rs`.
+
+#![cfg(feature = "vulkan")]
+
+mod support;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use netloom::compile::lower;
+use netloom::gpu::device::{Device, Options};
+use netloom::gpu::{emit, spirv};
+use netloom::ir::builder::Builder;
+use netloom::ir::{DType, Program, Scalar, Tensor, Type};
+use netloom::nn::training::{TRAIN_STEP, program};
+use netloom::nn::zoo;
+use netloom::{Cpu, Session, compile};
+use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
+
+/// Values in [0, 1), or classes.
+fn data(ty: &Type) -> Tensor {
+    let element = |at: usize| {
+        let spread = (at as u32).wrapping_mul(2_654_435_769) >> 8;
+        match ty.dtype.is_float() {
+            true => Scalar::Float(f64::from(spread) / f64::from(1 << 24)),
+            false => Scalar::Int(i128::from(spread % 10)),
+        }
+    };
+    Tensor::from_scalars(ty.dtype, ty.shape.clone(), (0..ty.count()).map(element))
+}
+
+fn training(net: &str, batch: usize) -> (Program, [Tensor; 2]) {
+    let net = zoo::find(net).expect("a network");
+    let (input, target) = (net.input(batch), net.target(batch));
+    let program = program(&(net.layers)(), &input, &target, &(net.training)()).expect("a program");
+    (program.only(TRAIN_STEP), [data(&input), data(&target)])
+}
+
+/// The losses of some steps.
+fn losses(session: &mut Session, inputs: &[Tensor; 2], steps: usize) -> Vec<f64> {
+    let mut loss = session.results(TRAIN_STEP).expect("an entry");
+    let step = |_| {
+        session
+            .run(TRAIN_STEP, &[&inputs[0], &inputs[1]], &mut loss)
+            .unwrap_or_else(|error| panic!("{error}"));
+        loss[0].get(0).as_f64()
+    };
+    (0..steps).map(step).collect()
+}
+
+fn training_follows_the_cpu(net: &str, batch: usize) {
+    let Some(device) = support::vulkan() else { return };
+    let (program, inputs) = training(net, batch);
+    let on_cpu = compile(&program, &Cpu::native()).expect("code");
+    let on_gpu = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+    let [cpu, gpu] = [on_cpu, on_gpu].map(|executable| {
+        let mut session = Session::new(executable.into(), 2, 7).expect("memory");
+        losses(&mut session, &inputs, 50)
+    });
+    for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+        assert!(
+            (cpu - gpu).abs() <= 1e-3 * cpu.abs(),
+            "{net}, step {step}: {gpu}, on the CPU {cpu}"
+        );
+    }
+    assert!(gpu[49] < gpu[0], "{net} learns: {gpu:?}");
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+#[test]
+fn an_mlp_trains_as_on_the_cpu() {
+    training_follows_the_cpu("mlp", 8);
+}
+
+#[test]
+fn lenet_trains_as_on_the_cpu() {
+    training_follows_the_cpu("lenet", 4);
+}
+
+#[test]
+fn an_autoencoder_trains_as_on_the_cpu() {
+    training_follows_the_cpu("autoencoder", 8);
+}
+
+/// The layers must be awake, or their silence means nothing.
+#[test]
+fn the_validation_layers_speak_when_provoked() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let options = Options {
+        number: None,
+        validate: true,
+        cache: None,
+    };
+    let device = Device::open(&options).expect("it was opened before");
+    assert_eq!(device.messages(), [""; 0]);
+    let info = QueryPoolCreateInfo {
+        query_count: 0,
+        ..QueryPoolCreateInfo::query_type(QueryType::Timestamp)
+    };
+    // SAFETY: a pool of no queries is against the specification, which the layer says; nothing is done with it.
+    let pool = unsafe { QueryPool::new_unchecked(Arc::clone(device.handle()), info) };
+    drop(pool);
+    let messages = device.messages();
+    assert!(
+        messages
+            .iter()
+            .any(|message| message.contains("VUID-VkQueryPoolCreateInfo-queryCount")),
+        "{messages:?}"
+    );
+}
+
+/// `spirv-val` on the modules of networks and of every kind of kernel.
+#[test]
+fn modules_are_valid() {
+    let Some(device) = support::vulkan() else { return };
+    let b = Builder::new();
+    let (x, i) = (b.input("x", DType::F32, [17, 5]), b.input("i", DType::I64, [17]));
+    let half = b.input("half", DType::F16, [33]);
+    let graph = b
+        .finish([
+            ("order", x.argsort(1, true)),
+            ("sums", x.prefix(netloom::ir::kernel::Combine::Sum, 0, false)),
+            ("gathered", x.gather(i, 0)),
+            ("scattered", x.scatter(i, x, 0, Some(netloom::ir::kernel::Combine::Sum))),
+            ("half", half.tanh()),
+            ("wide", x.cast(DType::F64).exp()),
+        ])
+        .expect("a graph");
+    let programs = [Program::pure("run", graph), training("lenet", 4).0];
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut checked = 0;
+    for program in &programs {
+        let lowered = lower(program, &device.target()).expect("it lowers");
+        for nest in lowered.kernels.nests() {
+            for phase in emit::emit(nest, &device.traits).expect("the device has what it needs") {
+                let path = folder.path().join("module.spv");
+                let words = spirv::words(&phase.module);
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                std::fs::write(&path, bytes).expect("a file");
+                let output = Command::new("spirv-val")
+                    .args(["--target-env", "vulkan1.2"])
+                    .arg(&path)
+                    .output();
+                let output = match output {
+                    Ok(output) => output,
+                    Err(error) => {
+                        assert!(
+                            std::env::var_os("CI").is_none(),
+                            "spirv-val must be there in CI: {error}"
+                        );
+                        eprintln!("skipped: spirv-val: {error}");
+                        return;
+                    }
+                };
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "`{}`: {said}", nest.name);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20, "{checked} modules");
+}
+
+#[test]
+fn pipelines_are_kept_on_disk_and_damage_is_noticed() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = Options {
+        number: None,
+        validate: false,
+        cache: Some(folder.path().to_owned()),
+    };
+    let run = || {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [3]);
+        let program = Program::pure("run", b.finish([("y", x * x + 1.0)]).expect("a graph"));
+        let device = Device::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        let executable = compile(&program, device).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let x = Tensor::from_f32([3], &[1.0, 2.0, 3.0]);
+        let results = session.call("run", &[("x", &x)]).expect("a run");
+        assert_eq!(results[0].1.to_f32(), [2.0, 5.0, 10.0]);
+    };
+    run();
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(folder.path()).expect("a folder");
+        entries.map(|entry| entry.expect("a file").path()).collect()
+    };
+    let kept = files();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let whole = std::fs::read(&kept[0]).expect("a file");
+    for damaged in [&whole[..whole.len() / 2], b"", b"something else"] {
+        std::fs::write(&kept[0], damaged).expect("a file");
+        run();
+        assert_eq!(files(), kept);
+        assert_eq!(
+            std::fs::read(&kept[0]).expect("a file").len(),
+            whole.len(),
+            "it is written anew"
+        );
+    }
+}
+
+#[test]
+fn what_there_is_not_is_said() {
+    let options = Options {
+        number: Some(1000),
+        validate: false,
+        cache: None,
+    };
+    let Err(error) = Device::open(&options) else {
+        panic!("there is no device 1000")
+    };
+    assert!(
+        error.to_string().contains("--device cpu") || error.to_string().contains("netloom devices"),
+        "{error}"
+    );
+}
