@@ -113,7 +113,7 @@ impl<'m, 'g> Importer<'m, 'g> {
         self.initialisers(graph, &scope);
         for info in &graph.input {
             if scope.get(info.name()).is_none() {
-                self.at(format!("input {}", info.name()), |importer| {
+                self.at(info.name().to_owned(), |importer| {
                     let val = importer.input(info).unwrap_or_else(|reason| {
                         let message = format!("input `{}`: {reason}", info.name());
                         importer.b.problem(message)
@@ -153,7 +153,7 @@ impl<'m, 'g> Importer<'m, 'g> {
 
     fn initialisers(&self, graph: &GraphProto, scope: &Scope<'_, 'g>) {
         for proto in &graph.initializer {
-            self.at(format!("initializer {}", proto.name()), |importer| {
+            self.at(proto.name().to_owned(), |importer| {
                 let val = match tensors::tensor(proto, importer.binding.folder) {
                     Ok(tensor) => importer.b.constant(tensor),
                     Err(reason) => importer.b.problem(format!("initializer `{}`: {reason}", proto.name())),

@@ -66,19 +66,19 @@ fn gather_elements<'g>(cx: &Cx<'_, 'g>) -> Done<'g> {
 /// number of axes that are named, those of the batch included.
 fn slice_positions<'g>(indices: Val<'g>, shape: &[usize], batch: usize) -> Result<(Val<'g>, usize), String> {
     let outer = indices.rank().checked_sub(1).ok_or("the indices have no axis")?;
-    let named = batch + indices.shape()[outer];
+    let named = batch.saturating_add(indices.shape()[outer]);
     if named > shape.len() || batch > outer || named > 32 {
         return Err(format!("{named} places are named in {} axes", shape.len()));
     }
     let strides = strides(&shape[..named]);
     let b = indices.builder();
     let mut sum = b.full(DType::I64, &indices.shape()[..outer], 0.0);
-    for axis in 0..batch {
-        sum = sum + b.iota(DType::I64, &indices.shape()[..outer], axis) * strides[axis] as f64;
-    }
-    for axis in batch..named {
-        let place = indices.slice(outer, axis - batch, axis - batch + 1).squeeze([outer]);
-        sum = sum + from_start(place, shape[axis]) * strides[axis] as f64;
+    for (axis, &stride) in strides.iter().enumerate() {
+        let place = match axis.checked_sub(batch) {
+            None => b.iota(DType::I64, &indices.shape()[..outer], axis),
+            Some(part) => from_start(indices.slice(outer, part, part + 1).squeeze([outer]), shape[axis]),
+        };
+        sum = sum + place * stride as f64;
     }
     Ok((sum, named))
 }

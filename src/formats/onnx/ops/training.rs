@@ -38,10 +38,7 @@ fn update<'g>(
     rule: fn(&Cx<'_, 'g>, Parameter<'g>) -> Result<Vec<Val<'g>>, String>,
 ) -> Done<'g> {
     let all = cx.all()?;
-    let (&[rate, step], tensors) = all
-        .split_first_chunk::<2>()
-        .map(|(head, rest)| (head, rest))
-        .ok_or("operands are missing")?;
+    let (&[rate, step], tensors) = all.split_first_chunk::<2>().ok_or("operands are missing")?;
     let count = tensors.len() / (2 + moments);
     cx.expect(tensors.len() == count * (2 + moments), "an incomplete list of tensors")?;
     let mut columns = vec![Vec::new(); 1 + moments];
