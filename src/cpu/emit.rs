@@ -162,7 +162,7 @@ impl Shared {
         Ok(function)
     }
 
-    /// The assembled function `fn(slots, count)` of a vector loop's body, if the level has one.
+    /// The assembled function `fn(slots, count, rows)` of a vector loop's body, if the level has one.
     fn body(&mut self, module: &mut dyn Module, body: &Body) -> Result<Option<FuncId>, ModuleError> {
         if let Some(&function) = self.bodies.get(body) {
             return Ok(function);
@@ -171,7 +171,7 @@ impl Shared {
             Err(_) => None,
             Ok(code) => {
                 let mut signature = module.make_signature();
-                signature.params.extend([I64; 2].map(AbiParam::new));
+                signature.params.extend([I64; 3].map(AbiParam::new));
                 signature.call_conv = CallConv::SystemV;
                 let symbol = free_name(module, &format!("lanes_{}", self.bodies.len()));
                 let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
@@ -306,8 +306,8 @@ struct Cx<'a> {
     known: HashMap<Key, Value>,
     /// What was added to `known`, in order, so that the end of a body can take it back.
     trail: Vec<Key>,
-    /// The common code of vector loops, by the address of their bodies.
-    vectors: HashMap<usize, Option<Rc<lanes::Vector>>>,
+    /// The common code of vector loops, by the axis of their rows and the address of their bodies.
+    vectors: HashMap<(Option<AxisId>, usize), Option<Rc<lanes::Vector>>>,
 }
 
 impl Cx<'_> {
@@ -366,6 +366,10 @@ impl Cx<'_> {
                 Ok(())
             }
             (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
+                if let Some((rows, vector)) = self.rows(axis, body)? {
+                    self.emit_rows(extent, &rows, &vector);
+                    return Ok(());
+                }
                 let from = self.builder.ins().iconst(I64, 0);
                 let to = self.value(extent);
                 self.emit_range(axis, from, to, constant > Some(0), |cx, _| cx.emit_body(body))
@@ -702,6 +706,13 @@ impl Cx<'_> {
     ) -> Result<(), ModuleError> {
         let vector = match bind {
             Bind::Lanes => self.vector(axis, body)?,
+            Bind::Serial => match self.rows(axis, body)? {
+                Some((rows, vector)) => {
+                    self.hoist_expr(rows.lanes, writes, conditional, seen);
+                    Some(vector)
+                }
+                None => None,
+            },
             _ => None,
         };
         let Some(vector) = vector else {

@@ -22,12 +22,14 @@ pub struct Lanes {
     pub body: Body,
     /// For each slot, what the surrounding code computes and puts there.
     pub slots: Vec<Slot>,
+    /// For each slot, the bytes by which an address moves from row to row; zero without rows.
+    pub strides: Vec<i64>,
 }
 
 /// What a slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// The address of an element: buffer and its offset in elements of memory at lane 0, an `i64` expression without the lane axis.
+    /// The address of an element: buffer and its offset in elements of memory at lane 0 of row 0, an `i64` expression without those axes.
     /// Of a guarded load it may lie outside the buffer, in lanes that do not read.
     Address(BufferId, ExprId),
     /// A scalar that is the same in every lane.
@@ -36,9 +38,10 @@ pub enum Slot {
     Accumulator(usize),
 }
 
-/// Takes apart a loop over `axis` bound to lanes. May add expressions to the nest. `None` if the body needs what [`Body`] cannot say
-/// (then CLIF runs it).
-pub fn analyse(nest: &mut Nest, axis: AxisId, body: &[Stmt]) -> Option<Lanes> {
+/// Takes apart a loop over `axis` bound to lanes, together with a serial loop over `rows` directly around it, if one is given. May add
+/// expressions to the nest. `None` if the body needs what [`Body`] cannot say (then CLIF runs it), or is more than streams that move
+/// evenly from row to row.
+pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt]) -> Option<Lanes> {
     if nest.axes[axis.at()].extent > i32::MAX as usize {
         return None;
     }
@@ -46,6 +49,7 @@ pub fn analyse(nest: &mut Nest, axis: AxisId, body: &[Stmt]) -> Option<Lanes> {
         buffers: &nest.buffers,
         exprs: &mut nest.exprs,
         axis,
+        rows,
         depends: Vec::new(),
         body: Body::default(),
         slots: Vec::new(),
@@ -65,6 +69,8 @@ pub fn analyse(nest: &mut Nest, axis: AxisId, body: &[Stmt]) -> Option<Lanes> {
                 let slot = analysis.contiguous(*buffer, index)?;
                 Sink::Store(analysis.buffers[buffer.at()].ty.dtype, slot, value)
             }
+            // Each row would begin anew.
+            Stmt::Accumulate { .. } if rows.is_some() => return None,
             Stmt::Accumulate { with, value, .. } => {
                 if analysis.reads(&stored, *value) {
                     return None;
@@ -80,9 +86,11 @@ pub fn analyse(nest: &mut Nest, axis: AxisId, body: &[Stmt]) -> Option<Lanes> {
         analysis.body.sinks.push(sink);
     }
     analysis.body.slots = analysis.slots.len();
+    let strides = analysis.strides()?;
     Some(Lanes {
         body: analysis.body,
         slots: analysis.slots,
+        strides,
     })
 }
 
@@ -90,6 +98,7 @@ struct Analysis<'n> {
     buffers: &'n [Buffer],
     exprs: &'n mut Exprs,
     axis: AxisId,
+    rows: Option<AxisId>,
     /// For each expression, whether it depends on the lane; as long as the arena was when last asked.
     depends: Vec<bool>,
     body: Body,
@@ -178,7 +187,7 @@ impl Analysis<'_> {
             return None;
         }
         if !self.depends(id) {
-            return Some(self.invariant(id));
+            return self.invariant(id);
         }
         match self.exprs.get(id).clone() {
             Expr::Load { buffer, index, guarded } => self.load(buffer, &index, guarded),
@@ -202,14 +211,68 @@ impl Analysis<'_> {
         }
     }
 
-    /// A value that is the same in every lane.
-    fn invariant(&mut self, id: ExprId) -> ValueId {
+    /// A value that is the same in every lane: of all rows, or an element that is read anew for each.
+    fn invariant(&mut self, id: ExprId) -> Option<ValueId> {
         if let Expr::Const(dtype, bits) = *self.exprs.get(id) {
-            return self.push(Value::Const(dtype, bits));
+            return Some(self.push(Value::Const(dtype, bits)));
         }
-        let slot = self.slot(Slot::Scalar(id));
         let dtype = self.exprs.dtype(id);
-        self.push(Value::Scalar(dtype, slot))
+        if !self.changes(id) {
+            let slot = self.slot(Slot::Scalar(id));
+            return Some(self.push(Value::Scalar(dtype, slot)));
+        }
+        match self.exprs.get(id).clone() {
+            Expr::Load {
+                buffer,
+                index,
+                guarded: false,
+            } if matches!(dtype, DType::F32 | DType::I32 | DType::U32) => {
+                let place = offset(self.exprs, &self.buffers[buffer.at()].ty, &index);
+                let slot = self.slot(Slot::Address(buffer, place));
+                Some(self.push(Value::Spread(dtype, slot)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an expression depends on the row.
+    fn changes(&self, id: ExprId) -> bool {
+        let Some(rows) = self.rows else { return false };
+        let (mut open, mut seen) = (vec![id], vec![false; id.at() + 1]);
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.at()], true) {
+                continue;
+            }
+            match self.exprs.get(id) {
+                Expr::Axis(axis) if *axis == rows => return true,
+                _ => open.extend(self.exprs.operands(id)),
+            }
+        }
+        false
+    }
+
+    /// How far the addresses move from row to row; they then stand for those of the first.
+    fn strides(&mut self) -> Option<Vec<i64>> {
+        let mut slots = std::mem::take(&mut self.slots);
+        let mut strides = Vec::new();
+        for slot in &mut slots {
+            let mut stride = 0;
+            if let (Slot::Address(buffer, place), Some(rows)) = (&mut *slot, self.rows) {
+                let mut first = Linear::of(self.exprs, *place);
+                let is_row = |exprs: &Exprs, x: ExprId| *exprs.get(x) == Expr::Axis(rows);
+                if let Some(at) = first.terms.iter().position(|&(x, _)| is_row(self.exprs, x)) {
+                    stride = first.terms.remove(at).1;
+                }
+                if first.terms.iter().any(|&(x, _)| self.changes(x)) {
+                    return None;
+                }
+                *place = first.build(self.exprs);
+                stride *= self.buffers[buffer.at()].ty.dtype.size_bytes() as i64;
+            }
+            strides.push(stride);
+        }
+        self.slots = slots;
+        Some(strides)
     }
 
     /// The address of an element as what stays, an expression, and the terms that move with the lane.
@@ -293,7 +356,10 @@ impl Analysis<'_> {
                 }
             }
         }
-        let everywhere = everywhere.map(|condition| self.invariant(condition));
+        let everywhere = match everywhere {
+            Some(condition) => Some(self.invariant(condition)?),
+            None => None,
+        };
         Some(match (everywhere, mask) {
             (Some(all), Some(mask)) => Some(self.prim(Prim::And, DType::Bool, &[all, mask])),
             (all, mask) => all.or(mask),
@@ -337,7 +403,7 @@ impl Analysis<'_> {
         let mut sum = match stays {
             Some(stays) if self.exprs.as_int(stays) != Some(0) => {
                 let low = self.exprs.prim(Prim::Cast, DType::I32, &[stays]);
-                Some(self.invariant(low))
+                Some(self.invariant(low)?)
             }
             _ => None,
         };
@@ -555,7 +621,7 @@ mod tests {
 
     /// Runs a loop that stores into buffer 0 both ways for every value of the outer axis; gives the body.
     fn check(mut build: Build, body: &[Stmt]) -> Body {
-        let lanes = analyse(&mut build.nest, LANE, body).expect("a body");
+        let lanes = analyse(&mut build.nest, None, LANE, body).expect("a body");
         let nest = &build.nest;
         let count = nest.axes[1].extent;
         for level in levels() {
@@ -706,7 +772,7 @@ mod tests {
             with: Combine::Sum,
             value: x,
         };
-        let lanes = analyse(&mut wanted.nest, LANE, &[accumulate, store.clone()]).expect("a body");
+        let lanes = analyse(&mut wanted.nest, None, LANE, &[accumulate, store.clone()]).expect("a body");
         assert!(lanes.slots.contains(&Slot::Accumulator(0)));
 
         let double = wanted.load(2, &[outer, lane], false);
@@ -724,7 +790,7 @@ mod tests {
             vec![Stmt::Barrier],
         ];
         for body in refused {
-            assert!(analyse(&mut wanted.nest, LANE, &body).is_none(), "{body:?}");
+            assert!(analyse(&mut wanted.nest, None, LANE, &body).is_none(), "{body:?}");
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The innermost body of a vector loop as AVX2+FMA or AVX-512 machine code.
 //!
 //! In: a [`Body`], straight-line code over one lane variable. Out: the bytes of a System V function
-//! `fn(slots: *const u64, count: u64)` that runs the body for lanes `0 .. count`. A slot is the address of a stream, or the bits of a
-//! scalar in its low end. The bits of the results are those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
+//! `fn(slots: *mut u64, count: u64, rows: u64)` that runs the body for lanes `0 .. count`, again for each of `rows` rows. A slot is the
+//! address of a stream, or the bits of a scalar in its low end. Behind the slots stand as many strides: the bytes by which each stream's
+//! address moves from row to row; the function may leave the slots changed. Accumulators go on over the rows. The bits of the results are
+//! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
 mod lower;
 mod registers;
@@ -35,6 +37,8 @@ pub enum Value {
     Const(DType, u64),
     /// The scalar in a slot, the same in every lane.
     Scalar(DType, usize),
+    /// The element at the address in a slot, the same in every lane of a row: `F32`, `I32` or `U32`.
+    Spread(DType, usize),
     /// The lane's number, an `I32`: 0, 1, 2 … over the whole loop.
     Lane,
     /// Element `lane` of the stream whose address is in a slot: contiguous.
@@ -68,12 +72,33 @@ pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
 }
 
 impl Body {
+    /// The slots that hold addresses of streams.
+    pub fn streams(&self) -> Vec<usize> {
+        let read = self.values.iter().filter_map(|value| match *value {
+            Value::Load(_, slot)
+            | Value::MaskedLoad(_, slot, _)
+            | Value::Gather(_, slot, _)
+            | Value::MaskedGather(_, slot, ..)
+            | Value::Spread(_, slot) => Some(slot),
+            Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Prim(..) => None,
+        });
+        let written = self.sinks.iter().filter_map(|sink| match *sink {
+            Sink::Store(_, slot, _) => Some(slot),
+            Sink::Accumulate(..) => None,
+        });
+        let mut streams: Vec<usize> = read.chain(written).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        streams
+    }
+
     /// The type of a value.
     pub fn dtype(&self, id: ValueId) -> DType {
         match self.values[id.0 as usize] {
             Value::Lane => DType::I32,
             Value::Const(dtype, _)
             | Value::Scalar(dtype, _)
+            | Value::Spread(dtype, _)
             | Value::Load(dtype, _)
             | Value::MaskedLoad(dtype, ..)
             | Value::Gather(dtype, ..)
@@ -87,7 +112,11 @@ impl Value {
     /// Whether this is an element of a stream.
     pub fn reads_memory(&self) -> bool {
         match self {
-            Value::Load(..) | Value::MaskedLoad(..) | Value::Gather(..) | Value::MaskedGather(..) => true,
+            Value::Load(..)
+            | Value::MaskedLoad(..)
+            | Value::Gather(..)
+            | Value::MaskedGather(..)
+            | Value::Spread(..) => true,
             Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Prim(..) => false,
         }
     }
@@ -95,7 +124,7 @@ impl Value {
     /// The values that this one is made from.
     pub fn operands(&self) -> Vec<ValueId> {
         match self {
-            Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Load(..) => Vec::new(),
+            Value::Const(..) | Value::Scalar(..) | Value::Spread(..) | Value::Lane | Value::Load(..) => Vec::new(),
             &Value::MaskedLoad(_, _, mask) => vec![mask],
             &Value::Gather(_, _, offset) => vec![offset],
             &Value::MaskedGather(_, _, offset, mask) => vec![offset, mask],

@@ -9,7 +9,7 @@ use cranelift::prelude::types::{F32X4, I32, I32X4, I64};
 use cranelift::prelude::{FloatCC, FunctionBuilder, InstBuilder, IntCC, MemFlagsData, Type, Value};
 use cranelift_module::{FuncId, ModuleError};
 use netloom_ir::kernel::nest::LANES;
-use netloom_ir::kernel::{AxisId, Combine, ExprId, LocalId, Prim, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, Combine, ExprId, LocalId, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 use target_lexicon::Architecture;
 
@@ -23,11 +23,19 @@ use crate::cpu::wide::{self, Body, Sink, ValueId};
 pub(super) struct Vector {
     /// What the loop around supplies.
     pub slots: Vec<Slot>,
+    strides: Vec<i64>,
     code: Code,
 }
 
+/// A serial loop with nothing in it but a vector loop of a length that does not change.
+pub(super) struct Rows<'b> {
+    /// The number of lanes of a row.
+    pub lanes: ExprId,
+    body: &'b [Stmt],
+}
+
 enum Code {
-    /// A function `fn(slots, count)`.
+    /// A function `fn(slots, count, rows)`.
     Assembled(FuncId),
     /// To be spelled here, [`STEP`] lanes at a time.
     Clif(Body),
@@ -49,12 +57,48 @@ struct Accumulation {
 impl Cx<'_> {
     /// The common code of a loop's lanes, if it has one. Asked again for the same body, it answers the same.
     pub(super) fn vector(&mut self, axis: AxisId, body: &[Stmt]) -> Result<Option<Rc<Vector>>, ModuleError> {
+        self.vector_of(None, axis, body)
+    }
+
+    /// A serial loop's body as rows, if that is all there is in it and all rows have common code.
+    pub(super) fn rows<'b>(
+        &mut self,
+        axis: AxisId,
+        body: &'b [Stmt],
+    ) -> Result<Option<(Rows<'b>, Rc<Vector>)>, ModuleError> {
+        let [
+            Stmt::Loop {
+                axis: lane,
+                extent: lanes,
+                bind: Bind::Lanes,
+                body,
+            },
+        ] = body
+        else {
+            return Ok(None);
+        };
+        if self.shared.cpu.level == Level::Portable || self.facts(*lanes).axes.contains(&axis) {
+            return Ok(None);
+        }
+        let rows = Rows {
+            lanes: *lanes,
+            body,
+        };
+        Ok(self.vector_of(Some(axis), *lane, body)?.map(|vector| (rows, vector)))
+    }
+
+    fn vector_of(
+        &mut self,
+        rows: Option<AxisId>,
+        axis: AxisId,
+        body: &[Stmt],
+    ) -> Result<Option<Rc<Vector>>, ModuleError> {
         // The nest's statements stay where they are while the function is made, so an address names a body.
-        let key = body.as_ptr().addr();
+        let key = (rows, body.as_ptr().addr());
         if let Some(vector) = self.vectors.get(&key) {
             return Ok(vector.clone());
         }
-        let vector = match analyse(&mut self.nest, axis, body) {
+        let vector = match analyse(&mut self.nest, rows, axis, body) {
             None => None,
             Some(lanes) => {
                 let code = if self.shared.cpu.level > Level::Portable {
@@ -63,8 +107,8 @@ impl Cx<'_> {
                     let has_vectors = !matches!(self.shared.cpu.triple.architecture, Architecture::Riscv64(_));
                     (has_vectors && fits(&lanes.body)).then_some(Code::Clif(lanes.body))
                 };
-                let slots = lanes.slots;
-                code.map(|code| Rc::new(Vector { slots, code }))
+                let (slots, strides) = (lanes.slots, lanes.strides);
+                code.map(|code| Rc::new(Vector { slots, strides, code }))
             }
         };
         self.vectors.insert(key, vector.clone());
@@ -98,7 +142,10 @@ impl Cx<'_> {
             Some(vector) => {
                 let slots = self.emit_slots(&vector.slots, &accumulations);
                 match &vector.code {
-                    Code::Assembled(function) => self.emit_call(*function, &slots, count),
+                    Code::Assembled(function) => {
+                        let one = self.builder.ins().iconst(I64, 1);
+                        self.emit_call(*function, &slots, &[], (count, one));
+                    }
                     Code::Clif(code) => {
                         let whole = self.emit_vectors(code, &slots, count);
                         self.emit_each_lane(axis, (whole, count, false), body, &accumulations)?;
@@ -112,6 +159,19 @@ impl Cx<'_> {
             self.combine_local(accumulation.local, accumulation.with, lanes);
         }
         Ok(())
+    }
+
+    /// All rows in one call.
+    pub(super) fn emit_rows(&mut self, extent: ExprId, rows: &Rows, vector: &Vector) {
+        let Code::Assembled(function) = &vector.code else {
+            unreachable!("rows have assembled code")
+        };
+        let (rows_count, count) = (self.value(extent), self.value(rows.lanes));
+        let zero = self.builder.ins().iconst(I64, 0);
+        let rows_count = self.builder.ins().smax(rows_count, zero);
+        let slots = self.emit_slots(&vector.slots, &[]);
+        self.emit_call(*function, &slots, &vector.strides, (count, rows_count));
+        self.forget(&Writes::of(rows.body));
     }
 
     /// The lanes `from .. to` one by one.
@@ -158,8 +218,16 @@ impl Cx<'_> {
         values
     }
 
-    fn emit_call(&mut self, function: FuncId, slots: &[(Value, Option<DType>)], count: Value) {
-        let stack = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * slots.len() as u32, 3);
+    /// Calls an assembled body; a single row needs no strides.
+    fn emit_call(
+        &mut self,
+        function: FuncId,
+        slots: &[(Value, Option<DType>)],
+        strides: &[i64],
+        (count, rows): (Value, Value),
+    ) {
+        let words = slots.len() + strides.len();
+        let stack = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * words as u32, 3);
         let stack = self.builder.create_sized_stack_slot(stack);
         let address = self.builder.ins().stack_addr(I64, stack, 0);
         for (at, &(value, scalar)) in slots.iter().enumerate() {
@@ -169,8 +237,14 @@ impl Cx<'_> {
             };
             self.builder.ins().store(trusted(), value, address, 8 * at as i32);
         }
+        for (at, &stride) in strides.iter().enumerate() {
+            let stride = self.builder.ins().iconst(I64, stride);
+            self.builder
+                .ins()
+                .store(trusted(), stride, address, 8 * (slots.len() + at) as i32);
+        }
         let function = self.module.declare_func_in_func(function, self.builder.func);
-        self.builder.ins().call(function, &[address, count]);
+        self.builder.ins().call(function, &[address, count, rows]);
     }
 
     /// Runs the code for all whole vectors below `count`, and gives their number of lanes.
@@ -219,7 +293,7 @@ impl Cx<'_> {
                     let amount = args.get(1).and_then(|arg| constant(code, *arg));
                     emit_vector_prim(b, *prim, *dtype, from, &operands, amount)
                 }
-                _ => unreachable!("`fits` refuses masked loads and gathers"),
+                _ => unreachable!("`fits` refuses masked loads, gathers and elements for all lanes"),
             };
             values.push(value);
         }
@@ -307,7 +381,10 @@ fn fits(body: &Body) -> bool {
         wide::Value::Const(dtype, _) | wide::Value::Scalar(dtype, _) => is_wide(*dtype) || *dtype == DType::Bool,
         wide::Value::Lane => true,
         wide::Value::Load(dtype, _) => is_wide(*dtype),
-        wide::Value::MaskedLoad(..) | wide::Value::Gather(..) | wide::Value::MaskedGather(..) => false,
+        wide::Value::MaskedLoad(..)
+        | wide::Value::Gather(..)
+        | wide::Value::MaskedGather(..)
+        | wide::Value::Spread(..) => false,
         wide::Value::Prim(prim, dtype, args) => {
             let known = is_wide(*dtype) || *dtype == DType::Bool;
             known

@@ -56,7 +56,7 @@ pub struct Stream {
     pub bytes: usize,
     /// Which vector of the block.
     pub half: usize,
-    /// Whether it moves with the loop; an accumulator's lanes do not.
+    /// Whether it moves with the lanes; an accumulator's and what is the same in every lane do not.
     pub moves: bool,
 }
 
@@ -106,6 +106,10 @@ pub struct Program {
     pub registers: Vec<Described>,
     /// 32-bit constants.
     pub constants: Vec<u32>,
+    /// The number of slots.
+    pub slots: usize,
+    /// The slots whose addresses move from row to row.
+    pub streams: Vec<usize>,
     /// Scalars whose form in a register is not their form in the slot.
     pub converted: Vec<(DType, usize)>,
     /// Before the loop: reads accumulators.
@@ -128,7 +132,11 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
     let mut lowering = Lowering {
         body,
         level,
-        program: Program::default(),
+        program: Program {
+            slots: body.slots,
+            streams: body.streams(),
+            ..Program::default()
+        },
         steps: Vec::new(),
         constants: BTreeMap::new(),
         scalars: BTreeMap::new(),
@@ -377,6 +385,7 @@ impl Lowering<'_> {
         match &body.values[at] {
             &Value::Const(dtype, bits) => self.constant_of(dtype, bits),
             &Value::Scalar(dtype, slot) => self.scalar(dtype, slot),
+            &Value::Spread(dtype, slot) => self.spread(dtype, slot),
             Value::Lane => Ok(self.vector(Do::Lane(self.half), &[])),
             &Value::Load(dtype, slot) => self.load(dtype, slot, None),
             &Value::MaskedLoad(dtype, slot, mask) => self.load(dtype, slot, Some(self.of(mask))),
@@ -406,6 +415,21 @@ impl Lowering<'_> {
             DType::F16 | DType::BF16 => self.constant((value.as_f64() as f32).to_bits()),
             _ => self.constant(value.as_i128() as u32),
         })
+    }
+
+    /// One element in every lane.
+    fn spread(&mut self, dtype: DType, slot: usize) -> Result<Virtual, String> {
+        if !matches!(dtype, DType::F32 | DType::I32 | DType::U32) {
+            return Err(format!("one {dtype} in every lane"));
+        }
+        let code = self.pick(Code::VEX_Vbroadcastss_ymm_m32, Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32);
+        let stream = Stream {
+            slot,
+            bytes: 4,
+            half: 0,
+            moves: false,
+        };
+        Ok(self.vector(Do::Load(code, stream), &[]))
     }
 
     fn load(&mut self, dtype: DType, slot: usize, mask: Option<Virtual>) -> Result<Virtual, String> {

@@ -56,6 +56,11 @@ const POINTERS: [Register; 7] = [
 
 /// Bytes of the frame for parts of narrow vectors.
 const BOUNCE: i64 = 64;
+/// Where the frame keeps the number of lanes of a row, and that of rows left.
+const COUNT: i64 = BOUNCE;
+const ROWS: i64 = COUNT + 8;
+/// Where the frame keeps scalars that were converted.
+const CONVERTED: i64 = ROWS + 8;
 
 /// The registers of a file.
 pub fn registers_of(level: Level, file: File) -> usize {
@@ -142,8 +147,8 @@ impl<'p> Assigner<'p> {
             held: [File::Vector, File::Mask].map(|file| vec![None; registers_of(level, file)]),
             pointers,
             hoisted: hoisted.to_vec(),
-            used: BOUNCE + 4 * program.converted.len() as i64,
-            most: BOUNCE + 4 * program.converted.len() as i64,
+            used: CONVERTED + 4 * program.converted.len() as i64,
+            most: CONVERTED + 4 * program.converted.len() as i64,
             frame,
             moves: 0,
             pool,
@@ -160,6 +165,8 @@ impl<'p> Assigner<'p> {
             .sub(rsp, i32::try_from(self.frame).expect("a frame is small"))?;
         self.asm.and(rsp, -64)?;
         self.asm.lea(r11, ptr(self.pool))?;
+        self.asm.mov(qword_ptr(rsp + COUNT as i32), rsi)?;
+        self.asm.mov(qword_ptr(rsp + ROWS as i32), rdx)?;
         for at in 0..self.program.converted.len() {
             self.convert(at)?;
         }
@@ -179,8 +186,13 @@ impl<'p> Assigner<'p> {
         }
         let program = self.program;
         self.run(&program.open)?;
-        self.asm.xor(rcx, rcx)?;
 
+        let mut row = self.asm.create_label();
+        let mut close = self.asm.create_label();
+        self.asm.cmp(qword_ptr(rsp + ROWS as i32), 0)?;
+        self.asm.je(close)?;
+        self.asm.set_label(&mut row)?;
+        self.asm.xor(rcx, rcx)?;
         let mut tail = self.asm.create_label();
         let mut done = self.asm.create_label();
         self.asm.sub(rsi, 16)?;
@@ -208,6 +220,13 @@ impl<'p> Assigner<'p> {
             self.run(steps)?;
         }
         self.asm.set_label(&mut done)?;
+        self.asm.dec(qword_ptr(rsp + ROWS as i32))?;
+        self.asm.je(close)?;
+        self.next_row()?;
+        self.asm.mov(rsi, qword_ptr(rsp + COUNT as i32))?;
+        self.asm.jmp(row)?;
+
+        self.asm.set_label(&mut close)?;
         self.asm.nop()?;
         self.run(&program.close)?;
         self.asm.mov(rsp, rbp)?;
@@ -223,6 +242,23 @@ impl<'p> Assigner<'p> {
             self.asm.dd(&program.constants)?;
         }
         Ok(cost)
+    }
+
+    /// Moves the addresses of streams by their strides.
+    fn next_row(&mut self) -> Result<(), IcedError> {
+        let program = self.program;
+        for &slot in &program.streams {
+            let stride = memory(Register::RDI, 8 * (program.slots + slot) as i64);
+            match self.pointers.iter().position(|&kept| kept == slot) {
+                Some(at) => self.add(Instruction::with2(Code::Add_r64_rm64, POINTERS[at], stride)?)?,
+                None => {
+                    let address = memory(Register::RDI, 8 * slot as i64);
+                    self.add(Instruction::with2(Code::Mov_r64_rm64, Register::RAX, stride)?)?;
+                    self.add(Instruction::with2(Code::Add_rm64_r64, address, Register::RAX)?)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, instruction: Instruction) -> Result<(), IcedError> {
@@ -249,7 +285,7 @@ impl<'p> Assigner<'p> {
             }
             _ => {}
         }
-        self.asm.mov(dword_ptr(rsp + (BOUNCE as i32 + 4 * at as i32)), eax)
+        self.asm.mov(dword_ptr(rsp + (CONVERTED as i32 + 4 * at as i32)), eax)
     }
 
     /// Gives a value a register for good.
@@ -309,7 +345,7 @@ impl<'p> Assigner<'p> {
         let from = match source {
             Source::Constant(place) => memory(Register::R11, 64 + 4 * place as i64),
             Source::Slot(slot) => memory(Register::RDI, 8 * slot as i64),
-            Source::Converted(place) => memory(Register::RSP, BOUNCE + 4 * place as i64),
+            Source::Converted(place) => memory(Register::RSP, CONVERTED + 4 * place as i64),
         };
         let code = match (is_mask, wide) {
             (true, _) => Code::VEX_Kmovw_kr_km16,
