@@ -12,6 +12,20 @@ use netloom_ir::{DType, Target};
 use super::draft::{Draft, Task};
 use super::fold::once;
 
+/// Bytes of the panels that one task computes side by side: half of a second-level cache of 1 MiB, so that they stay there from one block
+/// of rows to the next.
+const STRIP_BYTES: usize = 512 << 10;
+/// The sets of the caches, as bytes after which addresses fall into the same set again, and the lines that a set holds, as found in most
+/// processors: what is read again and again must not take more lines of a set than there are.
+const FIRST_CACHE: (usize, usize) = (4 << 10, 8);
+const SECOND_CACHE: (usize, usize) = (128 << 10, 8);
+
+/// Whether `count` lines so many bytes apart do not fit into a cache because they share too few of its sets.
+fn crowds(count: usize, bytes: usize, (period, ways): (usize, usize)) -> bool {
+    let powers = 1 << bytes.trailing_zeros().min(period.trailing_zeros());
+    bytes > 64 && count > ways * (period / powers)
+}
+
 /// The longest sum whose side is packed only to fill more lanes: then a panel of it is read from the second cache. A guess.
 const MOST_PACKED: usize = 8192;
 
@@ -222,7 +236,10 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let others = draft.count(outer);
     let (high, wide) = match along_rows {
         true => (side_by_side(tiles, rows, others * panels).min(m / rows), 1),
-        false => (1, side_by_side(panels, columns, others * tiles)),
+        false => {
+            let fit = STRIP_BYTES / (draft.count(k) * columns * dtype.size_bytes()).max(1);
+            (1, side_by_side(panels, columns, others * tiles).min(fit.max(1)))
+        }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
     let source = source(draft, form, (columns, wide), tiles);
@@ -315,19 +332,9 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let tile = draft.axis("tile", high);
     let tile_value = draft.exprs.axis(tile);
     let tile_row = draft.mul_add(tile_value, rows, zero);
-    let a = {
-        let (buffer, address) =
-            direct(draft, form.a, &[&k[..], &[row]].concat()).expect("A is staged unless it can be read where it lies");
-        let at = draft.i64(Prim::Add, start, tile_row);
-        known.insert(draft.source.axis(row), at);
-        Operand {
-            buffer,
-            start: begin(draft, &address, k, &known),
-            across: address.factor(row) as usize,
-            along: k.iter().map(|&axis| address.factor(axis) as usize).collect(),
-        }
-    };
-    let (height, width) = (high * rows, wide * columns);
+    let height = high * rows;
+    let (a, copy) = side_a(draft, form, (start, tile_row), (rows, height), wide, &mut known);
+    let width = wide * columns;
     let scratch = draft.scratch("tile", dtype, vec![height, width], Role::WorkerScratch);
     let c = {
         let place = draft.mul_add(tile_row, width, zero);
@@ -402,10 +409,71 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         axis: block,
         extent: count,
         bind: Bind::Serial,
-        body: vec![down, write],
+        body: copy.into_iter().chain([down, write]).collect(),
     });
     phases.push(draft.all(task, Bind::Workers, body));
     phases
+}
+
+/// A for the tile that starts at a row of the block that starts at `start`, and what copies the block first: rows whose lines crowd the
+/// first cache are read from a copy in which they do not. Of all rows `known` then says where the tile's lie.
+fn side_a(
+    draft: &mut Draft,
+    form: &Form,
+    (start, tile_row): (ExprId, ExprId),
+    (rows, height): (usize, usize),
+    wide: usize,
+    known: &mut HashMap<ExprId, ExprId>,
+) -> (Operand, Option<Stmt>) {
+    let Form { dtype, row, ref k, .. } = *form;
+    let (buffer, address) =
+        direct(draft, form.a, &[&k[..], &[row]].concat()).expect("A is staged unless it can be read where it lies");
+    let key = draft.source.axis(row);
+    let innermost = *k.last().expect("a sum over an axis");
+    let across = address.factor(row) as usize;
+    let crowded = crowds(rows, across * dtype.size_bytes(), FIRST_CACHE);
+    if !crowded || wide < 4 || address.factor(innermost) != 1 {
+        let at = draft.i64(Prim::Add, start, tile_row);
+        known.insert(key, at);
+        let operand = Operand {
+            buffer,
+            start: begin(draft, &address, k, known),
+            across,
+            along: k.iter().map(|&axis| address.factor(axis) as usize).collect(),
+        };
+        return (operand, None);
+    }
+    // An odd number of lines from row to row.
+    let length = draft.count(k).next_multiple_of(32) + 16;
+    let copy = draft.scratch("rows", dtype, vec![height, length], Role::WorkerScratch);
+    let copied = draft.axis("copied", height);
+    let copied_value = draft.exprs.axis(copied);
+    let from = draft.i64(Prim::Add, start, copied_value);
+    let mut inside = known.clone();
+    inside.insert(key, from);
+    let zero = draft.int(0);
+    let mut at = zero;
+    for &axis in k {
+        let value = draft.exprs.axis(axis);
+        at = draft.mul_add(at, draft.extent(axis), value);
+    }
+    let value = draft.import(&mut inside, form.a);
+    let store = Stmt::Store {
+        buffer: copy,
+        index: vec![copied_value, at],
+        value,
+    };
+    let lanes = draft.all(innermost, Bind::Lanes, vec![store]);
+    let rows_loop = draft.all(copied, Bind::Serial, vec![lanes]);
+    let stmt = (k[..k.len() - 1].iter().rev()).fold(rows_loop, |body, &axis| draft.all(axis, Bind::Serial, vec![body]));
+    let extents: Vec<usize> = k.iter().map(|&axis| draft.extent(axis)).collect();
+    let operand = Operand {
+        buffer: copy,
+        start: draft.mul_add(tile_row, length, zero),
+        across: length,
+        along: strides(&extents, 1),
+    };
+    (operand, Some(stmt))
 }
 
 /// Where the tile reads B.
@@ -433,10 +501,12 @@ fn source(draft: &mut Draft, form: &Form, (columns, wide): (usize, usize), tiles
     };
     let ty = &draft.buffers[buffer.at()].ty;
     let limit = ty.layout.len(&ty.shape) as i64 - (columns * wide) as i64 - reach(draft, &address, k);
-    // A panel read many times with wide strides takes few sets of the cache, so it is copied; a copy costs one pass of tiles at most.
-    let strides = k.iter().map(|&axis| address.factor(axis));
-    let sparse = strides.max().is_some_and(|stride| stride > 4 * columns as i64);
-    if address.factor(column) != 1 || limit < 0 || (sparse && tiles >= 4 && draft.count(k) >= 64) {
+    // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what eight passes gain.
+    let again = |&axis: &AxisId| {
+        let bytes = address.factor(axis) as usize * form.dtype.size_bytes();
+        crowds(draft.extent(axis), bytes, SECOND_CACHE)
+    };
+    if address.factor(column) != 1 || limit < 0 || (tiles >= 8 && k.iter().any(again)) {
         return packed;
     }
     Source::Direct
