@@ -221,13 +221,14 @@ mod tests {
         }
     }
 
-    /// Runs a body by definition.
-    fn interpret(body: &Body, slots: &mut [Slot], count: usize) {
+    /// Runs a row of a body by definition, its streams so many elements further on.
+    fn interpret(body: &Body, slots: &mut [Slot], count: usize, row: usize) {
         for lane in 0..count {
             let mut values: Vec<Scalar> = Vec::new();
             for value in &body.values {
                 let of = |id: &ValueId| values[id.0 as usize];
-                let read = |dtype: DType, slot: usize, at: usize| Scalar::from_bits(slots[slot].get(dtype, at), dtype);
+                let read =
+                    |dtype: DType, slot: usize, at: usize| Scalar::from_bits(slots[slot].get(dtype, row + at), dtype);
                 let holds = |mask: &ValueId| of(mask).is_nonzero();
                 values.push(match value {
                     Value::Const(dtype, bits) => Scalar::from_bits(*bits, *dtype),
@@ -238,6 +239,7 @@ mod tests {
                         Slot::Stream(_) => panic!("a scalar"),
                     },
                     Value::Lane => Scalar::Int(lane as i128),
+                    Value::Spread(dtype, slot) => read(*dtype, *slot, 0),
                     Value::Load(dtype, slot) => read(*dtype, *slot, lane),
                     Value::MaskedLoad(dtype, slot, mask) if holds(mask) => read(*dtype, *slot, lane),
                     Value::Gather(dtype, slot, offset) => read(*dtype, *slot, of(offset).as_i128() as usize),
@@ -254,7 +256,7 @@ mod tests {
             for sink in &body.sinks {
                 match *sink {
                     Sink::Store(dtype, slot, id) => {
-                        slots[slot].set(dtype, lane, values[id.0 as usize].to_bits(dtype));
+                        slots[slot].set(dtype, row + lane, values[id.0 as usize].to_bits(dtype));
                     }
                     Sink::Accumulate(dtype, slot, with, id) => {
                         let mut exprs = Exprs::default();
@@ -270,8 +272,21 @@ mod tests {
         }
     }
 
-    /// Runs a body on the machine.
-    fn execute(code: &Machine, slots: &mut [Slot], count: usize) {
+    /// Runs a body on the machine; its streams move by so many elements from row to row.
+    fn execute(code: &Machine, body: &Body, slots: &mut [Slot], count: usize, (rows, stride): (usize, usize)) {
+        let mut strides = vec![0; slots.len()];
+        for (value, slot) in body.values.iter().enumerate().filter_map(|(at, value)| match *value {
+            Value::Load(_, slot) | Value::MaskedLoad(_, slot, _) | Value::Spread(_, slot) => Some((at, slot)),
+            Value::Gather(_, slot, _) | Value::MaskedGather(_, slot, ..) => Some((at, slot)),
+            _ => None,
+        }) {
+            strides[slot] = (stride * body.dtype(ValueId(value as u32)).size_bytes()) as u64;
+        }
+        for sink in &body.sinks {
+            if let Sink::Store(dtype, slot, _) = *sink {
+                strides[slot] = (stride * dtype.size_bytes()) as u64;
+            }
+        }
         let slots: Vec<u64> = slots
             .iter_mut()
             .map(|slot| match slot {
@@ -279,9 +294,11 @@ mod tests {
                 Slot::Scalar(bits) => *bits,
                 Slot::Stream(bytes) => bytes.as_mut_ptr() as u64,
             })
+            .chain(strides)
             .collect();
-        // SAFETY: the streams are as long as the body reaches.
-        unsafe { code.wide()(slots.as_ptr(), count as u64) };
+        let mut slots = slots;
+        // SAFETY: the streams are as long as the body reaches in all rows, and strides stand behind the slots.
+        unsafe { code.wide()(slots.as_mut_ptr(), count as u64, rows as u64) };
     }
 
     /// Runs a body both ways over several lengths and compares all of memory, a NaN equal to any other.
@@ -291,18 +308,21 @@ mod tests {
                 Ok(bytes) => Machine::new(&bytes),
                 Err(message) => panic!("{level:?}: {message}"),
             };
-            for &count in counts {
+            for (turn, &count) in counts.iter().enumerate() {
+                let (rows, stride) = ([1, 3, 2, 0][turn % 4], count.max(16) + 5);
                 let slots: Vec<Slot> = types
                     .iter()
                     .map(|dtype| match dtype {
-                        Some(dtype) => Slot::stream(*dtype, count.max(16), dice),
+                        Some(dtype) => Slot::stream(*dtype, stride * rows.max(1), dice),
                         None => Slot::Scalar((dice.roll(1 << 20) as u64) << 40),
                     })
                     .collect();
                 let slots = scalars(body, slots, dice);
                 let (mut expected, mut found) = (slots.clone(), slots);
-                interpret(body, &mut expected, count);
-                execute(&code, &mut found, count);
+                for row in 0..rows {
+                    interpret(body, &mut expected, count, row * stride);
+                }
+                execute(&code, body, &mut found, count, (rows, stride));
                 for (slot, (expected, found)) in expected.iter().zip(&found).enumerate() {
                     let (Some(dtype), Slot::Stream(a), Slot::Stream(b)) = (types[slot], expected, found) else {
                         continue;
@@ -312,7 +332,7 @@ mod tests {
                         let nan = |bits| Scalar::from_bits(bits, dtype).as_f64().is_nan() && dtype.is_float();
                         assert!(
                             a == b || nan(a) && nan(b),
-                            "{level:?}, {count} lanes, slot {slot}[{at}]: {b:#x}, not {a:#x}\n{body:#?}"
+                            "{level:?}, {rows} rows of {count} lanes, slot {slot}[{at}]: {b:#x}, not {a:#x}\n{body:#?}"
                         );
                     }
                     assert_eq!(a[a.len() - MARGIN..], b[b.len() - MARGIN..], "beyond slot {slot}");
@@ -400,7 +420,11 @@ mod tests {
             if !known.is_empty() && dice.roll(8) > 0 {
                 return ValueId(dice.pick(&known));
             }
-            match dice.roll(4) {
+            match dice.roll(5) {
+                4 if matches!(dtype, DType::F32 | DType::I32 | DType::U32) => {
+                    let slot = build.slot(Some(dtype));
+                    build.value(Value::Spread(dtype, slot))
+                }
                 0 => {
                     let bits = dice.bits(dtype);
                     build.value(Value::Const(dtype, bits))

@@ -230,19 +230,26 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         along_rows,
         ..
     } = *form;
-    let (m, n) = (draft.extent(row), draft.extent(column));
+    let band = Band::of(draft, form, target);
+    let outer: Vec<AxisId> = (outer.iter().copied())
+        .filter(|&axis| band.as_ref().is_none_or(|band| band.axis != axis))
+        .collect();
+    let m = draft.extent(row);
+    let n = band.as_ref().map_or(draft.extent(column), |band| band.columns);
     let (rows, columns) = tile(dtype, target, m, n);
     let (tiles, panels) = (m.div_ceil(rows), n.div_ceil(columns));
-    let others = draft.count(outer);
+    let bands = band.as_ref().map_or(1, |band| band.count);
+    let others = draft.count(&outer) * bands;
     let (high, wide) = match along_rows {
         true => (side_by_side(tiles, rows, others * panels).min(m / rows), 1),
+        false if band.is_some() => (1, panels),
         false => {
             let fit = STRIP_BYTES / (draft.count(k) * columns * dtype.size_bytes()).max(1);
             (1, side_by_side(panels, columns, others * tiles).min(fit.max(1)))
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
-    let source = source(draft, form, (columns, wide), tiles);
+    let source = source(draft, form, columns * wide, tiles);
     // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
     let groups = match source {
         Source::Packed { shared: false } => blocks.min(16usize.div_ceil((others * strips).max(1))),
@@ -270,8 +277,20 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         known.insert(draft.source.axis(axis), digit);
     }
     let zero = draft.int(0);
+    // The last band is moved back to end with the result's.
+    let band = band.map(|band| {
+        let number = split(draft, bands);
+        let first = draft.mul_add(number, band.lines, zero);
+        let last = draft.int(draft.extent(band.axis) - band.lines);
+        let start = draft.i64(Prim::Min, first, last);
+        known.insert(draft.source.axis(band.axis), start);
+        (band, first, start)
+    });
     let first_column = draft.mul_add(strip, wide * columns, zero);
-    let valid_columns = draft.rest(n, first_column, wide * columns);
+    let valid_columns = match band {
+        Some(_) => draft.int(draft.extent(column)),
+        None => draft.rest(n, first_column, wide * columns),
+    };
     let first_panel = draft.mul_add(strip, wide, zero);
     let panel = draft.axis("panel", wide);
     let panel_value = draft.exprs.axis(panel);
@@ -366,7 +385,11 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let down = draft.all(tile, Bind::Serial, vec![across]);
 
     let valid_rows = draft.rest(m, first_row, height);
-    let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", width.min(n))];
+    let line = match band {
+        Some(_) => draft.extent(column),
+        None => width.min(n),
+    };
+    let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", line)];
     let [row_value, column_value] = [inner_row, inner_column].map(|axis| draft.exprs.axis(axis));
     let at_row = draft.i64(Prim::Add, first_row, row_value);
     let at_column = draft.i64(Prim::Add, first_column, column_value);
@@ -377,7 +400,16 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     known.insert(draft.source.axis(row), at_row);
     known.insert(draft.source.axis(column), at_column);
     let scratch_row = draft.i64(Prim::Sub, at_row, start);
-    let scratch_column = draft.i64(Prim::Add, column_value, shift);
+    let mut scratch_column = draft.i64(Prim::Add, column_value, shift);
+    let lines = band.map(|(band, first, start)| {
+        let axis = draft.axis("line", band.lines);
+        let value = draft.exprs.axis(axis);
+        let at = draft.i64(Prim::Add, first, value);
+        known.insert(draft.source.axis(band.axis), at);
+        let place = draft.i64(Prim::Sub, at, start);
+        scratch_column = draft.mul_add(place, band.pitch, scratch_column);
+        (axis, draft.rest(draft.extent(band.axis), first, band.lines))
+    });
     let sum = draft
         .exprs
         .load(scratch, dtype, vec![scratch_row, scratch_column], false);
@@ -397,12 +429,12 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         bind: Bind::Lanes,
         body: stores,
     };
-    let write = Stmt::Loop {
-        axis: serial,
-        extent: steps,
+    let write = (lines.into_iter().chain([(serial, steps)])).fold(write, |body, (axis, extent)| Stmt::Loop {
+        axis,
+        extent,
         bind: Bind::Serial,
-        body: vec![write],
-    };
+        body: vec![body],
+    });
     let first_block = draft.mul_add(group, each, zero);
     let count = draft.rest(blocks, first_block, each);
     body.push(Stmt::Loop {
@@ -413,6 +445,56 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     });
     phases.push(draft.all(task, Bind::Workers, body));
     phases
+}
+
+/// Lines of an image as one line: where the columns of a result are so few that they leave lanes empty, and the lines of B lie a little
+/// further apart than they are long, the tiles run over several lines at once, with what lies between them, which nobody reads.
+struct Band {
+    /// The axis across lines.
+    axis: AxisId,
+    /// How far the lines of B lie apart.
+    pitch: usize,
+    /// Lines of a band.
+    lines: usize,
+    /// Bands.
+    count: usize,
+    /// Columns of a band.
+    columns: usize,
+}
+
+impl Band {
+    /// The most columns of a band.
+    const COLUMNS: usize = 256;
+
+    /// The bands that fill the lanes best, if better than single lines do.
+    fn of(draft: &mut Draft, form: &Form, target: &Target) -> Option<Band> {
+        let length = draft.extent(form.column);
+        let (_, address) = direct(draft, form.b, &[&form.k[..], &[form.column]].concat())?;
+        if form.along_rows || address.factor(form.column) != 1 {
+            return None;
+        }
+        let a_free = draft.free(form.a);
+        let is_pitch = |pitch: i64| (length as i64..=2 * length as i64).contains(&pitch);
+        let axis = (form.outer.iter().copied())
+            .find(|&axis| !a_free.contains(&axis) && is_pitch(address.factor(axis)))?;
+        let (pitch, extent) = (address.factor(axis) as usize, draft.extent(axis));
+        let rows = draft.extent(form.row);
+        let padded = |n: usize| n.next_multiple_of(tile(form.dtype, target, rows, n).1);
+        let band = |lines: usize| Band {
+            axis,
+            pitch,
+            lines,
+            count: extent.div_ceil(lines),
+            columns: (lines - 1) * pitch + length,
+        };
+        let best = (1..=extent)
+            .map(band)
+            .filter(|band| band.columns <= Band::COLUMNS)
+            .min_by_key(|band| band.count * padded(band.columns))?;
+        let fills = best.count * padded(best.columns) * 20 < extent * padded(length) * 19;
+        let width = padded(best.columns);
+        (fills && matches!(source(draft, form, width, rows), Source::Direct)).then_some(best)
+    }
 }
 
 /// A for the tile that starts at a row of the block that starts at `start`, and what copies the block first: rows whose lines crowd the
@@ -484,8 +566,8 @@ enum Source {
     Packed { shared: bool },
 }
 
-/// Where B is best read; `wide` panels of so many `columns` are computed side by side, for so many `tiles` of rows.
-fn source(draft: &mut Draft, form: &Form, (columns, wide): (usize, usize), tiles: usize) -> Source {
+/// Where B is best read, for tiles side by side of so many columns together, and so many of rows.
+fn source(draft: &mut Draft, form: &Form, width: usize, tiles: usize) -> Source {
     let Form {
         column,
         ref k,
@@ -500,7 +582,7 @@ fn source(draft: &mut Draft, form: &Form, (columns, wide): (usize, usize), tiles
         return packed;
     };
     let ty = &draft.buffers[buffer.at()].ty;
-    let limit = ty.layout.len(&ty.shape) as i64 - (columns * wide) as i64 - reach(draft, &address, k);
+    let limit = ty.layout.len(&ty.shape) as i64 - width as i64 - reach(draft, &address, k);
     // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what eight passes gain.
     let again = |&axis: &AxisId| {
         let bytes = address.factor(axis) as usize * form.dtype.size_bytes();

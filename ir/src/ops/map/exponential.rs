@@ -199,7 +199,7 @@ fn log_reduced(f: X<'_>) -> X<'_> {
             let half_square = f * f * 0.5;
             f - (half_square - s * (half_square + z * LOG_TAIL.at(z)))
         }
-        _ => LOG_TAIL.at(f).fma(f, f.lit(-0.5)).fma(f * f, f),
+        _ => LOG_TAIL.at_by_halves(f).fma(f, f.lit(-0.5)).fma(f * f, f),
     }
 }
 
