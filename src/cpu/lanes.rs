@@ -619,14 +619,30 @@ mod tests {
         }
     }
 
-    /// Runs a loop that stores into buffer 0 both ways for every value of the outer axis; gives the body.
+    /// What stands in the slots for one value of the outer axis, which may be none that a row's first element depends on.
+    fn slots(nest: &Nest, memory: &mut [Vec<u8>], slots: &[Slot], outer: usize) -> Vec<u64> {
+        let axes = [outer, usize::MAX];
+        let values = slots.iter().map(|slot| match *slot {
+            Slot::Address(buffer, start) => {
+                let start = eval(nest, memory, axes, start).as_i128() as i64;
+                let size = nest.buffers[buffer.at()].ty.dtype.size_bytes() as i64;
+                (memory[buffer.at()].as_mut_ptr() as u64).wrapping_add_signed(start * size)
+            }
+            Slot::Scalar(id) => eval(nest, memory, axes, id).to_bits(nest.exprs.dtype(id)),
+            Slot::Accumulator(_) => panic!("only stores here"),
+        });
+        values.collect()
+    }
+
+    /// Runs a loop that stores into buffer 0 both ways for every value of the outer axis, and, where it can be said so, all of them as
+    /// rows; gives the body of one.
     fn check(mut build: Build, body: &[Stmt]) -> Body {
         let lanes = analyse(&mut build.nest, None, LANE, body).expect("a body");
+        let rows = analyse(&mut build.nest, Some(AxisId(0)), LANE, body);
         let nest = &build.nest;
         let count = nest.axes[1].extent;
         for level in levels() {
-            let code = Machine::new(&assemble(&lanes.body, level).expect("code"));
-            let (mut expected, mut found) = (memory(nest), memory(nest));
+            let mut expected = memory(nest);
             for outer in 0..OUTER {
                 for lane in 0..count {
                     for stmt in body {
@@ -645,26 +661,41 @@ mod tests {
                         expected[buffer.at()][at * size..][..size].copy_from_slice(&bits[..size]);
                     }
                 }
-                let slots: Vec<u64> = (lanes.slots.iter())
-                    .map(|slot| match *slot {
-                        Slot::Address(buffer, start) => {
-                            let start = eval(nest, &found, [outer, usize::MAX], start).as_i128() as i64;
-                            let size = nest.buffers[buffer.at()].ty.dtype.size_bytes() as i64;
-                            (found[buffer.at()].as_mut_ptr() as u64).wrapping_add_signed(start * size)
-                        }
-                        Slot::Scalar(id) => {
-                            let dtype = nest.exprs.dtype(id);
-                            eval(nest, &found, [outer, usize::MAX], id).to_bits(dtype)
-                        }
-                        Slot::Accumulator(_) => panic!("only stores here"),
-                    })
-                    .collect();
+            }
+            let code = Machine::new(&assemble(&lanes.body, level).expect("code"));
+            let mut found = memory(nest);
+            for outer in 0..OUTER {
+                let mut slots = slots(nest, &mut found, &lanes.slots, outer);
                 // SAFETY: the loop stays within the buffers, as the definition has just shown.
-                unsafe { code.wide()(slots.as_ptr(), count as u64) };
+                unsafe { code.wide()(slots.as_mut_ptr(), count as u64, 1) };
             }
             assert_eq!(found, expected, "{level:?} {:#?}", lanes.body);
+            if let Some(rows) = &rows {
+                let code = Machine::new(&assemble(&rows.body, level).expect("code"));
+                let mut found = memory(nest);
+                let mut slots = slots(nest, &mut found, &rows.slots, usize::MAX);
+                slots.extend(rows.strides.iter().map(|&stride| stride as u64));
+                // SAFETY: as above, and a stride stands behind the slots for each.
+                unsafe { code.wide()(slots.as_mut_ptr(), count as u64, OUTER as u64) };
+                assert_eq!(found, expected, "rows, {level:?} {:#?}", rows.body);
+            }
         }
         lanes.body
+    }
+
+    #[test]
+    fn elements_of_a_row_are_read_anew_for_each() {
+        for lanes in [1, 8, 15, 16, 37] {
+            let shape = [OUTER, lanes];
+            let mut build = build(lanes, &[float(&shape), float(&shape), float(&[OUTER])]);
+            let [outer, lane] = [build.outer, build.lane];
+            let [x, bias] = [build.load(1, &[outer, lane], false), build.load(2, &[outer], false)];
+            let sum = build.prim(Prim::Add, DType::F32, &[x, bias]);
+            let stmt = build.store(sum);
+            let rows = analyse(&mut build.nest, Some(AxisId(0)), LANE, std::slice::from_ref(&stmt)).expect("rows");
+            assert!(rows.body.values.iter().any(|value| matches!(value, Value::Spread(..))));
+            check(build, &[stmt]);
+        }
     }
 
     fn float(shape: &[usize]) -> Type {

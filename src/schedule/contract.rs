@@ -475,8 +475,8 @@ impl Band {
         }
         let a_free = draft.free(form.a);
         let is_pitch = |pitch: i64| (length as i64..=2 * length as i64).contains(&pitch);
-        let axis = (form.outer.iter().copied())
-            .find(|&axis| !a_free.contains(&axis) && is_pitch(address.factor(axis)))?;
+        let axis =
+            (form.outer.iter().copied()).find(|&axis| !a_free.contains(&axis) && is_pitch(address.factor(axis)))?;
         let (pitch, extent) = (address.factor(axis) as usize, draft.extent(axis));
         let rows = draft.extent(form.row);
         let padded = |n: usize| n.next_multiple_of(tile(form.dtype, target, rows, n).1);

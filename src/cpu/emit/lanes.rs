@@ -80,10 +80,7 @@ impl Cx<'_> {
         if self.shared.cpu.level == Level::Portable || self.facts(*lanes).axes.contains(&axis) {
             return Ok(None);
         }
-        let rows = Rows {
-            lanes: *lanes,
-            body,
-        };
+        let rows = Rows { lanes: *lanes, body };
         Ok(self.vector_of(Some(axis), *lane, body)?.map(|vector| (rows, vector)))
     }
 
