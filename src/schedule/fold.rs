@@ -174,7 +174,7 @@ fn lane_axis(draft: &mut Draft, task: &Task, folds: &[ExprId]) -> Option<AxisId>
         for id in draft.below(&[value]) {
             if let Some((_, address)) = draft.load_address(id)
                 && address.factor(innermost) == 1
-                && address.factor(lane) != 1
+                && !matches!(address.factor(lane), 0 | 1)
                 && draft.extent(innermost) >= draft.extent(lane).min(16)
             {
                 return None;
