@@ -57,7 +57,7 @@ pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
 
 fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Error> {
     let invocations = invocations(nest, body);
-    let mut w = Writer::new();
+    let mut w = Writer::empty();
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
     let group = [BuiltIn::WorkgroupId, BuiltIn::NumWorkgroups].map(|input| [0, 1].map(|at| w.input(input, at)));
     let [[column, row], [columns, _]] = group;

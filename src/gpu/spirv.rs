@@ -42,7 +42,7 @@ pub struct Writer {
 
 impl Writer {
     /// An empty `main`, in its first block.
-    pub fn new() -> Writer {
+    pub fn empty() -> Writer {
         let mut writer = Writer {
             module: Module::new(),
             next: 1,

@@ -62,7 +62,7 @@ impl Prims<'_> {
             DType::I8 | DType::I16 => self.w.op(Op::SConvert, Kind::U32, &[element]),
             DType::F16 | DType::BF16 => {
                 let wide = self.w.op(Op::UConvert, Kind::U32, &[element]);
-                self.from_half(dtype, wide)
+                self.widen_half(dtype, wide)
             }
             _ => element,
         }
@@ -71,8 +71,8 @@ impl Prims<'_> {
     /// The inverse of [`Prims::emit_unpack`]; a float is rounded to nearest even.
     pub fn emit_pack(&mut self, dtype: DType, value: Word) -> Word {
         let bits = match dtype {
-            DType::Bool => self.from_bool(Kind::U32, value),
-            DType::F16 | DType::BF16 => self.to_half(dtype, value),
+            DType::Bool => self.number_of(Kind::U32, value),
+            DType::F16 | DType::BF16 => self.narrow_to_half(dtype, value),
             _ => value,
         };
         match memory(dtype) {
@@ -86,7 +86,7 @@ impl Prims<'_> {
         self.w.op(Op::INotEqual, Kind::Bool, &[value, zero])
     }
 
-    fn from_bool(&mut self, kind: Kind, value: Word) -> Word {
+    fn number_of(&mut self, kind: Kind, value: Word) -> Word {
         let one = match kind {
             Kind::F32 => u64::from(1f32.to_bits()),
             Kind::F64 => 1f64.to_bits(),
@@ -97,7 +97,7 @@ impl Prims<'_> {
     }
 
     /// The bits of a half, in 32, as the `f32` of the same value.
-    fn from_half(&mut self, dtype: DType, bits: Word) -> Word {
+    fn widen_half(&mut self, dtype: DType, bits: Word) -> Word {
         match dtype {
             DType::BF16 => {
                 let by = self.w.u32(16);
@@ -109,7 +109,7 @@ impl Prims<'_> {
     }
 
     /// An `f32` as the bits of a half, in 32, rounded to nearest even.
-    fn to_half(&mut self, dtype: DType, value: Word) -> Word {
+    fn narrow_to_half(&mut self, dtype: DType, value: Word) -> Word {
         match dtype {
             DType::BF16 => self.pack_bf16(value),
             _ => self.pack_f16(value),
@@ -220,8 +220,8 @@ impl Prims<'_> {
     fn round(&mut self, dtype: DType, value: Word) -> Word {
         match dtype {
             DType::F16 | DType::BF16 => {
-                let bits = self.to_half(dtype, value);
-                self.from_half(dtype, bits)
+                let bits = self.narrow_to_half(dtype, value);
+                self.widen_half(dtype, bits)
             }
             _ => value,
         }
@@ -523,7 +523,7 @@ impl Prims<'_> {
                 let zero = self.w.constant(register(from), 0);
                 self.w.op(Op::INotEqual, Kind::Bool, &[value, zero])
             }
-            (DType::Bool, _) => self.from_bool(kind, value),
+            (DType::Bool, _) => self.number_of(kind, value),
             _ if from.is_float() && to.is_float() => {
                 let value = match register(from) == kind {
                     true => value,
@@ -599,8 +599,8 @@ impl Prims<'_> {
 
     fn emit_bitcast(&mut self, from: DType, to: DType, value: Word) -> Word {
         let bits = match from {
-            DType::Bool => self.from_bool(Kind::U32, value),
-            DType::F16 | DType::BF16 => self.to_half(from, value),
+            DType::Bool => self.number_of(Kind::U32, value),
+            DType::F16 | DType::BF16 => self.narrow_to_half(from, value),
             DType::F32 => self.w.bitcast(Kind::U32, value),
             DType::F64 => self.w.bitcast(Kind::U64, value),
             _ => value,
@@ -609,7 +609,7 @@ impl Prims<'_> {
             DType::Bool => self.is_nonzero(bits),
             DType::F16 | DType::BF16 => {
                 let bits = self.and(bits, 0xffff);
-                self.from_half(to, bits)
+                self.widen_half(to, bits)
             }
             DType::F32 => self.w.bitcast(Kind::F32, bits),
             DType::F64 => self.w.bitcast(Kind::F64, bits),
