@@ -26,7 +26,7 @@ fn main() {
             let (mut least, mut stages, start) = (Duration::MAX, Stages::default(), Instant::now());
             while least == Duration::MAX || start.elapsed() < Duration::from_secs(1) {
                 let begin = Instant::now();
-                let executable = compile(&program, &Cpu::native()).expect("a valid program");
+                let executable = compile(&program, Cpu::native()).expect("a valid program");
                 let took = begin.elapsed();
                 if took < least {
                     (least, stages) = (took, executable.stages.clone());

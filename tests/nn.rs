@@ -37,7 +37,7 @@ fn session(layer: &dyn Layer, mode: Mode, x: &Tensor, seed: u64) -> Session {
 }
 
 fn run_of(program: &Program, seed: u64) -> Session {
-    Session::new(compile(program, &Cpu::native()).unwrap().into(), 1, seed).unwrap()
+    Session::new(compile(program, Cpu::native()).unwrap().into(), 1, seed).unwrap()
 }
 
 fn apply(session: &mut Session, x: &Tensor) -> Vec<f32> {

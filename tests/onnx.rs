@@ -180,7 +180,7 @@ fn on_both(graph: &Graph, inputs: &[(String, Tensor)], expected: &[Tensor], smal
         same("oracle", &found, expected, ABSOLUTE)?;
     }
     let executable =
-        compile(&Program::pure("predict", graph.clone()), &Cpu::native()).map_err(|error| error.to_string())?;
+        compile(&Program::pure("predict", graph.clone()), Cpu::native()).map_err(|error| error.to_string())?;
     let mut session = Session::new(Arc::new(executable), 2, 0).map_err(|error| error.to_string())?;
     let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
     let found = session.call("predict", &named).map_err(|error| error.to_string())?;

@@ -52,7 +52,7 @@ fn losses(session: &mut Session, inputs: &[Tensor; 2], steps: usize) -> Vec<f64>
 fn training_follows_the_cpu(net: &str, batch: usize) {
     let Some(device) = support::vulkan() else { return };
     let (program, inputs) = training(net, batch);
-    let on_cpu = compile(&program, &Cpu::native()).expect("code");
+    let on_cpu = compile(&program, Cpu::native()).expect("code");
     let on_gpu = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
     let [cpu, gpu] = [on_cpu, on_gpu].map(|executable| {
         let mut session = Session::new(executable.into(), 2, 7).expect("memory");

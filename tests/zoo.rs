@@ -134,7 +134,7 @@ fn weights(net: &Net) -> Vec<(String, Tensor)> {
 }
 
 fn session(program: &Program, net: &Net) -> Session {
-    let mut session = Session::new(compile(program, &Cpu::native()).unwrap().into(), 1, 0).unwrap();
+    let mut session = Session::new(compile(program, Cpu::native()).unwrap().into(), 1, 0).unwrap();
     for (name, tensor) in weights(net) {
         session.set_state(&name, &tensor).unwrap();
     }

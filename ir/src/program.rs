@@ -31,7 +31,7 @@ pub enum Init {
     Tensor(std::sync::Arc<Tensor>),
     /// With the only output of this graph, whose single input, if any, is [`SEED`].
     Graph(std::sync::Arc<Graph>),
-    /// By the entry [`PREPARE`](crate::prepare::PREPARE), from other states.
+    /// By the entry [`PREPARE`], from other states.
     Prepared,
 }
 

@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         )));
     }
     // States start here, whatever system the code is for.
-    let executable = compile(&program, &Cpu::native())?;
+    let executable = compile(&program, Cpu::native())?;
     let mut session = Session::new(Arc::new(executable), options.machine.threads(), options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
