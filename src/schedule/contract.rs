@@ -16,9 +16,9 @@ use super::fold::once;
 /// of rows to the next.
 const STRIP_BYTES: usize = 512 << 10;
 /// The sets of the caches, as bytes after which addresses fall into the same set again, and the lines that a set holds, as found in most
-/// processors: what is read again and again must not take more lines of a set than there are.
+/// processors, half of them for the second, which other data wants too: what is read again and again must not take more.
 const FIRST_CACHE: (usize, usize) = (4 << 10, 8);
-const SECOND_CACHE: (usize, usize) = (128 << 10, 8);
+const SECOND_CACHE: (usize, usize) = (128 << 10, 4);
 
 /// Whether `count` lines so many bytes apart do not fit into a cache because they share too few of its sets.
 fn crowds(count: usize, bytes: usize, (period, ways): (usize, usize)) -> bool {
@@ -249,7 +249,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
-    let source = source(draft, form, columns * wide, tiles);
+    let source = source(draft, form, columns * wide, m);
     // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
     let groups = match source {
         Source::Packed { shared: false } => blocks.min(16usize.div_ceil((others * strips).max(1))),
@@ -566,8 +566,8 @@ enum Source {
     Packed { shared: bool },
 }
 
-/// Where B is best read, for tiles side by side of so many columns together, and so many of rows.
-fn source(draft: &mut Draft, form: &Form, width: usize, tiles: usize) -> Source {
+/// Where B is best read, for tiles side by side of so many columns together, and a result of so many rows.
+fn source(draft: &mut Draft, form: &Form, width: usize, rows: usize) -> Source {
     let Form {
         column,
         ref k,
@@ -583,12 +583,12 @@ fn source(draft: &mut Draft, form: &Form, width: usize, tiles: usize) -> Source 
     };
     let ty = &draft.buffers[buffer.at()].ty;
     let limit = ty.layout.len(&ty.shape) as i64 - width as i64 - reach(draft, &address, k);
-    // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what eight passes gain.
+    // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what a hundred rows gain.
     let again = |&axis: &AxisId| {
         let bytes = address.factor(axis) as usize * form.dtype.size_bytes();
         crowds(draft.extent(axis), bytes, SECOND_CACHE)
     };
-    if address.factor(column) != 1 || limit < 0 || (tiles >= 8 && k.iter().any(again)) {
+    if address.factor(column) != 1 || limit < 0 || (rows >= 112 && k.iter().any(again)) {
         return packed;
     }
     Source::Direct
