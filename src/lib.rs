@@ -22,6 +22,7 @@ pub mod error;
 pub mod formats;
 #[cfg(feature = "vulkan")]
 pub mod gpu;
+pub mod hoist;
 pub mod nn;
 pub mod place;
 pub mod plan;

@@ -86,6 +86,20 @@ impl Places {
         place
     }
 
+    /// What must be computed before an expression: for a load, its address.
+    pub fn operands(&mut self, nest: &mut Nest, id: ExprId) -> Vec<ExprId> {
+        if !matches!(nest.exprs.get(id), Expr::Load { .. }) {
+            return nest.exprs.operands(id).to_vec();
+        }
+        let place = self.of(nest, id);
+        let steps = place.steps.iter().map(|step| step.add);
+        match place.guard {
+            Guard::Always => steps.collect(),
+            Guard::Where(condition) => steps.chain([condition]).collect(),
+            Guard::Never => Vec::new(),
+        }
+    }
+
     fn make(&mut self, nest: &mut Nest, buffer: BufferId, index: &[ExprId], guarded: bool) -> Place {
         let ty = nest.buffers[buffer.at()].ty.clone();
         let offset = index::offset(&mut nest.exprs, &ty, index);

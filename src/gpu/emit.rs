@@ -25,6 +25,7 @@ use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, GlslStd450Op, Op, Word};
 use super::Error;
 use super::device::Traits;
 use super::spirv::{Kind, Writer};
+use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use prim::{Prims, memory, register};
 
@@ -72,7 +73,7 @@ fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Erro
         traits,
         nest: nest.clone(),
         places: Places::new(nest, Unit::Elements),
-        facts: Vec::new(),
+        facts: Known::default(),
         narrow: Vec::new(),
         buffers: vec![None; nest.buffers.len()],
         push,
@@ -212,24 +213,6 @@ fn roots<'a>(body: &'a [Stmt], visit: &mut impl FnMut(Root<'a>)) {
     }
 }
 
-/// What an expression depends on that can change while a nest runs.
-#[derive(Clone, Debug, Default)]
-struct Facts {
-    axes: Vec<AxisId>,
-    locals: Vec<LocalId>,
-    /// Tensors that the nest writes too.
-    buffers: Vec<BufferId>,
-    /// Whether it reads any memory.
-    reads: bool,
-}
-
-/// What a piece of a nest changes.
-#[derive(Clone, Debug, Default)]
-struct Writes {
-    locals: Vec<LocalId>,
-    buffers: Vec<BufferId>,
-}
-
 /// Something computed, available from here to the end of the enclosing body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
@@ -255,7 +238,7 @@ struct Cx<'a> {
     nest: Nest,
     places: Places,
     /// By expression, as far as they are known.
-    facts: Vec<Facts>,
+    facts: Known,
     /// Whether a 64-bit integer expression is held in 32 bits, of which it is the sign extension; as far as known.
     narrow: Vec<bool>,
     buffers: Vec<Option<Declared>>,
@@ -268,6 +251,28 @@ struct Cx<'a> {
     known: HashMap<Key, Word>,
     /// What was added to `known`, in order, so that the end of a body can take it back.
     trail: Vec<Key>,
+}
+
+impl Hoist for Cx<'_> {
+    fn parts(&mut self) -> (&mut Nest, &mut Places, &mut Known) {
+        (&mut self.nest, &mut self.places, &mut self.facts)
+    }
+
+    fn known(&self) -> &Known {
+        &self.facts
+    }
+
+    fn is_bound(&self, axis: AxisId) -> bool {
+        self.axes[axis.at()].is_some()
+    }
+
+    fn compute(&mut self, id: ExprId) {
+        self.value(id);
+    }
+
+    fn compute_pointer(&mut self, place: &Place) {
+        self.outer_pointer(place);
+    }
 }
 
 impl Cx<'_> {
@@ -666,22 +671,6 @@ impl Cx<'_> {
         }
     }
 
-    /// What must be computed before an expression: for a load, its address.
-    fn operands(&mut self, id: ExprId) -> Vec<ExprId> {
-        match self.nest.exprs.get(id) {
-            Expr::Load { .. } => {
-                let place = self.places.of(&mut self.nest, id);
-                let steps = place.steps.iter().map(|step| step.add);
-                match place.guard {
-                    Guard::Always => steps.collect(),
-                    Guard::Where(condition) => steps.chain([condition]).collect(),
-                    Guard::Never => Vec::new(),
-                }
-            }
-            _ => self.nest.exprs.operands(id).to_vec(),
-        }
-    }
-
     /// Emits an expression whose operands are known.
     fn emit_expr(&mut self, id: ExprId) -> Word {
         let dtype = self.nest.exprs.dtype(id);
@@ -875,84 +864,6 @@ impl Cx<'_> {
         }
     }
 
-    /// Computes the largest parts of an expression that can be known here. Under a condition, memory is not read: the condition may be
-    /// what keeps the read inside.
-    fn hoist_expr(&mut self, root: ExprId, writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
-        let mut stack = vec![root];
-        while let Some(id) = stack.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            match self.nest.exprs.get(id) {
-                Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => continue,
-                _ => {}
-            }
-            if self.is_fixed(id, writes) && !(conditional && self.facts(id).reads) {
-                self.value(id);
-                continue;
-            }
-            if matches!(self.nest.exprs.get(id), Expr::Load { .. }) {
-                let place = self.places.of(&mut self.nest, id);
-                self.hoist_place(&place, writes, conditional, seen);
-            }
-            stack.extend(self.operands(id));
-        }
-    }
-
-    /// Adds up as much of an address as can be known here.
-    fn hoist_place(&mut self, place: &Place, writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
-        let fixed = place
-            .steps
-            .iter()
-            .take_while(|step| self.is_fixed(step.add, writes) && !(conditional && self.facts(step.add).reads))
-            .count();
-        let mut outer = place.clone();
-        outer.steps.truncate(fixed);
-        self.outer_pointer(&outer);
-        for step in &place.steps[fixed..] {
-            self.hoist_expr(step.add, writes, conditional, seen);
-        }
-    }
-
-    /// Whether an expression can be computed here, and has the same value throughout a piece of the nest below.
-    fn is_fixed(&mut self, id: ExprId, writes: &Writes) -> bool {
-        self.learn_facts(id);
-        let facts = &self.facts[id.at()];
-        facts.axes.iter().all(|axis| self.axes[axis.at()].is_some()) && !writes.change(facts)
-    }
-
-    fn facts(&mut self, id: ExprId) -> &Facts {
-        self.learn_facts(id);
-        &self.facts[id.at()]
-    }
-
-    /// Operands have smaller ids, so facts are known for a beginning of the arena.
-    fn learn_facts(&mut self, id: ExprId) {
-        while self.facts.len() <= id.at() {
-            let next = ExprId(self.facts.len() as u32);
-            let mut facts = Facts::default();
-            for operand in self.nest.exprs.operands(next) {
-                let operand = &self.facts[operand.at()];
-                union(&mut facts.axes, &operand.axes);
-                union(&mut facts.locals, &operand.locals);
-                union(&mut facts.buffers, &operand.buffers);
-                facts.reads |= operand.reads;
-            }
-            match self.nest.exprs.get(next) {
-                Expr::Axis(axis) => facts.axes.push(*axis),
-                Expr::Local(local, _) => facts.locals.push(*local),
-                Expr::Load { buffer, .. } => {
-                    facts.reads = true;
-                    if self.nest.buffers[buffer.at()].role != Role::Input {
-                        union(&mut facts.buffers, &[*buffer]);
-                    }
-                }
-                Expr::Const(..) | Expr::Prim(..) | Expr::Fold { .. } => {}
-            }
-            self.facts.push(facts);
-        }
-    }
-
     fn learn(&mut self, key: Key, value: Word) {
         self.known.insert(key, value);
         self.trail.push(key);
@@ -976,44 +887,4 @@ struct Lanes {
     dtype: DType,
     /// An array of the module's.
     lanes: Word,
-}
-
-impl Writes {
-    /// Everything that a body changes.
-    fn of(body: &[Stmt]) -> Writes {
-        let mut writes = Writes::default();
-        writes.add(body);
-        writes
-    }
-
-    fn add(&mut self, body: &[Stmt]) {
-        for stmt in body {
-            match stmt {
-                Stmt::Loop { body, .. } => self.add(body),
-                Stmt::If { then, otherwise, .. } => {
-                    self.add(then);
-                    self.add(otherwise);
-                }
-                Stmt::Set { local, .. } | Stmt::Accumulate { local, .. } => union(&mut self.locals, &[*local]),
-                Stmt::Store { buffer, .. } => union(&mut self.buffers, &[*buffer]),
-                Stmt::Contract(contract) => union(&mut self.buffers, &[contract.c.buffer]),
-                Stmt::Barrier => {}
-            }
-        }
-    }
-
-    /// Whether an expression with those facts may have another value afterwards.
-    fn change(&self, facts: &Facts) -> bool {
-        facts.locals.iter().any(|local| self.locals.contains(local))
-            || facts.buffers.iter().any(|buffer| self.buffers.contains(buffer))
-    }
-}
-
-/// Adds to a set, kept as a list, whatever it lacks.
-fn union<T: Copy + PartialEq>(set: &mut Vec<T>, more: &[T]) {
-    for item in more {
-        if !set.contains(item) {
-            set.push(*item);
-        }
-    }
 }

@@ -14,10 +14,11 @@ use netloom_ir::{DType, Scalar};
 use target_lexicon::Architecture;
 
 use super::prim::{emit_combine, emit_const, emit_pack, emit_unpack, memory_type};
-use super::{Cx, Writes, memory, trusted};
+use super::{Cx, memory, trusted};
 use crate::cpu::isa::Level;
 use crate::cpu::lanes::{Slot, analyse};
 use crate::cpu::wide::{self, Body, Sink, ValueId};
+use crate::hoist::{Hoist, Writes};
 
 /// A vector loop whose body is the same code in every lane.
 pub(super) struct Vector {
