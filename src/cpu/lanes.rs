@@ -99,8 +99,8 @@ struct Analysis<'n> {
     exprs: &'n mut Exprs,
     axis: AxisId,
     rows: Option<AxisId>,
-    /// For each expression, whether it depends on the lane; as long as the arena was when last asked.
-    depends: Vec<bool>,
+    /// For each expression, whether it depends on the lane, and whether on the row; as long as the arena was when last asked.
+    depends: Vec<[bool; 2]>,
     body: Body,
     slots: Vec<Slot>,
     /// What has been translated, in the lanes' terms.
@@ -111,12 +111,25 @@ struct Analysis<'n> {
 }
 
 impl Analysis<'_> {
+    /// Whether an expression depends on the lane.
     fn depends(&mut self, id: ExprId) -> bool {
+        self.depends_on(id)[0]
+    }
+
+    /// Whether an expression depends on the row.
+    fn changes(&mut self, id: ExprId) -> bool {
+        self.depends_on(id)[1]
+    }
+
+    fn depends_on(&mut self, id: ExprId) -> [bool; 2] {
         for at in self.depends.len()..self.exprs.len() {
             let id = ExprId(at as u32);
             let depends = match *self.exprs.get(id) {
-                Expr::Axis(axis) => axis == self.axis,
-                _ => self.exprs.operands(id).iter().any(|operand| self.depends[operand.at()]),
+                Expr::Axis(axis) => [axis == self.axis, Some(axis) == self.rows],
+                _ => [0, 1].map(|which| {
+                    let operands = self.exprs.operands(id);
+                    operands.iter().any(|operand| self.depends[operand.at()][which])
+                }),
             };
             self.depends.push(depends);
         }
@@ -233,22 +246,6 @@ impl Analysis<'_> {
             }
             _ => None,
         }
-    }
-
-    /// Whether an expression depends on the row.
-    fn changes(&self, id: ExprId) -> bool {
-        let Some(rows) = self.rows else { return false };
-        let (mut open, mut seen) = (vec![id], vec![false; id.at() + 1]);
-        while let Some(id) = open.pop() {
-            if std::mem::replace(&mut seen[id.at()], true) {
-                continue;
-            }
-            match self.exprs.get(id) {
-                Expr::Axis(axis) if *axis == rows => return true,
-                _ => open.extend(self.exprs.operands(id)),
-            }
-        }
-        false
     }
 
     /// How far the addresses move from row to row; they then stand for those of the first.

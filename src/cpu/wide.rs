@@ -273,21 +273,20 @@ mod tests {
     }
 
     /// Runs a body on the machine; its streams move by so many elements from row to row.
-    fn execute(code: &Machine, body: &Body, slots: &mut [Slot], count: usize, (rows, stride): (usize, usize)) {
-        let mut strides = vec![0; slots.len()];
-        for (value, slot) in body.values.iter().enumerate().filter_map(|(at, value)| match *value {
-            Value::Load(_, slot) | Value::MaskedLoad(_, slot, _) | Value::Spread(_, slot) => Some((at, slot)),
-            Value::Gather(_, slot, _) | Value::MaskedGather(_, slot, ..) => Some((at, slot)),
-            _ => None,
-        }) {
-            strides[slot] = (stride * body.dtype(ValueId(value as u32)).size_bytes()) as u64;
-        }
-        for sink in &body.sinks {
-            if let Sink::Store(dtype, slot, _) = *sink {
-                strides[slot] = (stride * dtype.size_bytes()) as u64;
-            }
-        }
-        let slots: Vec<u64> = slots
+    fn execute(
+        code: &Machine,
+        (body, types): (&Body, &[Option<DType>]),
+        slots: &mut [Slot],
+        count: usize,
+        (rows, stride): (usize, usize),
+    ) {
+        let streams = body.streams();
+        let bytes = |slot: usize| match (streams.contains(&slot), types[slot]) {
+            (true, Some(dtype)) => (stride * dtype.size_bytes()) as u64,
+            _ => 0,
+        };
+        let strides: Vec<u64> = (0..slots.len()).map(bytes).collect();
+        let mut slots: Vec<u64> = slots
             .iter_mut()
             .map(|slot| match slot {
                 // What is above the scalar's own bits means nothing.
@@ -296,7 +295,6 @@ mod tests {
             })
             .chain(strides)
             .collect();
-        let mut slots = slots;
         // SAFETY: the streams are as long as the body reaches in all rows, and strides stand behind the slots.
         unsafe { code.wide()(slots.as_mut_ptr(), count as u64, rows as u64) };
     }
@@ -322,7 +320,7 @@ mod tests {
                 for row in 0..rows {
                     interpret(body, &mut expected, count, row * stride);
                 }
-                execute(&code, body, &mut found, count, (rows, stride));
+                execute(&code, (body, types), &mut found, count, (rows, stride));
                 for (slot, (expected, found)) in expected.iter().zip(&found).enumerate() {
                     let (Some(dtype), Slot::Stream(a), Slot::Stream(b)) = (types[slot], expected, found) else {
                         continue;
