@@ -1,8 +1,9 @@
 //! Training on data: data sets, the fitting loop, metrics, checkpoints, pictures.
 //!
-//! Reading order: [`dataset`], [`model`], [`callbacks`], [`metrics`], [`report`].
+//! Reading order: [`dataset`], [`model`], [`callbacks`], [`metrics`], [`report`], [`classic`].
 
 pub mod callbacks;
+pub mod classic;
 pub mod dataset;
 pub mod metrics;
 pub mod model;
