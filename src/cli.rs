@@ -4,6 +4,7 @@
 //! output and everything else to standard error.
 
 mod bench;
+mod check;
 mod compile;
 mod demo;
 mod devices;
@@ -40,6 +41,8 @@ enum Command {
     Dump(dump::Options),
     /// Time a model, compiled or eager
     Bench(bench::Options),
+    /// Compare the oracle, the interpreter, the CPU and Vulkan on a model, kernel by kernel
+    Check(check::Options),
     /// List the devices found
     Devices(devices::Options),
 }
@@ -90,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::Compile(options) => compile::run(&options),
         Command::Dump(options) => dump::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::Devices(options) => devices::run(&options),
     };
     match done {

@@ -9,7 +9,7 @@ use netloom_ir::fuse;
 use netloom_ir::graph::Graph;
 use netloom_ir::kernel::verify;
 use netloom_ir::passes;
-use netloom_ir::program::{Entry, Init, Program, SEED};
+use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
 use crate::cpu::entry::{emit_barrier, emit_entry};
@@ -20,7 +20,8 @@ use crate::device::Device;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
-use crate::plan::{self, Kernels, Memory, Plan, StateSlot};
+use crate::plan::kernels::Makers;
+use crate::plan::{self, Cut, Kernels, Memory, Plan, StateSlot};
 
 /// The entry that computes the first values of states from `seed`, a `u64` scalar; present if any state starts from a graph.
 pub const INIT: &str = "init";
@@ -53,7 +54,7 @@ impl Stages {
 }
 
 /// A program up to code: improved graphs, kernels, plans. What `dump` shows and what emission reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lowered {
     /// The entries after the passes, [`INIT`] included.
     pub graphs: Vec<(String, Graph)>,
@@ -76,23 +77,36 @@ pub struct Lowered {
 pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     program.verify()?;
     let mut stages = Stages::default();
-    let mut memory = Memory::new(&program.states);
-    let mut kernels = Kernels::new(target.clone());
-    let mut graphs = Vec::new();
-    let mut plans = Vec::new();
-    for entry in program.entries.iter().cloned().chain(init_entry(program)) {
+    let entries = program.entries.iter().cloned().chain(init_entry(program));
+    let improve = |entry: Entry| {
         let graph = stages.time("improve", || passes::run(&entry.graph, target, &mut |_| {}));
+        (entry.name, graph)
+    };
+    let graphs: Vec<(String, Graph)> = entries.map(improve).collect();
+    let mut lowered = plan_graphs(&program.states, graphs, fuse::regions, target, Makers::USUAL);
+    for (stage, took) in std::mem::replace(&mut lowered.stages, stages).0 {
+        lowered.stages.add(stage, took);
+    }
+    Ok(lowered)
+}
+
+/// The same from improved graphs on.
+pub(crate) fn plan_graphs(
+    states: &[State],
+    graphs: Vec<(String, Graph)>,
+    cut: Cut,
+    target: &Target,
+    makers: Makers,
+) -> Lowered {
+    let mut stages = Stages::default();
+    let mut memory = Memory::new(states);
+    let mut kernels = Kernels::made_by(makers, target.clone());
+    let mut plans = Vec::new();
+    for (name, graph) in &graphs {
         let start = Instant::now();
         let before = kernels.stages.total();
-        plans.push(plan::plan(
-            &entry.name,
-            &graph,
-            fuse::regions,
-            &mut memory,
-            &mut kernels,
-        ));
+        plans.push(plan::plan(name, graph, cut, &mut memory, &mut kernels));
         stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
-        graphs.push((entry.name, graph));
     }
     for &(stage, took) in &kernels.stages.0 {
         stages.add(stage, took);
@@ -104,22 +118,21 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
             }
         }
     });
-    let given = program
-        .states
+    let given = states
         .iter()
         .filter_map(|state| match &state.init {
             Init::Tensor(tensor) => Some((state.name.clone(), Arc::clone(tensor))),
             Init::Graph(_) | Init::Prepared => None,
         })
         .collect();
-    Ok(Lowered {
+    Lowered {
         graphs,
         plans,
         kernels,
         memory,
         given,
         stages,
-    })
+    }
 }
 
 /// One entry for the first values of all states that start from a graph.
@@ -195,11 +208,16 @@ impl Executable {
 /// Everything that is wrong with the program; or that the device cannot run it.
 pub fn compile(program: &Program, device: impl Into<Device>) -> Result<Executable, Error> {
     let device = device.into();
-    let mut lowered = lower(program, &device.target())?;
+    let lowered = lower(program, &device.target())?;
+    assemble(&device, lowered)
+}
+
+/// Emits a lowered program for a device of this machine.
+pub(crate) fn assemble(device: &Device, mut lowered: Lowered) -> Result<Executable, Error> {
     let mut stages = std::mem::take(&mut lowered.stages);
     let kernel_count = lowered.kernels.len();
     let (states, given) = (lowered.memory.states.clone(), lowered.given.clone());
-    let code = match &device {
+    let code = match device {
         Device::Cpu(cpu) => Code::Cpu(Arc::new(runner::Code::emit(
             cpu,
             lowered.kernels.nests(),
@@ -217,7 +235,7 @@ pub fn compile(program: &Program, device: impl Into<Device>) -> Result<Executabl
         }
     };
     Ok(Executable {
-        device,
+        device: device.clone(),
         code,
         states,
         given,

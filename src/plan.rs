@@ -216,7 +216,7 @@ pub struct Plan {
 }
 
 /// What all plans of an executable share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Where each state lies.
     pub states: Vec<StateSlot>,

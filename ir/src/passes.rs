@@ -79,7 +79,11 @@ pub fn run(graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -
     run_list(PASSES, graph, target, observer)
 }
 
-fn run_list(passes: &[Pass], graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
+/// The same with other passes than [`PASSES`].
+///
+/// # Panics
+/// As [`run`].
+pub fn run_list(passes: &[Pass], graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
     let mut improved = improve_bodies(graph, target);
     for round in 0..MAX_ROUNDS {
         let mut graph = run_pass(&passes[0], &improved, target, round, observer);

@@ -14,9 +14,27 @@ use crate::schedule;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelId(pub usize);
 
+/// What makes kernels of regions and nests of kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Makers {
+    /// From a region to a kernel.
+    pub build: fn(&Graph, &Region) -> Kernel,
+    /// From a kernel to a nest.
+    pub choose: fn(&Kernel, &Target) -> Nest,
+}
+
+impl Makers {
+    /// The ones there are; tests have others, to see that what is wrong is found.
+    pub const USUAL: Makers = Makers {
+        build: build::build,
+        choose: schedule::choose,
+    };
+}
+
 /// The distinct kernels of an executable, with their schedules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Kernels {
+    makers: Makers,
     target: Target,
     kernels: Vec<Kernel>,
     nests: Vec<Nest>,
@@ -28,7 +46,13 @@ pub struct Kernels {
 impl Kernels {
     /// None yet, for a target.
     pub fn new(target: Target) -> Kernels {
+        Kernels::made_by(Makers::USUAL, target)
+    }
+
+    /// None yet, made in a certain way.
+    pub fn made_by(makers: Makers, target: Target) -> Kernels {
         Kernels {
+            makers,
             target,
             kernels: Vec::new(),
             nests: Vec::new(),
@@ -39,14 +63,16 @@ impl Kernels {
 
     /// The kernel of a region: built, and scheduled unless an equal one is known.
     pub fn add(&mut self, graph: &Graph, region: &Region) -> KernelId {
-        let kernel = self.stages.time("loops", || build::build(graph, region));
+        let kernel = self.stages.time("loops", || (self.makers.build)(graph, region));
         let key = key(&kernel);
         let known = self.known.entry(key).or_default();
         if let Some(&id) = known.iter().find(|id| same(&self.kernels[id.0], &kernel)) {
             return id;
         }
         let id = KernelId(self.kernels.len());
-        let mut nest = self.stages.time("decide", || schedule::choose(&kernel, &self.target));
+        let mut nest = self
+            .stages
+            .time("decide", || (self.makers.choose)(&kernel, &self.target));
         nest.name = format!("k{}_{}", id.0, name(graph, region));
         self.kernels.push(kernel);
         self.nests.push(nest);

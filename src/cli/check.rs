@@ -1,0 +1,177 @@
+//! `netloom check`: the oracle, the interpreter, the CPU and Vulkan against each other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use netloom::check::{Compiled, Difference, Engine, Interpreter, Options as Checking, Outcome, check};
+use netloom::formats::npz;
+use netloom::ir::{Op, Tensor, passes, sample};
+use netloom::nn::training::PREDICT;
+use netloom::plan::kernels::Makers;
+use netloom::{Device, Error, Session, compile};
+
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    open: super::model::Open,
+    /// Name the pass or stage that is to blame for a difference
+    #[arg(long)]
+    bisect: bool,
+    /// Arrays by input name (.npz); a single array goes to the single input; by default made up from the seed
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Weights (safetensors), netloom's own or under PyTorch's names
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// The entry to check
+    #[arg(long, default_value = PREDICT)]
+    entry: String,
+    /// Examples in a batch
+    #[arg(long)]
+    batch: Option<usize>,
+    /// What states without weights, and inputs without a file, come from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Leave out the interpreter, which takes long for large models
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: super::Machine,
+}
+
+pub fn run(options: &Options) -> Result<(), Error> {
+    let arrays = options.input.as_deref().map(npz::load).transpose()?.unwrap_or_default();
+    let model = super::model::read(&options.open, options.batch, &options.entry, &arrays)?;
+    let program = model.program.only(&options.entry).prepared();
+    let (cpu, threads) = (options.machine.cpu()?, options.machine.threads());
+    let executable = Arc::new(compile(&program, &cpu)?);
+    let mut session = Session::new(executable, threads, options.seed)?;
+    if let Some(path) = &options.weights {
+        super::model::load_weights(&mut session, model.net, path)?;
+    }
+    session.prepare()?;
+
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    if !options.quick {
+        engines.push(Box::new(Interpreter::of(cpu.target())));
+    }
+    engines.push(Box::new(Compiled::on(&cpu, threads)));
+    // Vulkan is checked wherever there is one, by name if it was named.
+    let named = Some(options.machine.device.as_str()).filter(|name| name.starts_with("vulkan"));
+    match (Device::named(named.unwrap_or("vulkan"), cpu), named) {
+        (Ok((device, _)), _) => engines.push(Box::new(Compiled::on(device, 1))),
+        (Err(error), Some(_)) => return Err(error),
+        (Err(error), None) => eprintln!("note: not checked on Vulkan: {error}"),
+    }
+
+    let mut entries = Vec::new();
+    for entry in &program.entries {
+        let mut seed = options.seed;
+        let only = (entry.name == options.entry && arrays.len() == 1).then(|| &arrays[0].1);
+        let mut inputs: Vec<(String, Tensor)> = Vec::new();
+        for &id in entry.graph.inputs() {
+            let Op::Input(input) = &entry.graph.node(id).op else {
+                unreachable!("`inputs` lists inputs")
+            };
+            let given = arrays
+                .iter()
+                .find(|(name, _)| *name == input.name)
+                .map(|(_, array)| array);
+            let value = match program.state(&input.name) {
+                Some(_) => session.state(&input.name)?,
+                None => match given.or(only) {
+                    Some(array) => array.clone(),
+                    None => sample::tensor(&input.ty, &mut seed),
+                },
+            };
+            inputs.push((input.name.clone(), value));
+        }
+        let checking = Checking {
+            passes: passes::PASSES,
+            makers: Makers::USUAL,
+            bisect: options.bisect,
+        };
+        entries.push((
+            entry.name.as_str(),
+            check(&program, &entry.name, &inputs, &mut engines, checking)?,
+        ));
+    }
+    report(options, &entries);
+    let wrong = entries.iter().flat_map(|(_, outcomes)| outcomes);
+    match wrong.filter(|outcome| outcome.difference.is_some()).count() {
+        0 => Ok(()),
+        count => Err(Error::Usage(format!(
+            "{count} of the engines differ from the oracle by more than rounding explains"
+        ))),
+    }
+}
+
+fn report(options: &Options, entries: &[(&str, Vec<Outcome>)]) {
+    if options.json {
+        let entries = entries.iter().map(|(name, outcomes)| {
+            let outcomes: Vec<_> = outcomes.iter().map(json).collect();
+            serde_json::json!({ "entry": name, "engines": outcomes })
+        });
+        super::print_json(&serde_json::json!({ "model": options.open.model, "entries": entries.collect::<Vec<_>>() }));
+        return;
+    }
+    for (name, outcomes) in entries {
+        for outcome in outcomes {
+            let Outcome {
+                engine, pieces, share, ..
+            } = outcome;
+            match &outcome.difference {
+                None => println!("{name}: {engine}: {pieces} kernels as the oracle, at most {share:.2} of the bound"),
+                Some(difference) => print!("{name}: {engine}: {}", text(difference)),
+            }
+        }
+    }
+}
+
+fn text(difference: &Difference) -> String {
+    let Difference {
+        what,
+        loc,
+        kernel,
+        element,
+        found,
+        expected,
+        allowed,
+        blame,
+    } = difference;
+    let mut text = format!(
+        "first difference at {what}, {loc}\n  element {element} is {found:?}, should be {expected:?} within {allowed:e}\n"
+    );
+    if let Some(kernel) = kernel {
+        text += &format!("  computed by kernel `{kernel}`\n");
+    }
+    if let Some(blame) = blame {
+        text += &format!("  to blame: {blame}\n");
+    }
+    text
+}
+
+fn json(outcome: &Outcome) -> serde_json::Value {
+    let difference = outcome.difference.as_ref().map(|difference| {
+        serde_json::json!({
+            "what": difference.what,
+            "loc": difference.loc.to_string(),
+            "kernel": difference.kernel,
+            "element": difference.element,
+            "found": difference.found.as_f64(),
+            "expected": difference.expected.as_f64(),
+            "allowed": difference.allowed,
+            "blame": difference.blame,
+        })
+    });
+    serde_json::json!({
+        "engine": outcome.engine,
+        "kernels": outcome.pieces,
+        "share_of_bound": outcome.share,
+        "difference": difference,
+    })
+}
