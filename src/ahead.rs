@@ -1,69 +1,222 @@
-//! Ahead of time: an object file, a C header, and the states, for programs without netloom.
+//! Ahead of time: a folder with everything that a program in C, C++ or Rust needs to run a model without netloom.
 //!
-//! The object's code is that of the JIT, emitted into another kind of module, so results agree bit for bit on the same CPU settings.
-//! It needs no runtime library and allocates nothing: the caller brings the block of states, which the states file fills, and the arena.
+//! The code is the JIT's, emitted into another kind of module, so results agree bit for bit on the same CPU settings. It needs no runtime
+//! library, allocates nothing and has no global state: the caller brings the arena and the block of states.
+//!
+//! | file | what |
+//! |---|---|
+//! | `NAME.o`, `libNAME.a` or `libNAME.so` | the code |
+//! | `NAME.h` | what it offers ([`header`]) |
+//! | `NAME.states` | the block of states, unless it is within the object or [`INIT`](crate::compile::INIT) makes it |
+//! | `manifest.json` | the same for programs ([`manifest`]); the files beside it are written from it |
+//! | `example.c`, `CMakeLists.txt` | a program that runs every entry ([`sample`]) |
+//! | `rust/` | a crate around it, if asked for ([`wrapper`]) |
+
+pub mod header;
+pub mod link;
+pub mod manifest;
+pub mod run;
+pub mod sample;
+pub mod wrapper;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use netloom_ir::{DType, Init, Program, Type};
+use netloom_ir::{Builder, Init, Program, Tensor};
 
-use crate::compile::{Lowered, lower, object};
-use crate::cpu::entry::ARENA_HEADER_BYTES;
+use crate::compile::{Export, Exports, INIT, Lowered, lower, object};
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
 use crate::formats::write_whole;
-use crate::plan::{Plan, Port};
 use crate::session::Session;
+use manifest::Manifest;
 
-/// Compiles a program into a folder: `NAME.o`, `NAME.h` and `NAME.states`, the block of states as `session` holds it now.
-///
-/// `session` runs the same program.
+/// What form the code has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emit {
+    /// An object file.
+    Obj,
+    /// A static library, made by `ar`.
+    Staticlib,
+    /// A shared library, made by `cc`.
+    Sharedlib,
+}
+
+/// Where the values of the states are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum States {
+    /// In a file, which a program reads or maps.
+    File,
+    /// Within the object, in read-only memory: for programs that do not change them.
+    Within,
+    /// Made by the exported entry `init(seed)`.
+    Init,
+}
+
+/// What is compiled.
+pub struct Artefact<'a> {
+    /// What symbols and files are named.
+    pub name: &'a str,
+    /// The program: only what is to be exported.
+    pub program: &'a Program,
+    /// How its entries are exported; see [`merged`].
+    pub entries: &'a [Export],
+    /// What the code is for.
+    pub cpu: &'a Cpu,
+    /// Runs the same program, or one with more entries, and holds the values of the states.
+    pub session: &'a Session,
+    /// Where those values go.
+    pub states: States,
+    /// The form of the code.
+    pub emit: Emit,
+    /// The C compiler that makes shared libraries; by default one of the target's usual name.
+    pub linker: Option<&'a str>,
+    /// Whether a Rust crate is written too; it needs [`Emit::Staticlib`].
+    pub rust: bool,
+}
+
+/// More than this does not go into an object: code for x86-64 reaches 2 GiB.
+const MOST_WITHIN_BYTES: usize = 1 << 30;
+
+/// One program of the same entries for several sizes of batch, and how these are exported: each entry under its name, which chooses
+/// by the batch.
 ///
 /// # Errors
-/// If there is no code for the CPU, or the folder cannot be written.
-pub fn write(
-    program: &Program,
-    session: &Session,
-    cpu: &Cpu,
-    name: &str,
-    folder: &Path,
-) -> Result<Vec<PathBuf>, Error> {
-    let name = identifier(name);
-    // The states file holds the first values, so the object needs no code to make them.
-    let mut program = program.clone();
-    for state in &mut program.states {
-        state.init = Init::Tensor(session.state(&state.name)?.into());
+/// If a state is not the same for all, or an entry is missing.
+pub fn merged(programs: Vec<(u64, Program)>, entries: &[&str]) -> Result<(Program, Vec<Export>), Error> {
+    let several = programs.len() > 1;
+    let mut whole = Program::default();
+    let mut exports: Vec<Export> = entries
+        .iter()
+        .map(|entry| Export {
+            name: identifier(entry),
+            variants: Vec::new(),
+        })
+        .collect();
+    for (batch, program) in programs {
+        let program = program.with_entries(entries);
+        for state in program.states {
+            match whole.state(&state.name) {
+                None => whole.states.push(state),
+                Some(known) if known.ty == state.ty => {}
+                Some(known) => {
+                    return Err(Error::Usage(format!(
+                        "state `{}` is {} for one batch and {} for another, so they cannot share an artefact",
+                        state.name, known.ty, state.ty
+                    )));
+                }
+            }
+        }
+        for (export, name) in exports.iter_mut().zip(entries) {
+            let found = program.entries.iter().find(|entry| entry.name == *name);
+            let mut entry = found
+                .ok_or_else(|| Error::Unknown(format!("there is no entry `{name}`")))?
+                .clone();
+            if several {
+                entry.name = format!("{name}_b{batch}");
+            }
+            export.variants.push((several.then_some(batch), entry.name.clone()));
+            whole.entries.push(entry);
+        }
     }
+    Ok((whole, exports))
+}
+
+/// Compiles a program into a folder, and gives the files written.
+///
+/// # Errors
+/// If there is no code for the CPU, a file cannot be written, or the linker is missing or fails.
+pub fn write(artefact: &Artefact<'_>, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let Artefact { cpu, session, .. } = artefact;
+    let name = identifier(artefact.name);
+    let program = with_beginnings(artefact)?;
     let lowered = lower(&program, &cpu.target())?;
-    let mut states = vec![0; lowered.memory.state_bytes];
-    for slot in &lowered.memory.states {
-        let value = session.state(&slot.name)?;
-        states[slot.offset..][..value.bytes().len()].copy_from_slice(value.bytes());
+    let values = lowered.memory.state_values(session)?;
+    if artefact.states == States::Within && values.len() > MOST_WITHIN_BYTES {
+        return Err(Error::Usage(format!(
+            "{} bytes of states are too many to be within an object; leave them in a file",
+            values.len()
+        )));
     }
-    let code = object(&lowered, cpu, &name)?;
-    let header = header(&lowered, &name, cpu);
+    let mut entries = artefact.entries.to_vec();
+    if artefact.states == States::Init && lowered.plans.iter().any(|plan| plan.name == INIT) {
+        entries.push(Export {
+            name: INIT.to_owned(),
+            variants: vec![(None, INIT.to_owned())],
+        });
+    }
+    let exports = Exports {
+        prefix: name.clone(),
+        entries,
+        states: (artefact.states == States::Within && !values.is_empty()).then(|| values.clone()),
+    };
+    let code = object(&lowered, cpu, &exports)?;
+    let manifest = Manifest::new(artefact, &lowered, &exports);
+
     let mut files = Vec::new();
-    for (ending, bytes) in [
-        ("o", code.as_slice()),
-        ("h", header.as_bytes()),
-        ("states", states.as_slice()),
-    ] {
-        let path = folder.join(format!("{name}.{ending}"));
+    let mut save = |file: &str, bytes: &[u8]| {
+        let path = folder.join(file);
         write_whole(&path, |file| file.write_all(bytes))?;
         files.push(path);
+        Ok::<(), Error>(())
+    };
+    let library = match artefact.emit {
+        Emit::Obj => code,
+        Emit::Staticlib => link::archive(&code, &format!("{name}.o"), &manifest.library)?,
+        Emit::Sharedlib => link::shared(&code, Emit::Obj, &manifest.library, &cpu.triple, artefact.linker)?,
+    };
+    save(&manifest.library, &library)?;
+    save(&manifest.header, header::text(&manifest).as_bytes())?;
+    if let Some(file) = &manifest.states_file {
+        save(file, &values)?;
     }
+    save("example.c", sample::example(&manifest).as_bytes())?;
+    save("CMakeLists.txt", sample::cmake(&manifest).as_bytes())?;
+    if artefact.rust {
+        for (file, text) in wrapper::files(&manifest) {
+            save(&format!("rust/{file}"), text.as_bytes())?;
+        }
+    }
+    // Last: a folder with a manifest is whole.
+    save(manifest::FILE, manifest.to_json().as_bytes())?;
     Ok(files)
 }
 
-/// The name as a C identifier.
-fn identifier(name: &str) -> String {
-    let prefix = if name.starts_with(|letter: char| letter.is_ascii_digit()) {
-        "_"
+/// The program with states that start as the artefact is to start them.
+fn with_beginnings(artefact: &Artefact<'_>) -> Result<Program, Error> {
+    let mut program = artefact.program.clone();
+    for state in &mut program.states {
+        state.init = match (artefact.states, &state.init) {
+            (States::Init, Init::Graph(graph)) => Init::Graph(Arc::clone(graph)),
+            // The entry `init` gives these too.
+            (States::Init, Init::Tensor(tensor)) => Init::Graph(Arc::new(constant(tensor)?)),
+            // The block of states holds the first values, so the object needs no code to make them.
+            _ => Init::Tensor(artefact.session.state(&state.name)?.into()),
+        };
+    }
+    Ok(program)
+}
+
+/// A graph that gives a tensor; one of equal elements takes the space of one.
+fn constant(tensor: &Arc<Tensor>) -> Result<netloom_ir::Graph, Error> {
+    let builder = Builder::new();
+    let size = tensor.dtype().size_bytes();
+    let first = tensor.bytes().get(..size).unwrap_or_default();
+    let value = if tensor.count() > 1 && tensor.bytes().chunks(size).all(|element| element == first) {
+        let one = Tensor::from_bytes(tensor.dtype(), [], first.to_vec());
+        builder.constant(one).broadcast(tensor.shape())
     } else {
-        ""
+        builder.constant(Arc::clone(tensor))
     };
-    format!("{prefix}{}", letters(name))
+    Ok(builder.finish([("value", value)])?)
+}
+
+/// The name as a C identifier.
+pub(crate) fn identifier(name: &str) -> String {
+    let is_digit = |letter: char| letter.is_ascii_digit();
+    format!("{}{}", if name.starts_with(is_digit) { "_" } else { "" }, letters(name))
 }
 
 /// The name with everything that C does not allow in identifiers replaced.
@@ -72,108 +225,31 @@ fn letters(name: &str) -> String {
     name.chars().map(letter).collect()
 }
 
-/// The C header of a compiled program.
-fn header(lowered: &Lowered, name: &str, cpu: &Cpu) -> String {
-    let upper = name.to_uppercase();
-    let mut text = format!(
-        "/* {name}, compiled by netloom for {} ({}).\n   \
-         All blocks are aligned to 64 bytes; arguments and results to their element. One run at a time for each arena and block of states. */\n\
-         #ifndef {upper}_H\n#define {upper}_H\n\n#include <stdint.h>\n\n\
-         #ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n\
-         #ifndef NETLOOM_CALL\n#define NETLOOM_CALL\n\
-         typedef struct {{\n    \
-             const void *const *inputs; /* one address for each argument, in order */\n    \
-             void *const *outputs;      /* one address for each result, in order */\n    \
-             void *states;              /* kept between runs */\n    \
-             const void *constants;\n    \
-             void *arena;               /* zeroed before the first run */\n    \
-             void (*wait)(void);        /* called by a worker that waits for long, or 0 */\n\
-         }} netloom_call;\n#endif\n\n",
-        cpu.triple,
-        cpu.name()
-    );
-    text += &format!("#define {upper}_STATE_BYTES {}\n\n", lowered.memory.state_bytes);
-    text += &format!("extern const unsigned char {name}_constants[];\n\n");
-    if !lowered.memory.states.is_empty() {
-        text += "/* The states: where each lies in its block. */\n";
-        for slot in &lowered.memory.states {
-            text += &format!(
-                "#define {upper}_STATE_{} {} /* {} */\n",
-                letters(&slot.name).to_uppercase(),
-                slot.offset,
-                slot.ty
-            );
-        }
-        text.push('\n');
+/// Names as C identifiers that differ from each other and from what C and the header call things.
+fn identifiers<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut known: Vec<String> = Vec::new();
+    for name in names {
+        let plain = identifier(name);
+        let is_free = |candidate: &String| !known.contains(candidate) && !RESERVED.contains(&candidate.as_str());
+        let numbered = (2..).map(|number| format!("{plain}_{number}"));
+        let free = std::iter::once(plain.clone()).chain(numbered).find(is_free);
+        known.push(free.expect("numbers do not end"));
     }
-    for plan in &lowered.plans {
-        text += &entry(name, &upper, plan);
-    }
-    text + &format!("#ifdef __cplusplus\n}}\n#endif\n\n#endif /* {upper}_H */\n")
+    known
 }
 
-/// The part of a header for one entry: the function, the sizes, and a wrapper that runs it with one worker.
-fn entry(name: &str, upper: &str, plan: &Plan) -> String {
-    let entry = identifier(&plan.name);
-    let big = entry.to_uppercase();
-    let lines = |ports: &[Port]| -> String {
-        ports
-            .iter()
-            .map(|port| format!("     {}: {}\n", port.name, port.ty))
-            .collect()
-    };
-    let parameters: Vec<String> = plan
-        .inputs
-        .iter()
-        .map(|port| format!("const {} *{}", c_type(&port.ty), identifier(&port.name)))
-        .chain(
-            plan.outputs
-                .iter()
-                .map(|port| format!("{} *{}", c_type(&port.ty), identifier(&port.name))),
-        )
-        .chain(["void *states".to_owned(), "void *arena".to_owned()])
-        .collect();
-    let addresses = |ports: &[Port], kind: &str| {
-        let names: Vec<String> = ports.iter().map(|port| identifier(&port.name)).collect();
-        let list = if names.is_empty() {
-            "0".to_owned()
-        } else {
-            names.join(", ")
-        };
-        format!("{kind}[] = {{{list}}};")
-    };
-    format!(
-        "/* {}\n   arguments:\n{}   results:\n{}*/\n\
-         void {name}_{entry}(const netloom_call *call, uint64_t worker, uint64_t workers);\n\
-         #define {upper}_{big}_ARENA_BYTES(workers) ({} + {} * (workers))\n\
-         static inline void {name}_{entry}_run({}) {{\n    \
-             {}\n    {}\n    \
-             netloom_call call = {{inputs, outputs, states, {name}_constants, arena, 0}};\n    \
-             {name}_{entry}(&call, 0, 1);\n\
-         }}\n\n",
-        plan.name,
-        lines(&plan.inputs),
-        lines(&plan.outputs),
-        ARENA_HEADER_BYTES + plan.shared_bytes,
-        plan.worker_bytes,
-        parameters.join(", "),
-        addresses(&plan.inputs, "const void *const inputs"),
-        addresses(&plan.outputs, "void *const outputs"),
-    )
-}
+/// Words of C, C++ and Rust, and what the generated functions call their own arguments.
+const RESERVED: &[&str] = &[
+    "", "_", "self", "inputs", "outputs", "states", "arena", "batch", "call", "status", "auto", "bool", "break",
+    "case", "char", "class", "const", "continue", "crate", "default", "delete", "do", "double", "else", "enum",
+    "extern", "false", "float", "fn", "for", "goto", "if", "impl", "in", "inline", "int", "let", "long", "loop",
+    "match", "mod", "move", "mut", "new", "operator", "private", "pub", "ref", "register", "return", "short", "signed",
+    "sizeof", "static", "struct", "super", "switch", "template", "this", "trait", "true", "type", "typedef", "union",
+    "unsafe", "unsigned", "use", "void", "volatile", "where", "while",
+];
 
-/// The C type of an element; halves are their bits.
-fn c_type(ty: &Type) -> &'static str {
-    match ty.dtype {
-        DType::Bool | DType::U8 => "uint8_t",
-        DType::U16 | DType::F16 | DType::BF16 => "uint16_t",
-        DType::U32 => "uint32_t",
-        DType::U64 => "uint64_t",
-        DType::I8 => "int8_t",
-        DType::I16 => "int16_t",
-        DType::I32 => "int32_t",
-        DType::I64 => "int64_t",
-        DType::F32 => "float",
-        DType::F64 => "double",
-    }
+/// The plan of an exported entry.
+fn plan<'a>(lowered: &'a Lowered, entry: &str) -> &'a crate::plan::Plan {
+    let found = lowered.plans.iter().find(|plan| plan.name == entry);
+    found.expect("an export names an entry of the program")
 }

@@ -13,6 +13,7 @@ use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
 use crate::cpu::entry::{emit_barrier, emit_entry};
+use crate::cpu::export::{self, emit_check, emit_export};
 use crate::cpu::isa::Cpu;
 use crate::cpu::object::Object;
 use crate::cpu::runner;
@@ -244,22 +245,71 @@ pub(crate) fn assemble(device: &Device, mut lowered: Lowered) -> Result<Executab
     })
 }
 
-/// Emits a lowered program as an object file whose entries are exported as `PREFIX_ENTRY`.
+/// What an object file offers.
+#[derive(Clone, Debug)]
+pub struct Exports {
+    /// What its symbols begin with, a C identifier.
+    pub prefix: String,
+    /// The entries, each exported as `PREFIX_NAME`.
+    pub entries: Vec<Export>,
+    /// The values of the states, if they are to be within the object.
+    pub states: Option<Vec<u8>>,
+}
+
+/// An exported entry: one or several entries of the program, chosen by the size of the batch.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// Its name, a C identifier.
+    pub name: String,
+    /// The program's entries, each with its size of batch if there are several.
+    pub variants: Vec<(Option<u64>, String)>,
+}
+
+/// Emits a lowered program as an object file.
 ///
 /// # Errors
 /// If there is no code for the target.
-pub fn object(lowered: &Lowered, cpu: &Cpu, prefix: &str) -> Result<Vec<u8>, Error> {
+///
+/// # Panics
+/// If an export names an entry that the program has not.
+pub fn object(lowered: &Lowered, cpu: &Cpu, exports: &Exports) -> Result<Vec<u8>, Error> {
+    let prefix = &exports.prefix;
     let mut object = Object::new(cpu, prefix)?;
+    let constants = object.data(
+        &format!("{prefix}_constants"),
+        Linkage::Local,
+        &lowered.memory.constants,
+    )?;
+    let states = (exports.states.as_ref())
+        .map(|bytes| object.data(&format!("{prefix}_states"), Linkage::Export, bytes))
+        .transpose()?;
     let (module, emitter) = object.parts();
     let barrier = emit_barrier(module)?;
     let mut kernels = Vec::new();
     for nest in lowered.kernels.nests() {
         kernels.push(emitter.emit(module, nest)?);
     }
-    for plan in &lowered.plans {
-        let symbol = format!("{prefix}_{}", plan.name);
-        emit_entry(module, &symbol, Linkage::Export, plan, &kernels, barrier)?;
+    let (check, is_needed) = emit_check(module, &format!("{prefix}_check"), cpu)?;
+    let shared = export::Shared {
+        constants,
+        states,
+        has_states: lowered.memory.state_bytes > 0,
+        check: is_needed.then_some(check),
+    };
+    for Export { name, variants } in &exports.entries {
+        let mut emitted = Vec::new();
+        for (batch, entry) in variants {
+            let plan = lowered.plans.iter().find(|plan| plan.name == *entry);
+            let plan = plan.expect("an export names an entry of the program");
+            // Beside what is exported, so that symbols tell where time goes.
+            let symbol = format!("entry_{prefix}_{entry}");
+            emitted.push(export::Variant {
+                batch: *batch,
+                function: emit_entry(module, &symbol, Linkage::Local, plan, &kernels, barrier)?,
+                parallel: plan.parallel,
+            });
+        }
+        emit_export(module, &format!("{prefix}_{name}"), &emitted, &shared)?;
     }
-    object.constants(&format!("{prefix}_constants"), &lowered.memory.constants)?;
     Ok(object.finish()?)
 }

@@ -19,9 +19,11 @@ use cranelift_module::ModuleError;
 pub mod dispatch;
 pub mod emit;
 pub mod entry;
+pub mod export;
 pub mod isa;
 pub mod jit;
 pub mod lanes;
+pub mod library;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod machine;
 pub mod object;
@@ -86,6 +88,17 @@ pub enum Error {
     /// The module refused.
     #[error("linking code: {0}")]
     Module(Box<ModuleError>),
+    /// A library could not be opened, or lacks what it should have.
+    #[error("opening a library: {0}")]
+    Library(String),
+    /// A compiled entry refused to run.
+    #[error("`{symbol}` did not run: {reason}")]
+    Refused {
+        /// The entry.
+        symbol: String,
+        /// What its status means.
+        reason: String,
+    },
     /// The object file could not be made.
     #[error("writing an object file: {0}")]
     ObjectFile(String),

@@ -3,13 +3,17 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use netloom::ir::{Program, Tensor, sample};
-use netloom::nn::training::{PREDICT, TRAIN_STEP, program};
+use netloom::ahead::run::Running;
+use netloom::ahead::{self, Artefact, Emit, States};
+use netloom::compile::Export;
+use netloom::ir::{Entry, Program, Tensor, sample};
+use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor, program};
 use netloom::nn::zoo;
-use netloom::{Cpu, Session, ahead};
+use netloom::{Cpu, Session};
 use support::session;
 
 /// Reads the states, arguments and results' sizes; runs the entry three times with the given number of threads; writes results and states.
@@ -41,35 +45,56 @@ static void write_file(const char *path, const void *start, size_t bytes) {
     fclose(file);
 }
 
-static netloom_call call;
-static uint64_t workers;
-static pthread_barrier_t all;
+struct share { netloom_task *task; const void *argument; uint64_t worker, workers; };
 
-static void *work(void *number) {
-    for (int run = 0; run < 3; run++) {
-        NAME_ENTRY(&call, (uint64_t)(size_t)number, workers);
-        /* One run at a time: none begins before all workers have left the last. */
-        pthread_barrier_wait(&all);
-    }
+static void *work(void *start) {
+    struct share *share = start;
+    share->task(share->argument, share->worker, share->workers);
     return 0;
+}
+
+/* The callback: a thread for each worker but the first. */
+static void parallel(void *context, netloom_task *task, const void *argument, uint64_t workers) {
+    struct share shares[16];
+    pthread_t threads[16];
+    for (uint64_t worker = 0; worker < workers; worker++) {
+        shares[worker] = (struct share){task, argument, worker, workers};
+        if (worker) pthread_create(&threads[worker], 0, work, &shares[worker]);
+    }
+    work(&shares[0]);
+    for (uint64_t worker = 1; worker < workers; worker++) pthread_join(threads[worker], 0);
+    ++*(int *)context;
 }
 
 int main(int count, char **arguments) {
     if (count != 2) return 2;
-    workers = strtoull(arguments[1], 0, 10);
+    int parallel_runs = 0;
     const void *inputs[] = {INPUTS};
     void *outputs[] = {OUTPUTS};
     size_t bytes[] = {BYTES};
+    netloom_call call = {0};
     call.inputs = inputs;
     call.outputs = outputs;
     call.states = read_file("NAME.states", UPPER_STATE_BYTES);
-    call.constants = NAME_constants;
-    call.arena = block(UPPER_BIG_ARENA_BYTES(workers));
-    pthread_t threads[16];
-    pthread_barrier_init(&all, 0, workers);
-    for (uint64_t number = 1; number < workers; number++) pthread_create(&threads[number], 0, work, (void *)(size_t)number);
-    work(0);
-    for (uint64_t number = 1; number < workers; number++) pthread_join(threads[number], 0);
+    call.workers = strtoull(arguments[1], 0, 10);
+    call.arena = block(UPPER_BIG_ARENA_BYTES(call.workers));
+    call.parallel = parallel;
+    call.context = &parallel_runs;
+    if (NAME_check() != NETLOOM_OK) return 3;
+    for (int run = 0; run < 3; run++) {
+        int32_t status = NAME_ENTRY(&call);
+        if (status != NETLOOM_OK) { fprintf(stderr, "status %d\n", (int)status); return 4; }
+    }
+    /* The callback was called, unless there is one worker or nothing to share. */
+    if (parallel_runs != (call.workers > 1 ? 3 : 0)) { fprintf(stderr, "%d parallel runs\n", parallel_runs); return 5; }
+    netloom_call wrong = call;
+    wrong.arena = (char *)call.arena + 8;
+    if (NAME_ENTRY(&wrong) != NETLOOM_BLOCK) return 6;
+    wrong.arena = 0;
+    if (NAME_ENTRY(&wrong) != NETLOOM_BLOCK) return 7;
+    wrong = call;
+    wrong.states = 0;
+    if (NAME_ENTRY(&wrong) != NETLOOM_BLOCK) return 8;
     for (size_t output = 0; output < sizeof bytes / sizeof *bytes; output++) {
         char path[32];
         snprintf(path, sizeof path, "output%zu", output);
@@ -120,6 +145,63 @@ fn write_main(folder: &Path, name: &str, entry: &str, inputs: &[&Tensor], output
     std::fs::write(folder.join("main.c"), source).expect("a file");
 }
 
+/// Compiles a program whose states lie in a file.
+fn write(program: &Program, session: &Session, cpu: &Cpu, name: &str, folder: &Path) {
+    let entries = exports(program);
+    let artefact = artefact(name, program, &entries, cpu, session);
+    ahead::write(&artefact, folder).expect("it is written");
+}
+
+/// Every entry under its own name.
+fn exports(program: &Program) -> Vec<Export> {
+    let one = |entry: &Entry| Export {
+        name: entry.name.clone(),
+        variants: vec![(None, entry.name.clone())],
+    };
+    program.entries.iter().map(one).collect()
+}
+
+/// An object with its states in a file; tests change what they are about.
+fn artefact<'a>(
+    name: &'a str,
+    program: &'a Program,
+    entries: &'a [Export],
+    cpu: &'a Cpu,
+    session: &'a Session,
+) -> Artefact<'a> {
+    Artefact {
+        name,
+        program,
+        entries,
+        cpu,
+        session,
+        states: States::File,
+        emit: Emit::Obj,
+        linker: None,
+        rust: false,
+    }
+}
+
+/// Compiled code may call what every C library and libgcc has for freestanding code, and nothing else.
+fn needs_no_more_than_libc(folder: &Path, file: &str) {
+    let symbols = run(folder, "nm", &["--undefined-only", "--format=posix", file]);
+    let undefined = symbols.lines().filter(|line| !line.ends_with(':'));
+    let undefined = undefined.filter_map(|line| line.split_whitespace().next());
+    // Shared libraries have these of the C compiler's startup files.
+    let weak = [
+        "_ITM_deregisterTMCloneTable",
+        "_ITM_registerTMCloneTable",
+        "__cxa_finalize",
+        "__gmon_start__",
+    ];
+    let known = ["memcpy", "memmove", "memset", "fma", "fmaf", "_GLOBAL_OFFSET_TABLE_"];
+    let strange: Vec<&str> = (undefined)
+        .map(|name| name.split('@').next().unwrap_or(name))
+        .filter(|name| !(known.contains(name) || file.ends_with(".so") && weak.contains(name)))
+        .collect();
+    assert!(strange.is_empty(), "{file} needs {strange:?}");
+}
+
 fn check(net: &str, entry: &str) {
     const BATCH: usize = 8;
     let net = zoo::find(net).expect("a network");
@@ -141,37 +223,13 @@ fn check(net: &str, entry: &str) {
     let inputs: Vec<&Tensor> = if entry == TRAIN_STEP { vec![&x, &y] } else { vec![&x] };
 
     let folder = tempfile::tempdir().expect("a folder");
-    let files = ahead::write(&program, &session, &cpu, net.name, folder.path()).expect("it is written");
-    let again = tempfile::tempdir().expect("a folder");
-    for (file, same) in files
-        .iter()
-        .zip(ahead::write(&program, &session, &cpu, net.name, again.path()).expect("again"))
-    {
-        let read = |path: &Path| std::fs::read(path).expect("the file was written");
-        assert!(
-            read(file) == read(&same),
-            "{} differs when it is written again",
-            file.display()
-        );
-    }
+    write(&program, &session, &cpu, net.name, folder.path());
 
-    // Compiled code may call what every C library and libgcc has for freestanding code, and nothing else.
-    let symbols = run(
-        folder.path(),
-        "nm",
-        &["--undefined-only", "--format=posix", &format!("{}.o", net.name)],
-    );
-    let undefined: Vec<&str> = symbols
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    let known = ["memcpy", "memmove", "memset", "fma", "fmaf", "_GLOBAL_OFFSET_TABLE_"];
-    let strange: Vec<_> = undefined.iter().filter(|name| !known.contains(name)).collect();
-    assert!(strange.is_empty(), "the object needs {strange:?}");
+    let object = format!("{}.o", net.name);
+    needs_no_more_than_libc(folder.path(), &object);
 
     let mut outputs = session.results(entry).expect("an entry");
     write_main(folder.path(), net.name, entry, &inputs, &outputs);
-    let object = format!("{}.o", net.name);
     let flags = [
         "-O1",
         "-Wall",
@@ -190,7 +248,8 @@ fn check(net: &str, entry: &str) {
         session.run(entry, &inputs, &mut outputs).expect("the tensors fit");
     }
     let upper = net.name.to_uppercase();
-    let header = std::fs::read_to_string(&files[1]).expect("the header was written");
+    let header =
+        std::fs::read_to_string(folder.path().join(format!("{}.h", net.name))).expect("the header was written");
     for workers in ["1", "2"] {
         run(folder.path(), "./main", &[workers]);
         let read = |name: &str| std::fs::read(folder.path().join(name)).expect("the program wrote it");
@@ -303,8 +362,8 @@ fn every_target_has_objects() {
         for (triple, name, architecture, format) in targets {
             let cpu = Cpu::for_triple(triple, name).expect("a known target");
             let folder = tempfile::tempdir().expect("a folder");
-            let files = ahead::write(&program, &session, &cpu, net.name, folder.path()).expect("it is written");
-            let bytes = std::fs::read(&files[0]).expect("the object was written");
+            write(&program, &session, &cpu, net.name, folder.path());
+            let bytes = std::fs::read(folder.path().join("lenet.o")).expect("the object was written");
             let file = object::File::parse(&*bytes).unwrap_or_else(|reason| panic!("{triple}: {reason}"));
             assert_eq!((file.architecture(), file.format()), (architecture, format), "{triple}");
             // Mach-O puts an underscore before the names of C.
@@ -318,7 +377,7 @@ fn every_target_has_objects() {
                 .filter(|symbol| symbol.is_global() && !symbol.is_undefined())
                 .map(|symbol| plain(symbol.name().expect("a name")))
                 .collect();
-            for wanted in [format!("lenet_{entry}"), "lenet_constants".to_owned()] {
+            for wanted in [format!("lenet_{entry}"), "lenet_check".to_owned()] {
                 assert!(
                     exported.contains(&wanted),
                     "{triple}: {wanted} is not among {exported:?}"
@@ -367,7 +426,7 @@ fn check_emulated(triple: &str, emulator: &str, compiler: &str) {
         let (net, program, mut session) = lenet(entry, 8);
         let cpu = Cpu::for_triple(triple, None).expect("a known target");
         let folder = tempfile::tempdir().expect("a folder");
-        ahead::write(&program, &session, &cpu, net.name, folder.path()).expect("it is written");
+        write(&program, &session, &cpu, net.name, folder.path());
         let (x, y) = (
             sample::tensor(&net.input(8), &mut 1),
             sample::tensor(&net.target(8), &mut 2),
@@ -400,4 +459,298 @@ fn aarch64_gives_the_same_bits() {
 #[test]
 fn riscv64_gives_the_same_bits() {
     check_emulated("riscv64gc-unknown-linux-gnu", "qemu-riscv64", "riscv64-linux-gnu-gcc");
+}
+
+/// Files of a folder and those below it, by path.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for file in std::fs::read_dir(next).expect("a folder") {
+            let path = file.expect("a file").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).expect("it lies below").display().to_string();
+                found.insert(name, std::fs::read(path).expect("a file"));
+            }
+        }
+    }
+    found
+}
+
+/// Builds the example as its first lines say, and runs it; gives what it prints.
+fn run_example(folder: &Path) -> String {
+    let source = std::fs::read_to_string(folder.join("example.c")).expect("the example was written");
+    let line = source
+        .lines()
+        .nth(1)
+        .expect("a second line")
+        .trim()
+        .trim_end_matches(" */");
+    let (compiler, flags) = line.split_once(' ').expect("a command");
+    let strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+    let flags: Vec<&str> = strict.into_iter().chain(flags.split(' ')).collect();
+    run(folder, compiler, &flags);
+    run(folder, "./example", &[])
+}
+
+#[test]
+fn every_form_of_code_gives_the_same() {
+    let (net, program, mut session) = lenet(PREDICT, 3);
+    let x = sample::tensor(&net.input(3), &mut 1);
+    let mut expected = session.results(PREDICT).expect("an entry");
+    session.run(PREDICT, &[&x], &mut expected).expect("the tensor fits");
+    let (entries, cpu) = (exports(&program), Cpu::native());
+    let mut printed = Vec::new();
+    for emit in [Emit::Obj, Emit::Staticlib, Emit::Sharedlib] {
+        for states in [States::File, States::Within] {
+            let artefact = Artefact {
+                emit,
+                states,
+                rust: emit == Emit::Staticlib,
+                ..artefact(net.name, &program, &entries, &cpu, &session)
+            };
+            let [folder, again] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+            ahead::write(&artefact, folder.path()).expect("it is written");
+            ahead::write(&artefact, again.path()).expect("it is written again");
+            let (first, second) = (files(folder.path()), files(again.path()));
+            for (name, bytes) in &first {
+                assert!(
+                    second.get(name) == Some(bytes),
+                    "{name} differs when it is written again"
+                );
+            }
+            assert_eq!(first.contains_key("lenet.states"), states == States::File);
+            let mut running = Running::open(folder.path(), 2, 0).expect("it opens");
+            needs_no_more_than_libc(folder.path(), &running.manifest.library);
+            let found = running.call(PREDICT, &[("x".to_owned(), x.clone())]).expect("it runs");
+            assert_eq!(
+                found,
+                [("scores".to_owned(), expected[0].clone())],
+                "{emit:?} {states:?}"
+            );
+            printed.push(run_example(folder.path()));
+            if emit == Emit::Staticlib {
+                check_crate(folder.path(), &x, &expected[0]);
+            }
+        }
+    }
+    assert!(printed[0].starts_with("lenet_predict.scores "), "{}", printed[0]);
+    assert!(printed.iter().all(|text| *text == printed[0]), "{printed:?}");
+}
+
+/// Uses the crate from a program of its own.
+fn check_crate(folder: &Path, x: &Tensor, expected: &Tensor) {
+    std::fs::write(folder.join("x"), x.bytes()).expect("a file");
+    let crate_folder = folder.join("rust");
+    std::fs::create_dir_all(crate_folder.join("src/bin")).expect("a folder");
+    let program = "fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let bytes = std::fs::read(\"../x\")?;
+    let x: Vec<f32> = bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+    let mut scores = [0.0; 30];
+    let mut model = lenet::Model::new()?;
+    model.predict(x.as_slice().try_into()?, &mut scores)?;
+    let bytes: Vec<u8> = scores.iter().flat_map(|score: &f32| score.to_le_bytes()).collect();
+    std::fs::write(\"../scores\", bytes)?;
+    Ok(())
+}
+";
+    std::fs::write(crate_folder.join("src/bin/use.rs"), program).expect("a file");
+    let target = crate_folder.join("target").display().to_string();
+    run(
+        &crate_folder,
+        "cargo",
+        &["run", "--quiet", "--offline", "--target-dir", &target],
+    );
+    let scores = std::fs::read(folder.join("scores")).expect("the program wrote it");
+    assert!(scores == expected.bytes(), "the crate gives other scores");
+}
+
+#[test]
+fn one_artefact_serves_several_batches_and_says_when_it_cannot() {
+    let net = zoo::find("lenet").expect("a network");
+    let predictor = |batch: usize| predictor(&(net.layers)(), &net.input(batch)).expect("a valid network");
+    let programs = [1, 16].map(|batch| (batch as u64, predictor(batch))).to_vec();
+    let (whole, entries) = ahead::merged(programs, &[PREDICT]).expect("the states agree");
+    let program = whole.prepared();
+    let cpu = Cpu::native();
+    let mut session = session(&program, &cpu, 1);
+    session.prepare().expect("it runs");
+    let names: Vec<&str> = whole.entries.iter().map(|entry| entry.name.as_str()).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = program.with_entries(&names);
+    ahead::write(&artefact(net.name, &program, &entries, &cpu, &session), folder.path()).expect("it is written");
+    let mut running = Running::open(folder.path(), 1, 0).expect("it opens");
+    for batch in [1, 16] {
+        let x = sample::tensor(&net.input(batch), &mut 1);
+        let expected = session
+            .call(&format!("predict_b{batch}"), &[("x", &x)])
+            .expect("it runs");
+        let found = running
+            .call(PREDICT, &[("x".to_owned(), x)])
+            .expect("there is code for the batch");
+        assert_eq!(found, expected);
+    }
+    let x = sample::tensor(&net.input(2), &mut 1);
+    let refused = running
+        .call(PREDICT, &[("x".to_owned(), x)])
+        .expect_err("there is no code for two");
+    assert_eq!(
+        refused.to_string(),
+        "`predict` takes `x`: f32[1,1,28,28], or `x`: f32[16,1,28,28]; found `x`: f32[2,1,28,28]"
+    );
+    assert_eq!(run_example(folder.path()).lines().count(), 2);
+    let source = std::fs::read_to_string(folder.path().join("example.c")).expect("the example was written");
+    let wrong = source.replace("lenet_predict_run(16,", "lenet_predict_run(2,");
+    std::fs::write(folder.path().join("wrong.c"), wrong).expect("a file");
+    run(folder.path(), "cc", &["-o", "wrong", "wrong.c", "lenet.o", "-lm"]);
+    let status = Command::new("./wrong")
+        .current_dir(folder.path())
+        .status()
+        .expect("it runs");
+    assert_eq!(status.code(), Some(3), "NETLOOM_BATCH");
+}
+
+#[test]
+fn a_training_step_starts_from_a_seed() {
+    let (net, program, mut session) = lenet(TRAIN_STEP, 4);
+    let (entries, cpu) = (exports(&program), Cpu::native());
+    let artefact = Artefact {
+        states: States::Init,
+        emit: Emit::Sharedlib,
+        ..artefact(net.name, &program, &entries, &cpu, &session)
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    ahead::write(&artefact, folder.path()).expect("it is written");
+    let mut running = Running::open(folder.path(), 2, 7).expect("it opens");
+    session.reset(7).expect("it starts again");
+    let same_states = |running: &Running, session: &Session| {
+        for row in &running.manifest.states {
+            let value = session.state(&row.name).expect("a state");
+            assert!(
+                running.states()[row.offset..][..row.bytes] == *value.bytes(),
+                "state `{}`",
+                row.name
+            );
+        }
+    };
+    same_states(&running, &session);
+    let arguments = [("x", net.input(4)), ("y", net.target(4))].map(|(name, ty)| (name, sample::tensor(&ty, &mut 1)));
+    let borrowed: Vec<(&str, &Tensor)> = arguments.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let owned: Vec<(String, Tensor)> = borrowed
+        .iter()
+        .map(|(name, tensor)| (name.to_string(), (*tensor).clone()))
+        .collect();
+    for _ in 0..3 {
+        let expected = session.call(TRAIN_STEP, &borrowed).expect("it runs");
+        assert_eq!(running.call(TRAIN_STEP, &owned).expect("it runs"), expected);
+    }
+    same_states(&running, &session);
+    assert!(run_example(folder.path()).starts_with("lenet_train_step.loss "));
+}
+
+#[test]
+fn code_is_small() {
+    use object::{Object, ObjectSection, SectionKind};
+    for (entry, most) in [(PREDICT, 64 << 10), (TRAIN_STEP, 256 << 10)] {
+        for cpu in support::cpus() {
+            let (net, program, session) = lenet(entry, 1);
+            let folder = tempfile::tempdir().expect("a folder");
+            let entries = exports(&program);
+            let states = if entry == PREDICT { States::File } else { States::Init };
+            let artefact = Artefact {
+                states,
+                ..artefact(net.name, &program, &entries, &cpu, &session)
+            };
+            ahead::write(&artefact, folder.path()).expect("it is written");
+            let bytes = std::fs::read(folder.path().join("lenet.o")).expect("the object was written");
+            let file = object::File::parse(&*bytes).expect("an object");
+            let code = file
+                .sections()
+                .filter(|section| section.kind() != SectionKind::Metadata);
+            let size: u64 = code.map(|section| section.size()).sum();
+            eprintln!("{entry} for {}: {size} bytes", cpu.name());
+            assert!(size <= most, "{entry} for {} takes {size} bytes", cpu.name());
+        }
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_cpu_that_lacks_instructions_gets_a_status() {
+    let emulator = "qemu-x86_64";
+    if Command::new(emulator).arg("--version").output().is_err() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "another CPU cannot be tested without {emulator}"
+        );
+        eprintln!("skipped: no other CPU is tried, as {emulator} cannot be run");
+        return;
+    }
+    let (net, program, session) = lenet(PREDICT, 1);
+    for (name, emulated, expected) in [
+        ("x86-64-v2", "Nehalem", Some(0)),
+        ("x86-64-v3", "Nehalem", Some(1)),
+        ("x86-64-v4", "Haswell", Some(1)),
+    ] {
+        let cpu = Cpu::named(name).expect("a known name");
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&program, &session, &cpu, net.name, folder.path());
+        let source = std::fs::read_to_string(folder.path().join("example.c")).expect("the example was written");
+        // Without asking first, the entry itself must say it.
+        let source = source.replace("lenet_check() != NETLOOM_OK", "0");
+        std::fs::write(folder.path().join("example.c"), source).expect("a file");
+        run(
+            folder.path(),
+            "cc",
+            &["-o", "example", "-static", "example.c", "lenet.o", "-lm"],
+        );
+        let output = Command::new(emulator)
+            .args(["-cpu", emulated, "./example"])
+            .current_dir(folder.path())
+            .output();
+        let output = output.expect("the emulator runs");
+        assert_eq!(output.status.code(), expected, "{name} on {emulated}: {output:?}");
+    }
+}
+
+#[test]
+fn a_missing_compiler_is_named_and_nothing_is_written() {
+    let (net, program, session) = lenet(PREDICT, 1);
+    let (entries, cpu) = (exports(&program), Cpu::native());
+    let artefact = Artefact {
+        emit: Emit::Sharedlib,
+        linker: Some("no-such-compiler"),
+        ..artefact(net.name, &program, &entries, &cpu, &session)
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = ahead::write(&artefact, folder.path()).expect_err("there is no such compiler");
+    assert!(
+        refused.to_string().starts_with("`no-such-compiler` cannot be run ("),
+        "{refused}"
+    );
+    assert!(files(folder.path()).is_empty());
+}
+
+#[test]
+fn manifests_of_another_version_are_refused() {
+    let (net, program, session) = lenet(PREDICT, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&program, &session, &Cpu::native(), net.name, folder.path());
+    let path = folder.path().join("manifest.json");
+    let text = std::fs::read_to_string(&path).expect("the manifest was written");
+    let open = || {
+        Running::open(folder.path(), 1, 0)
+            .map(|_| ())
+            .expect_err("it is refused")
+            .to_string()
+    };
+    std::fs::write(&path, text.replace("\"abi\": 1", "\"abi\": 2")).expect("a file");
+    assert!(open().contains("functions of version 2"), "{}", open());
+    std::fs::write(&path, text.replace("\"name\": \"lenet\",", "")).expect("a file");
+    assert!(open().contains("missing field `name`"), "{}", open());
+    std::fs::write(&path, &text).expect("a file");
+    std::fs::write(folder.path().join("lenet.states"), "short").expect("a file");
+    assert!(open().contains("holds 5 bytes"), "{}", open());
 }

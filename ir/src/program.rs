@@ -68,10 +68,16 @@ impl Program {
     /// The program with only the entry of that name, if there is one, and the states that it touches.
     #[must_use]
     pub fn only(&self, entry: &str) -> Program {
+        self.with_entries(&[entry])
+    }
+
+    /// The program with only those of its entries that have one of these names, and the states that they touch.
+    #[must_use]
+    pub fn with_entries(&self, names: &[&str]) -> Program {
         let entries: Vec<Entry> = self
             .entries
             .iter()
-            .filter(|known| known.name == entry)
+            .filter(|known| names.contains(&known.name.as_str()))
             .cloned()
             .collect();
         let touches = |graph: &Graph, name: &str| {
@@ -80,6 +86,12 @@ impl Program {
         let touched = |state: &&State| entries.iter().any(|entry| touches(&entry.graph, &state.name));
         let states = self.states.iter().filter(touched).cloned().collect();
         Program { states, entries }
+    }
+
+    /// Whether no entry updates a state.
+    pub fn is_inference(&self) -> bool {
+        let mut outputs = self.entries.iter().flat_map(|entry| &entry.graph.outputs);
+        !outputs.any(|(name, _)| self.state(name).is_some())
     }
 
     /// A program without state: one entry of that name.

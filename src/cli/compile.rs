@@ -4,31 +4,41 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use netloom::ahead::{self, Artefact, States};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
-use netloom::{Cpu, Error, Session, ahead, compile};
+use netloom::{Cpu, Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     open: super::model::Open,
-    /// What is compiled: predict or train, or an entry's name
-    #[arg(long, default_value = "predict")]
-    entry: String,
+    /// What is compiled: predict or train, or entries' names
+    #[arg(long, default_value = "predict", value_delimiter = ',')]
+    entry: Vec<String>,
     /// The system compiled for, such as aarch64-unknown-linux-gnu; by default this one
     #[arg(long)]
     target: Option<String>,
     /// What is written
     #[arg(long, value_enum, default_value = "obj")]
     emit: Emit,
-    /// Examples in a batch
-    #[arg(long)]
-    batch: Option<usize>,
+    /// Examples in a batch; with several sizes the caller chooses
+    #[arg(long, value_delimiter = ',')]
+    batch: Vec<usize>,
     /// Weights (safetensors), netloom's own or under PyTorch's names
     #[arg(long)]
     weights: Option<PathBuf>,
+    /// Put the weights into the object instead of a file beside it
+    #[arg(long)]
+    embed: bool,
     /// What states without weights start from
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Write a Rust crate around the code too; makes a static library
+    #[arg(long)]
+    rust: bool,
+    /// The C compiler that makes shared libraries; by default cc, or the target's of Debian's name
+    #[arg(long)]
+    linker: Option<String>,
     /// The folder written to
     #[arg(short, long)]
     out: PathBuf,
@@ -36,14 +46,17 @@ pub struct Options {
     machine: super::Machine,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Emit {
     /// An object file
     Obj,
+    /// A static library, made by ar
+    Staticlib,
+    /// A shared library, made by the C compiler
+    Sharedlib,
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let Emit::Obj = options.emit;
     let cpu = match &options.target {
         Some(triple) => Cpu::for_triple(
             triple,
@@ -51,30 +64,82 @@ pub fn run(options: &Options) -> Result<(), Error> {
         )?,
         None => options.machine.cpu()?,
     };
-    let entry = match options.entry.as_str() {
+    let emit = match (options.emit, options.rust) {
+        (Emit::Sharedlib, true) => {
+            return Err(Error::Usage(
+                "`--rust` links a static library; leave out `--emit sharedlib`".to_owned(),
+            ));
+        }
+        (Emit::Staticlib, _) | (_, true) => ahead::Emit::Staticlib,
+        (Emit::Obj, false) => ahead::Emit::Obj,
+        (Emit::Sharedlib, false) => ahead::Emit::Sharedlib,
+    };
+    let wanted = options.entry.iter().map(|entry| match entry.as_str() {
         "predict" => PREDICT,
         "train" => TRAIN_STEP,
         other => other,
+    });
+    let wanted: Vec<&str> = wanted.collect();
+    // A network of the zoo is read with all its entries if any but `predict` is wanted.
+    let first = wanted.iter().find(|entry| **entry != PREDICT).unwrap_or(&PREDICT);
+    let batches: Vec<Option<usize>> = match &options.batch[..] {
+        [] => vec![None],
+        several => several.iter().copied().map(Some).collect(),
     };
-    let model = super::model::read(&options.open, options.batch, entry, &[])?;
-    let program = model.program.only(entry).prepared();
-    if program.entries.is_empty() {
-        let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
-        return Err(Error::Unknown(format!(
-            "`{}` has no entry `{entry}`; it has {}",
-            model.name,
-            names.join(", ")
-        )));
+    let mut models = Vec::new();
+    for &batch in &batches {
+        models.push((batch, super::model::read(&options.open, batch, first, &[])?));
     }
+    let (name, net) = (models[0].1.name.clone(), models[0].1.net);
+    for (_, model) in &models {
+        for entry in &wanted {
+            if model.program.entry(entry).is_none() {
+                let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
+                return Err(Error::Unknown(format!(
+                    "`{name}` has no entry `{entry}`; it has {}",
+                    names.join(", ")
+                )));
+            }
+        }
+    }
+    let programs = models
+        .into_iter()
+        .map(|(batch, model)| (batch.unwrap_or(0) as u64, model.program))
+        .collect();
+    let (whole, entries) = ahead::merged(programs, &wanted)?;
+    let is_inference = whole.is_inference();
+    let states = match (is_inference, options.embed) {
+        (true, true) => States::Within,
+        (false, true) => {
+            return Err(Error::Usage(
+                "`--embed` makes weights read-only, and training changes them; leave it out".to_owned(),
+            ));
+        }
+        (false, false) if options.weights.is_none() => States::Init,
+        _ => States::File,
+    };
+    let program = if is_inference { whole.prepared() } else { whole.clone() };
     // States start here, whatever system the code is for.
     let executable = compile(&program, Cpu::native())?;
     let mut session = Session::new(Arc::new(executable), options.machine.threads(), options.seed)?;
     if let Some(path) = &options.weights {
-        super::model::load_weights(&mut session, model.net, path)?;
+        super::model::load_weights(&mut session, net, path)?;
     }
-    // What can be computed before the program runs is in the states file; the object need not compute it.
+    // What can be computed before the program runs is among the states; the object need not compute it.
     session.prepare()?;
-    for file in ahead::write(&program.only(entry), &session, &cpu, &model.name, &options.out)? {
+    let names: Vec<&str> = whole.entries.iter().map(|entry| entry.name.as_str()).collect();
+    let artefact = Artefact {
+        name: &name,
+        program: &program.with_entries(&names),
+        entries: &entries,
+        cpu: &cpu,
+        session: &session,
+        states,
+        emit,
+        linker: options.linker.as_deref(),
+        rust: options.rust,
+    };
+    for file in ahead::write(&artefact, &options.out)? {
         eprintln!("wrote {}", file.display());
     }
     Ok(())

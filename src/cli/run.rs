@@ -1,9 +1,11 @@
 //! `netloom run`: applies a model to arrays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use netloom::ahead::manifest;
+use netloom::ahead::run::Running;
 use netloom::formats::npz;
 use netloom::nn::training::PREDICT;
 use netloom::{Error, Session, compile};
@@ -33,6 +35,15 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = npz::load(&options.input)?;
+    let folder = Path::new(&options.open.model);
+    if folder.join(manifest::FILE).exists() {
+        if options.weights.is_some() {
+            let message = "an artefact has its weights already; leave out `--weights`, or compile it with them";
+            return Err(Error::Usage(message.to_owned()));
+        }
+        let mut artefact = Running::open(folder, options.machine.threads(), options.seed)?;
+        return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
+    }
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
     let model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
     let executable = Arc::new(compile(&model.program.prepared(), options.machine.device()?)?);

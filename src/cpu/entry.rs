@@ -25,7 +25,7 @@ const PASSED: i32 = ALIGN as i32;
 /// Looks at a barrier before [`Call::wait`] is called: some tens of microseconds.
 const SPINS: i64 = 20_000;
 
-/// What an entry is given: where everything is. The C header declares the same struct.
+/// What an entry is given: where everything is.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Call {
@@ -43,12 +43,14 @@ pub struct Call {
     pub wait: Option<extern "C" fn()>,
 }
 
-const INPUTS: i32 = 0;
-const OUTPUTS: i32 = 8;
-const STATES: i32 = 16;
-const CONSTANTS: i32 = 24;
-const ARENA: i32 = 32;
-const WAIT: i32 = 40;
+pub(super) const INPUTS: i32 = 0;
+pub(super) const OUTPUTS: i32 = 8;
+pub(super) const STATES: i32 = 16;
+pub(super) const CONSTANTS: i32 = 24;
+pub(super) const ARENA: i32 = 32;
+pub(super) const WAIT: i32 = 40;
+/// The length of a [`Call`].
+pub(super) const CALL_BYTES: u32 = 48;
 
 /// An entry's function.
 pub type EntryFn = unsafe extern "C" fn(call: *const Call, worker: u64, workers: u64);
@@ -201,7 +203,8 @@ pub fn emit_entry(
     define(module, id, context)
 }
 
-fn define(module: &mut dyn Module, id: FuncId, mut context: Context) -> Result<FuncId, Error> {
+/// Defines a function that has been built.
+pub(super) fn define(module: &mut dyn Module, id: FuncId, mut context: Context) -> Result<FuncId, Error> {
     module.define_function(id, &mut context).map_err(Error::module)?;
     Ok(id)
 }

@@ -1,6 +1,6 @@
 //! Code in an object file, for any system whose linker Cranelift knows.
 
-use cranelift_module::{DataDescription, Linkage, Module, default_libcall_names};
+use cranelift_module::{DataDescription, DataId, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 
 use super::Error;
@@ -38,11 +38,10 @@ impl Object {
         })
     }
 
-    /// Adds read-only bytes under an exported name, aligned to a cache line; at least one byte, for an empty array is no C.
-    pub fn constants(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let id = self
-            .module
-            .declare_data(name, Linkage::Export, false, false)
+    /// Adds read-only bytes under a name, aligned to a cache line; at least one byte, for an empty array is no C.
+    pub fn data(&mut self, name: &str, linkage: Linkage, bytes: &[u8]) -> Result<DataId, Error> {
+        let id = (self.module)
+            .declare_data(name, linkage, false, false)
             .map_err(Error::module)?;
         let mut data = DataDescription::new();
         data.define(if bytes.is_empty() {
@@ -51,7 +50,8 @@ impl Object {
             Box::from(bytes)
         });
         data.set_align(64);
-        self.module.define_data(id, &data).map_err(Error::module)
+        self.module.define_data(id, &data).map_err(Error::module)?;
+        Ok(id)
     }
 
     /// The file's bytes.
