@@ -17,16 +17,19 @@ use std::sync::Arc;
 
 use netloom_ir::fuse::{self, Region, RegionKind};
 use netloom_ir::graph::{Graph, NodeId};
-use netloom_ir::kernel::{eval, interp};
+use netloom_ir::kernel::eval;
+use netloom_ir::layout::Layout;
 use netloom_ir::ops::source::Input;
 use netloom_ir::passes::{self, Pass};
-use netloom_ir::{Init, Loc, Op, Program, Scalar, Target, Tensor, oracle};
+use netloom_ir::{Init, Loc, Op, Program, Scalar, Target, Tensor, Type, oracle};
 
 use crate::compile::{Lowered, plan_graphs};
 use crate::error::Error;
+use crate::layout::Layouts;
 use crate::plan::KernelId;
 use crate::plan::kernels::Makers;
 use bound::Judgement;
+use engine::interpreted;
 pub use engine::{Compiled, Engine, Interpreter};
 
 /// What makes an entry's kernels, and how far a difference is followed.
@@ -109,7 +112,11 @@ pub fn check(
         let (graph, difference) = checker.improve(&engine.target())?;
         outcome.difference = difference;
         if outcome.difference.is_none() {
-            let values = checker.pieces(&graph, engine.as_mut(), &mut outcome)?;
+            let states = &program.only(entry).states;
+            let named = [(entry.to_owned(), graph)];
+            let layouts = Layouts::choose(&named, states, &engine.target()).entry(entry);
+            let [(_, graph)] = named;
+            let values = checker.pieces(&graph, &layouts, engine.as_mut(), &mut outcome)?;
             if outcome.difference.is_none() {
                 let given = with_values(program, entry, inputs);
                 outcome.difference = differs_as_a_whole(engine.as_mut(), &given, entry, inputs, &graph, &values)?;
@@ -168,16 +175,25 @@ impl Checker<'_> {
     fn pieces(
         &mut self,
         graph: &Graph,
+        layouts: &HashMap<NodeId, Layout>,
         engine: &mut dyn Engine,
         outcome: &mut Outcome,
     ) -> Result<HashMap<NodeId, Tensor>, Error> {
         let regions = fuse::regions(graph);
         let pieces: Vec<Graph> = regions.iter().map(|region| piece(graph, region)).collect();
+        let borders: Vec<Border> = regions
+            .iter()
+            .map(|region| Border::of(graph, region, layouts))
+            .collect();
+        let name = |number: usize| format!("piece{number}");
         let named = pieces.iter().enumerate();
-        let named = named.map(|(number, piece)| (format!("piece{number}"), piece.clone()));
+        let named = named.map(|(number, piece)| (name(number), piece.clone()));
+        let laid_out = pieces.iter().zip(&borders).enumerate();
+        let laid_out = laid_out.map(|(number, (piece, border))| (name(number), border.layouts(piece)));
         let lowered = plan_graphs(
             &[],
             named.collect(),
+            &Layouts::given(laid_out.collect()),
             as_one_region,
             &engine.target(),
             self.options.makers,
@@ -194,10 +210,11 @@ impl Checker<'_> {
                 _ => {}
             }
         }
-        for (number, (region, piece)) in regions.iter().zip(&pieces).enumerate() {
+        for (number, ((region, piece), border)) in regions.iter().zip(&pieces).zip(&borders).enumerate() {
             let inputs: Vec<Tensor> = region.inputs.iter().map(|id| values[id].clone()).collect();
             let judgement = self.judge(piece, &inputs);
-            let results = engine.run(number, &inputs)?.unwrap_or_else(|| judgement.results());
+            let results = engine.run(number, &border.arranged(&inputs))?;
+            let results = results.map_or_else(|| judgement.results(), |results| border.restored(results));
             outcome.pieces += 1;
             for (output, &id) in region.outputs.iter().enumerate() {
                 let worst = judgement.compare(output, &results[output]);
@@ -214,7 +231,7 @@ impl Checker<'_> {
                         expected: judgement.wanted(output).get(worst.element),
                         allowed: worst.allowed,
                         blame: match (self.options.bisect, kernel) {
-                            (true, Some(id)) => Some(blame(&lowered, id, &inputs, &judgement, engine)),
+                            (true, Some(id)) => Some(blame(&lowered, id, border, &inputs, &judgement, engine)),
                             _ => None,
                         },
                     });
@@ -239,14 +256,21 @@ impl Checker<'_> {
 }
 
 /// Which of the stages that make a kernel's code is the first to leave the bound.
-fn blame(lowered: &Lowered, id: KernelId, inputs: &[Tensor], judgement: &Judgement, engine: &dyn Engine) -> String {
+fn blame(
+    lowered: &Lowered,
+    id: KernelId,
+    border: &Border,
+    inputs: &[Tensor],
+    judgement: &Judgement,
+    engine: &dyn Engine,
+) -> String {
     let holds = |results: Vec<Tensor>| {
         let mut outputs = results.iter().enumerate();
         outputs.all(|(output, result)| judgement.compare(output, result).share <= 1.0)
     };
     if !holds(eval::run(lowered.kernels.kernel(id), inputs)) {
         "kernel: the region is not what its nodes are (fuse, kernel::build)".to_owned()
-    } else if !holds(interp::run(lowered.kernels.nest(id), inputs, 1)) {
+    } else if !holds(border.restored(interpreted(lowered.kernels.nest(id), &border.arranged(inputs), 1))) {
         "schedule: the nest is not what its kernel is".to_owned()
     } else {
         format!("emitter of {}: its code is not what the nest is", engine.name())
@@ -258,6 +282,51 @@ fn only_kernel(lowered: &Lowered, piece: usize) -> Option<KernelId> {
     match &lowered.plans[piece].steps[..] {
         [crate::plan::Step::Kernel { kernel, .. }] => Some(*kernel),
         _ => None,
+    }
+}
+
+/// The types, with layouts, of what a region reads and writes.
+struct Border {
+    inputs: Vec<Type>,
+    outputs: Vec<Type>,
+}
+
+impl Border {
+    fn of(graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Border {
+        // What a scan, if or while reads and writes is dense.
+        let types = |ids: &[NodeId]| {
+            let ids = ids.iter();
+            ids.map(|id| Type {
+                layout: layouts.get(id).cloned().unwrap_or_default(),
+                ..graph.ty(*id).clone()
+            })
+            .collect()
+        };
+        Border {
+            inputs: types(&region.inputs),
+            outputs: types(&region.outputs),
+        }
+    }
+
+    /// The layouts of the region's piece.
+    fn layouts(&self, piece: &Graph) -> HashMap<NodeId, Layout> {
+        let inputs = piece.inputs().iter().copied().zip(&self.inputs);
+        let outputs = piece.outputs.iter().map(|(_, id)| *id).zip(&self.outputs);
+        inputs.chain(outputs).map(|(id, ty)| (id, ty.layout.clone())).collect()
+    }
+
+    /// The inputs with their elements where the code expects them.
+    fn arranged(&self, inputs: &[Tensor]) -> Vec<Tensor> {
+        let inputs = self.inputs.iter().zip(inputs);
+        inputs
+            .map(|(ty, x)| Tensor::from_bytes(ty.dtype, ty.shape.clone(), ty.arranged(x).into_owned()))
+            .collect()
+    }
+
+    /// The outputs that the code has left so.
+    fn restored(&self, outputs: Vec<Tensor>) -> Vec<Tensor> {
+        let outputs = self.outputs.iter().zip(outputs);
+        outputs.map(|(ty, y)| ty.restored(y.bytes().to_vec())).collect()
     }
 }
 

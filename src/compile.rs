@@ -21,6 +21,7 @@ use crate::device::Device;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
+use crate::layout::Layouts;
 use crate::plan::kernels::Makers;
 use crate::plan::{self, Cut, Kernels, Memory, Plan, StateSlot};
 
@@ -84,29 +85,31 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
         (entry.name, graph)
     };
     let graphs: Vec<(String, Graph)> = entries.map(improve).collect();
-    let mut lowered = plan_graphs(&program.states, graphs, fuse::regions, target, Makers::USUAL);
+    let layouts = stages.time("layout", || Layouts::choose(&graphs, &program.states, target));
+    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL);
     for (stage, took) in std::mem::replace(&mut lowered.stages, stages).0 {
         lowered.stages.add(stage, took);
     }
     Ok(lowered)
 }
 
-/// The same from improved graphs on.
+/// The same from improved graphs on, whose values have these layouts.
 pub(crate) fn plan_graphs(
     states: &[State],
     graphs: Vec<(String, Graph)>,
+    layouts: &Layouts,
     cut: Cut,
     target: &Target,
     makers: Makers,
 ) -> Lowered {
     let mut stages = Stages::default();
-    let mut memory = Memory::new(states);
+    let mut memory = Memory::new(states, layouts);
     let mut kernels = Kernels::made_by(makers, target.clone());
     let mut plans = Vec::new();
     for (name, graph) in &graphs {
         let start = Instant::now();
         let before = kernels.stages.total();
-        plans.push(plan::plan(name, graph, cut, &mut memory, &mut kernels));
+        plans.push(plan::plan(name, graph, cut, layouts, &mut memory, &mut kernels));
         stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
     }
     for &(stage, took) in &kernels.stages.0 {

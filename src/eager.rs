@@ -11,6 +11,7 @@ use netloom_ir::{DType, Tensor, fuse};
 use crate::cpu::dispatch::Dispatcher;
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
+use crate::layout::Layouts;
 use crate::plan::{self, Kernels, Memory, Outline, Step};
 use crate::session::Session;
 
@@ -29,13 +30,23 @@ impl Eager {
     /// If the program is wrong, or there is no code for the CPU.
     pub fn new(program: &Program, cpu: &Cpu, threads: usize, session: &Session) -> Result<Eager, Error> {
         program.verify()?;
-        let mut memory = Memory::new(&program.states);
+        let layouts = Layouts::dense();
+        let mut memory = Memory::new(&program.states, &layouts);
         let mut kernels = Kernels::new(cpu.target());
         let graphs: Vec<Graph> = program.entries.iter().map(|entry| entry.graph.clone()).collect();
         let outlines: Vec<Outline> = program
             .entries
             .iter()
-            .map(|entry| plan::outline(&entry.name, &entry.graph, fuse::singletons, &mut memory, &mut kernels))
+            .map(|entry| {
+                plan::outline(
+                    &entry.name,
+                    &entry.graph,
+                    fuse::singletons,
+                    &layouts,
+                    &mut memory,
+                    &mut kernels,
+                )
+            })
             .collect();
         let states = memory.state_values(session)?;
         let dispatcher = Dispatcher::new(&kernels, &outlines, &memory.constants, &states, cpu, threads)?;

@@ -24,6 +24,7 @@ pub mod formats;
 #[cfg(feature = "vulkan")]
 pub mod gpu;
 pub mod hoist;
+pub mod layout;
 pub mod nn;
 pub mod place;
 pub mod plan;

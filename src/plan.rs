@@ -21,6 +21,7 @@ use std::sync::Arc;
 use netloom_ir::fuse::{Region, RegionKind};
 use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::Role;
+use netloom_ir::layout::Layout;
 use netloom_ir::ops::{Branch, Loop, Op, Scan};
 use netloom_ir::{Tensor, Type};
 
@@ -30,6 +31,7 @@ pub(crate) use barriers::{SHARED_COPY_BYTES, is_shared_kernel};
 pub use kernels::{KernelId, Kernels};
 
 use crate::error::Error;
+use crate::layout::Layouts;
 use crate::session::Session;
 
 /// What an address counts from.
@@ -188,7 +190,7 @@ impl Plan {
 pub struct StateSlot {
     /// Its name.
     pub name: String,
-    /// Its type.
+    /// Its type, with the layout it has in every entry.
     pub ty: Type,
     /// Bytes from the start of the block.
     pub offset: usize,
@@ -229,13 +231,17 @@ pub struct Memory {
 
 impl Memory {
     /// Lays out the states of a program.
-    pub fn new(states: &[netloom_ir::State]) -> Memory {
+    pub fn new(states: &[netloom_ir::State], layouts: &Layouts) -> Memory {
         let mut memory = Memory::default();
         for state in states {
             let offset = memory.state_bytes;
+            let layout = layouts.state(&state.name);
             memory.states.push(StateSlot {
                 name: state.name.clone(),
-                ty: state.ty.clone(),
+                ty: Type {
+                    layout,
+                    ..state.ty.clone()
+                },
                 offset,
                 is_prepared: state.init == netloom_ir::Init::Prepared,
             });
@@ -252,7 +258,7 @@ impl Memory {
         let mut values = vec![0; self.state_bytes];
         for slot in &self.states {
             let value = session.state(&slot.name)?;
-            values[slot.offset..][..value.bytes().len()].copy_from_slice(value.bytes());
+            values[slot.offset..][..slot.ty.len_bytes()].copy_from_slice(&slot.ty.arranged(&value));
         }
         Ok(values)
     }
@@ -297,15 +303,22 @@ pub struct Outline {
     pub worker_bytes: usize,
 }
 
-/// Plans one entry: `graph`, whose inputs and outputs named like a state are that state.
-pub fn plan(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &mut Kernels) -> Plan {
+/// Plans one entry: `graph`, whose inputs and outputs named like a state are that state, and whose values have the layouts of `memory`.
+pub fn plan(
+    name: &str,
+    graph: &Graph,
+    cut: Cut,
+    layouts: &Layouts,
+    memory: &mut Memory,
+    kernels: &mut Kernels,
+) -> Plan {
     let Draft {
         inputs,
         outputs,
         mut steps,
         temps,
         worker_bytes,
-    } = draft(graph, cut, true, memory, kernels);
+    } = draft(graph, cut, true, layouts.entry(name), memory, kernels);
     let (offsets, shared_bytes) = temps.assign();
     resolve(&mut steps, &offsets);
     let parallel = barriers::insert(&mut steps, kernels);
@@ -321,14 +334,21 @@ pub fn plan(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &
 }
 
 /// Plans one entry for eager execution: a temp of its own for every result, written once.
-pub fn outline(name: &str, graph: &Graph, cut: Cut, memory: &mut Memory, kernels: &mut Kernels) -> Outline {
+pub fn outline(
+    name: &str,
+    graph: &Graph,
+    cut: Cut,
+    layouts: &Layouts,
+    memory: &mut Memory,
+    kernels: &mut Kernels,
+) -> Outline {
     let Draft {
         inputs,
         outputs,
         steps,
         temps,
         worker_bytes,
-    } = draft(graph, cut, false, memory, kernels);
+    } = draft(graph, cut, false, layouts.entry(name), memory, kernels);
     let mut last_use = vec![None; temps.len()];
     for (number, step) in steps.iter().enumerate() {
         step.places(&mut |place| {
@@ -364,7 +384,14 @@ struct Draft {
 }
 
 /// The steps of an entry; with `reuse` kernels write over operands that die.
-fn draft(graph: &Graph, cut: Cut, reuse: bool, memory: &mut Memory, kernels: &mut Kernels) -> Draft {
+fn draft(
+    graph: &Graph,
+    cut: Cut,
+    reuse: bool,
+    layouts: HashMap<NodeId, Layout>,
+    memory: &mut Memory,
+    kernels: &mut Kernels,
+) -> Draft {
     let mut inputs = Vec::new();
     let mut given = HashMap::new();
     for &id in graph.inputs() {
@@ -408,6 +435,7 @@ fn draft(graph: &Graph, cut: Cut, reuse: bool, memory: &mut Memory, kernels: &mu
         temps: Temps::default(),
         worker_bytes: 0,
         depth: 0,
+        layouts,
     };
     let mut steps = Vec::new();
     planner.graph(graph, given, wanted, &mut steps);
@@ -464,6 +492,8 @@ struct Planner<'a> {
     worker_bytes: usize,
     /// The number of enclosing repeats.
     depth: usize,
+    /// The layouts of the graph's values.
+    layouts: HashMap<NodeId, Layout>,
 }
 
 impl Planner<'_> {
@@ -560,7 +590,7 @@ impl Planner<'_> {
         dying: impl Fn(&NodeId) -> bool,
         steps: &mut Vec<Step>,
     ) {
-        let kernel = self.kernels.add(graph, region);
+        let kernel = self.kernels.add(graph, region, &self.layouts);
         let nest = self.kernels.nest(kernel);
         let mut taken = Vec::new();
         let mut late_copies = Vec::new();
@@ -768,7 +798,10 @@ impl Planner<'_> {
             .map(|(_, id)| *id)
             .zip(wanted.iter().cloned())
             .collect();
+        // What goes in and out of a body is dense, and so is all within.
+        let outside = std::mem::take(&mut self.layouts);
         self.graph(graph, given, wanted, steps);
+        self.layouts = outside;
     }
 
     fn step(&mut self, steps: &mut Vec<Step>, step: Step) {

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use netloom_ir::graph::Graph;
 use netloom_ir::kernel::{Expr, Kernel, Prim, Work};
 use netloom_ir::program::Program;
 use netloom_ir::{Tensor, fuse, passes};
@@ -12,6 +13,7 @@ use netloom_ir::{Tensor, fuse, passes};
 use crate::cpu::dispatch::Dispatcher;
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
+use crate::layout::Layouts;
 use crate::plan::{self, Kernels, Memory};
 use crate::session::Session;
 
@@ -52,13 +54,16 @@ pub fn kernels(
 ) -> Result<Vec<KernelCost>, Error> {
     program.verify()?;
     let target = cpu.target();
-    let mut memory = Memory::new(&program.states);
-    let mut kernels = Kernels::new(target.clone());
-    let Some(found) = program.entry(entry) else {
+    let graphs: Vec<(String, Graph)> = (program.entries.iter())
+        .map(|entry| (entry.name.clone(), passes::run(&entry.graph, &target, &mut |_| {})))
+        .collect();
+    let layouts = Layouts::choose(&graphs, &program.states, &target);
+    let mut memory = Memory::new(&program.states, &layouts);
+    let mut kernels = Kernels::new(target);
+    let Some((_, graph)) = graphs.iter().find(|(name, _)| name == entry) else {
         return Err(Error::Unknown(format!("there is no entry `{entry}`")));
     };
-    let graph = passes::run(&found.graph, &target, &mut |_| {});
-    let outline = plan::outline(entry, &graph, fuse::regions, &mut memory, &mut kernels);
+    let outline = plan::outline(entry, graph, fuse::regions, &layouts, &mut memory, &mut kernels);
     let states = memory.state_values(session)?;
     let outlines = std::slice::from_ref(&outline);
     let mut dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;

@@ -7,6 +7,7 @@
 //! shapes alone, so the bits of results do not depend on the CPU. A GPU's schedules differ by numbers: shares are single elements, and
 //! there are no lanes ([`Grain`]).
 
+mod blocks;
 mod collapse;
 mod contract;
 mod draft;
@@ -33,6 +34,7 @@ pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
     let (name, mut phases, alone) = match &kernel.work {
         Work::Stores(stores) => {
             let tasks: Vec<Task> = stores.iter().map(Task::of).collect();
+            let tasks = blocks::spell(&mut draft, tasks);
             let tasks = collapse::collapse(&mut draft, tasks);
             let alone = draft::cost(&draft, &tasks) < target.share_from;
             ("stores", stores_phases(&mut draft, tasks, target, alone), alone)

@@ -220,7 +220,7 @@ impl Session {
     pub fn state(&self, name: &str) -> Result<Tensor, Error> {
         let slot = self.slot(name)?;
         let bytes = self.runner.read_states(slot.offset, slot.ty.len_bytes())?;
-        Ok(Tensor::from_bytes(slot.ty.dtype, slot.ty.shape.clone(), bytes))
+        Ok(slot.ty.restored(bytes))
     }
 
     /// Replaces the value of a state.
@@ -229,15 +229,12 @@ impl Session {
     /// If there is no such state, or it has another type.
     pub fn set_state(&mut self, name: &str, value: &Tensor) -> Result<(), Error> {
         let slot = self.slot(name)?;
-        if !is_of_type(value, &slot.ty) {
-            return Err(Error::Usage(format!(
-                "state `{name}` is {}, found {}",
-                slot.ty,
-                value.ty()
-            )));
+        let ty = slot.ty.dense();
+        if !is_of_type(value, &ty) {
+            return Err(Error::Usage(format!("state `{name}` is {ty}, found {}", value.ty())));
         }
-        let offset = slot.offset;
-        self.runner.write_states(offset, value.bytes())?;
+        let (offset, bytes) = (slot.offset, slot.ty.arranged(value));
+        self.runner.write_states(offset, &bytes)?;
         self.is_stale = true;
         Ok(())
     }

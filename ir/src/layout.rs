@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use crate::tensor::unravel;
+
 /// One digit of an address: `(index[axis] / step) % extent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Digit {
@@ -88,11 +90,54 @@ impl Layout {
         }
     }
 
+    /// Visits the places of memory in order, with the row-major position of the element at each; `None` where there is padding.
+    pub fn visit(&self, shape: &[usize], visit: &mut impl FnMut(Option<usize>)) {
+        let digits = self.digits(shape);
+        let stride = |axis: usize| shape[axis + 1..].iter().product::<usize>();
+        let walked: Vec<Walked> = (digits.iter())
+            .map(|digit| Walked {
+                extent: digit.extent,
+                stride: stride(digit.axis) * digit.step,
+            })
+            .collect();
+        if self.len(shape) == shape.iter().product::<usize>() {
+            return walk(&walked, 0, &mut |position| visit(Some(position)));
+        }
+        // Places are numbered by the digits themselves, which say what index they stand for.
+        let extents: Vec<usize> = digits.iter().map(|digit| digit.extent).collect();
+        for place in 0..self.len(shape) {
+            let mut index = vec![0; shape.len()];
+            for (digit, value) in digits.iter().zip(unravel(&extents, place)) {
+                index[digit.axis] += value * digit.step;
+            }
+            let is_inside = index.iter().zip(shape).all(|(at, extent)| at < extent);
+            visit(is_inside.then(|| Layout::Dense.offset(shape, &index)));
+        }
+    }
+
     /// The address of one element, in elements.
     pub fn offset(&self, shape: &[usize], index: &[usize]) -> usize {
         self.digits(shape).iter().fold(0, |offset, digit| {
             offset * digit.extent + index[digit.axis] / digit.step % digit.extent
         })
+    }
+}
+
+/// A digit as it is walked through memory: how many values it takes, and how far apart these lie in row-major order.
+struct Walked {
+    extent: usize,
+    stride: usize,
+}
+
+fn walk(digits: &[Walked], position: usize, visit: &mut impl FnMut(usize)) {
+    match digits {
+        [] => visit(position),
+        [last] => (0..last.extent).for_each(|value| visit(position + value * last.stride)),
+        [first, rest @ ..] => {
+            for value in 0..first.extent {
+                walk(rest, position + value * first.stride, visit);
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Types of values, and tensors on the host.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
@@ -60,6 +61,42 @@ impl Type {
             Some(len_bytes) if len_bytes <= 1 << 47 => Ok(()),
             _ => Err(format!("a tensor of type {self} exceeds 2^47 bytes")),
         }
+    }
+
+    /// The same type without a layout.
+    pub fn dense(&self) -> Type {
+        Type::new(self.dtype, self.shape.clone())
+    }
+
+    /// The bytes of a tensor of this dtype and shape as they lie in this layout; padding is zero.
+    pub fn arranged<'t>(&self, tensor: &'t Tensor) -> Cow<'t, [u8]> {
+        if self.layout == Layout::Dense {
+            return Cow::Borrowed(&tensor.bytes);
+        }
+        let size = self.dtype.size_bytes();
+        let mut bytes = Vec::with_capacity(self.len_bytes());
+        self.layout.visit(&self.shape, &mut |position| match position {
+            Some(position) => bytes.extend_from_slice(&tensor.bytes[position * size..][..size]),
+            None => bytes.resize(bytes.len() + size, 0),
+        });
+        Cow::Owned(bytes)
+    }
+
+    /// The tensor whose elements lie so in memory.
+    pub fn restored(&self, bytes: Vec<u8>) -> Tensor {
+        if self.layout == Layout::Dense {
+            return Tensor::from_bytes(self.dtype, self.shape.clone(), bytes);
+        }
+        let size = self.dtype.size_bytes();
+        let mut tensor = Tensor::zeros(self.dtype, self.shape.clone());
+        let mut places = bytes.chunks_exact(size);
+        self.layout.visit(&self.shape, &mut |position| {
+            let place = places.next().expect("as many places as the layout has");
+            if let Some(position) = position {
+                tensor.bytes[position * size..][..size].copy_from_slice(place);
+            }
+        });
+        tensor
     }
 
     /// Bytes in memory, padding included.

@@ -40,13 +40,14 @@ pub fn text(manifest: &Manifest) -> String {
          int32_t {name}_check(void);\n\n"
     );
     if !manifest.states.is_empty() {
-        text += "/* Where each state lies in its block. */\n";
+        text += "/* Where each state lies in its block. In braces, where its elements are not dense: the digits of an element's place, outermost first, each\n   \
+         `axis/step:extent` and of the value index[axis] / step % extent. */\n";
         for state in &manifest.states {
             let big = letters(&state.name).to_uppercase();
             let shape = shape_text(&state.shape);
             text += &format!(
-                "#define {upper}_STATE_{big} {} /* {}{shape} */\n",
-                state.offset, state.dtype
+                "#define {upper}_STATE_{big} {} /* {}{shape}{} */\n",
+                state.offset, state.dtype, state.layout
             );
         }
         text.push('\n');

@@ -91,6 +91,10 @@ pub struct StateRow {
     pub dtype: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// Where its elements lie, if not densely: the digits of an address, outermost first, each `axis/step:extent` and of the value
+    /// `index[axis] / step % extent`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub layout: String,
     /// Bytes from the start of the block.
     pub offset: usize,
     /// Its length.
@@ -160,6 +164,7 @@ impl Manifest {
             name: slot.name.clone(),
             dtype: slot.ty.dtype.name().to_owned(),
             shape: slot.ty.shape.clone(),
+            layout: slot.ty.layout.to_string(),
             offset: slot.offset,
             bytes: slot.ty.len_bytes(),
         });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use netloom_ir::kernel::{Nest, interp};
+use netloom_ir::kernel::{Nest, Role, interp};
 use netloom_ir::{Program, Target, Tensor};
 
 use crate::compile::{Lowered, assemble, compile};
@@ -78,7 +78,7 @@ impl Engine for Interpreter {
     }
 
     fn run(&mut self, piece: usize, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, Error> {
-        Ok(self.nests[piece].as_ref().map(|nest| interp::run(nest, inputs, 2)))
+        Ok(self.nests[piece].as_ref().map(|nest| interpreted(nest, inputs, 2)))
     }
 
     fn run_whole(
@@ -89,6 +89,15 @@ impl Engine for Interpreter {
     ) -> Result<Option<Vec<(String, Tensor)>>, Error> {
         Ok(None)
     }
+}
+
+/// What a nest makes of tensors whose elements lie as it expects them.
+pub fn interpreted(nest: &Nest, inputs: &[Tensor], workers: usize) -> Vec<Tensor> {
+    let buffers = nest.buffers.iter().filter(|buffer| buffer.role == Role::Input);
+    let inputs: Vec<Tensor> = (buffers.zip(inputs))
+        .map(|(buffer, x)| x.clone().reshaped(buffer.ty.shape.clone()))
+        .collect();
+    interp::run(nest, &inputs, workers)
 }
 
 /// Code on a device.

@@ -118,8 +118,12 @@ pub fn load_weights(session: &mut Session, net: Option<&Net>, path: &Path) -> Re
     let mut problems = Vec::new();
     for (name, tensor) in &tensors {
         match states.iter().find(|slot| slot.name == *name) {
-            Some(slot) if slot.ty != tensor.ty() => {
-                problems.push(format!("`{name}` is {}, the model has {}", tensor.ty(), slot.ty));
+            Some(slot) if slot.ty.dense() != tensor.ty() => {
+                problems.push(format!(
+                    "`{name}` is {}, the model has {}",
+                    tensor.ty(),
+                    slot.ty.dense()
+                ));
             }
             None if !may_differ(name) => problems.push(format!("`{name}` is unknown to the model")),
             _ => {}

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use netloom_ir::Target;
 use netloom_ir::fuse::Region;
-use netloom_ir::graph::Graph;
+use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::{Axis, Buffer, Kernel, Nest, Work, build};
+use netloom_ir::layout::Layout;
 
 use crate::compile::Stages;
 use crate::schedule;
@@ -61,9 +62,13 @@ impl Kernels {
         }
     }
 
-    /// The kernel of a region: built, and scheduled unless an equal one is known.
-    pub fn add(&mut self, graph: &Graph, region: &Region) -> KernelId {
-        let kernel = self.stages.time("loops", || (self.makers.build)(graph, region));
+    /// The kernel of a region whose values have these layouts: built, and scheduled unless an equal one is known.
+    pub fn add(&mut self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> KernelId {
+        let mut kernel = self.stages.time("loops", || (self.makers.build)(graph, region));
+        let values = region.inputs.iter().chain(&region.outputs);
+        for (buffer, id) in kernel.buffers.iter_mut().zip(values) {
+            buffer.ty.layout = layouts.get(id).cloned().unwrap_or_default();
+        }
         let key = key(&kernel);
         let known = self.known.entry(key).or_default();
         if let Some(&id) = known.iter().find(|id| same(&self.kernels[id.0], &kernel)) {

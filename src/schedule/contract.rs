@@ -26,6 +26,9 @@ fn crowds(count: usize, bytes: usize, (period, ways): (usize, usize)) -> bool {
     bytes > 64 && count > ways * (period / powers)
 }
 
+/// With so many rows a tile has sums enough in flight.
+const ENOUGH_ROWS: usize = 14;
+
 /// The longest sum whose side is packed only to fill more lanes: then a panel of it is read from the second cache. A guess.
 const MOST_PACKED: usize = 8192;
 
@@ -95,13 +98,16 @@ impl Form {
         } else {
             sides.clone()
         };
-        let row = *m
-            .iter()
-            .max_by_key(|&&axis| draft.extent(axis))
-            .expect("an axis of rows");
+        let row = rows_axis(draft, a, &m);
         let column = *n.iter().find(contiguous).or(n.last()).expect("an axis of columns");
         let axes = draft.free(fold);
-        let outer = axes.into_iter().filter(|&axis| axis != row && axis != column).collect();
+        let mut outer: Vec<AxisId> = axes.into_iter().filter(|&axis| axis != row && axis != column).collect();
+        // The larger side is walked once, the smaller one again and again.
+        let [small, large] = match draft.count(&draft.free(a)) > draft.count(&draft.free(b)) {
+            true => [&n, &m],
+            false => [&m, &n],
+        };
+        outer.sort_by_key(|axis| large.contains(axis).cmp(&small.contains(axis)).reverse());
         let form = Form {
             fold,
             dtype,
@@ -179,6 +185,16 @@ impl Form {
             draft.count(&self.outer) * draft.extent(self.row).div_ceil(16) * draft.extent(self.column).div_ceil(16);
         tiles < 8 && draft.count(&self.k) > draft.grain.long()
     }
+}
+
+/// The axis of A that is best for a tile's rows: one that fills a tile, and of those the one whose rows lie closest.
+fn rows_axis(draft: &mut Draft, a: ExprId, axes: &[AxisId]) -> AxisId {
+    let address = draft.load_address(a).map(|(_, address)| address);
+    let apart = |axis: AxisId| address.as_ref().map_or(0, |address| address.factor(axis).abs());
+    let key = |draft: &Draft, axis: AxisId| (draft.extent(axis).min(ENOUGH_ROWS), -apart(axis));
+    *(axes.iter())
+        .max_by_key(|&&axis| key(draft, axis))
+        .expect("an axis of rows")
 }
 
 /// Where a side lies, if it is a tensor read with constant strides that are not negative.

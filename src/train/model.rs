@@ -318,8 +318,13 @@ impl Model {
         for slot in &self.session.executable().states {
             match found.iter().find(|(name, _)| *name == slot.name) {
                 None => problems.push(format!("`{}` is missing", slot.name)),
-                Some((_, tensor)) if tensor.ty() != slot.ty => {
-                    problems.push(format!("`{}` is {}, the model has {}", slot.name, tensor.ty(), slot.ty));
+                Some((_, tensor)) if tensor.ty() != slot.ty.dense() => {
+                    problems.push(format!(
+                        "`{}` is {}, the model has {}",
+                        slot.name,
+                        tensor.ty(),
+                        slot.ty.dense()
+                    ));
                 }
                 Some(_) => {}
             }

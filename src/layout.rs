@@ -1,0 +1,302 @@
+//! Which tensors lie in blocks of channels.
+//!
+//! In: the improved graphs of a program. Out: [`Layouts`], a layout for every value and state that convolutions read or write.
+//!
+//! Of an image `[N, C, …]` blocks of 16 channels lie together, so that the columns of a contraction's tile are channels, however narrow the
+//! image is; of a filter `[O, C, …]` blocks of 16 × 16, as the tile of the forward convolution walks them. Whatever elementwise functions
+//! tie together lies alike: a weight, its gradient and its momentum; the two sides of a residual sum. What is passed in or out by the caller,
+//! or read by an operation to which channels are nothing special, is dense, and so is everything tied to it; the kernels at such a border
+//! read one layout and write the other. The choice depends on shapes alone.
+
+use std::collections::{HashMap, HashSet};
+
+use netloom_ir::graph::{Graph, Node, NodeId};
+use netloom_ir::layout::{Digit, Layout};
+use netloom_ir::ops::{Op, View};
+use netloom_ir::target::TargetKind;
+use netloom_ir::{State, Target, Type};
+use petgraph::unionfind::UnionFind;
+
+/// Channels of a block: a vector of the widest machine, two or four of others.
+const BLOCK: usize = 16;
+
+/// The layouts of a program's values; what is missing is dense.
+#[derive(Clone, Debug, Default)]
+pub struct Layouts {
+    states: HashMap<String, Layout>,
+    entries: HashMap<String, HashMap<NodeId, Layout>>,
+}
+
+impl Layouts {
+    /// Everything dense.
+    pub fn dense() -> Layouts {
+        Layouts::default()
+    }
+
+    /// The layouts for a program with these states, of which these are all entries, improved. On a GPU everything is dense.
+    pub fn choose(entries: &[(String, Graph)], states: &[State], target: &Target) -> Layouts {
+        if target.kind != TargetKind::Cpu {
+            return Layouts::dense();
+        }
+        let classes = Classes::of(entries, states);
+        let mut layouts = Layouts::default();
+        for (number, (entry, graph)) in entries.iter().enumerate() {
+            let mut chosen = HashMap::new();
+            for (id, node) in graph.nodes() {
+                if let [ty] = &node.types[..]
+                    && let Some(layout) = classes.layout(number, id, ty)
+                {
+                    chosen.insert(id, layout.clone());
+                    if let Op::Input(input) = &node.op {
+                        layouts.states.insert(input.name.clone(), layout);
+                    }
+                }
+            }
+            // There are states that no entry reads.
+            for (name, id) in &graph.outputs {
+                if let Some(layout) = chosen.get(id) {
+                    layouts.states.insert(name.clone(), layout.clone());
+                }
+            }
+            layouts.entries.insert(entry.clone(), chosen);
+        }
+        layouts
+    }
+
+    /// The layouts of entries without states.
+    pub fn given(entries: HashMap<String, HashMap<NodeId, Layout>>) -> Layouts {
+        Layouts {
+            entries,
+            ..Layouts::default()
+        }
+    }
+
+    /// The layout of a state.
+    pub fn state(&self, name: &str) -> Layout {
+        self.states.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The layouts of an entry's values that are not dense.
+    pub fn entry(&self, name: &str) -> HashMap<NodeId, Layout> {
+        self.entries.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// The layout of an image in blocks of channels.
+fn image(shape: &[usize]) -> Option<Layout> {
+    let &[batch, channels, ref extents @ ..] = shape else {
+        return None;
+    };
+    let is_blocked = !extents.is_empty() && channels > 0 && channels.is_multiple_of(BLOCK);
+    is_blocked.then(|| {
+        let whole = |(axis, &extent): (usize, &usize)| digit(axis, 1, extent);
+        let ends = [digit(0, 1, batch), digit(1, BLOCK, channels / BLOCK)];
+        let inner = extents
+            .iter()
+            .enumerate()
+            .map(|(place, extent)| whole((place + 2, extent)));
+        Layout::Digits(ends.into_iter().chain(inner).chain([digit(1, 1, BLOCK)]).collect())
+    })
+}
+
+/// The layout of a filter in blocks of output channels, and of input channels if these fill any.
+fn filter(shape: &[usize]) -> Option<Layout> {
+    let &[outputs, channels, ref extents @ ..] = shape else {
+        return None;
+    };
+    let is_blocked = !extents.is_empty() && outputs > 0 && outputs.is_multiple_of(BLOCK) && channels > 0;
+    is_blocked.then(|| {
+        let seen = if channels.is_multiple_of(BLOCK) { BLOCK } else { 1 };
+        let mut digits = vec![digit(0, BLOCK, outputs / BLOCK), digit(1, seen, channels / seen)];
+        digits.extend(
+            extents
+                .iter()
+                .enumerate()
+                .map(|(place, &extent)| digit(place + 2, 1, extent)),
+        );
+        digits.extend((seen > 1).then(|| digit(1, 1, seen)));
+        digits.push(digit(0, 1, BLOCK));
+        Layout::Digits(digits)
+    })
+}
+
+fn digit(axis: usize, step: usize, extent: usize) -> Digit {
+    Digit { axis, step, extent }
+}
+
+/// Values that lie alike.
+struct Classes {
+    sets: UnionFind<usize>,
+    /// The number of the first value of each entry.
+    first: Vec<usize>,
+    /// Of each value, then of each class by its root.
+    marks: Vec<Marks>,
+}
+
+/// What is known of a value.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    /// A convolution or a pooling reads or writes it.
+    is_convolved: bool,
+    /// It must be dense.
+    is_dense: bool,
+    /// It is a state.
+    is_state: bool,
+}
+
+impl Marks {
+    fn add(&mut self, other: Marks) {
+        self.is_convolved |= other.is_convolved;
+        self.is_dense |= other.is_dense;
+        self.is_state |= other.is_state;
+    }
+}
+
+impl Classes {
+    fn of(entries: &[(String, Graph)], states: &[State]) -> Classes {
+        let mut first = vec![0];
+        for (_, graph) in entries {
+            first.push(first[first.len() - 1] + graph.len());
+        }
+        let count = first[entries.len()];
+        let mut classes = Classes {
+            sets: UnionFind::new(count),
+            first,
+            marks: vec![Marks::default(); count],
+        };
+        classes.tie_states(entries, states);
+        for (entry, (_, graph)) in entries.iter().enumerate() {
+            // Users first, so that what is read through views is marked as if it were read itself.
+            for (id, node) in graph.nodes().rev() {
+                classes.visit(classes.first[entry], graph, id, node);
+            }
+        }
+        for value in 0..count {
+            let root = classes.sets.find_mut(value);
+            let marks = classes.marks[value];
+            classes.marks[root].add(marks);
+        }
+        classes
+    }
+
+    /// All reading and writing of a state is of one value. What is passed in or out by the caller is dense.
+    fn tie_states(&mut self, entries: &[(String, Graph)], states: &[State]) {
+        let states: HashSet<&str> = states.iter().map(|state| state.name.as_str()).collect();
+        let mut homes: HashMap<&str, usize> = HashMap::new();
+        for (entry, (_, graph)) in entries.iter().enumerate() {
+            let inputs = graph.inputs().iter().filter_map(|&id| match &graph.node(id).op {
+                Op::Input(input) => Some((input.name.as_str(), id)),
+                _ => None,
+            });
+            let outputs = graph.outputs.iter().map(|(name, id)| (name.as_str(), *id));
+            for (name, id) in inputs.chain(outputs) {
+                let value = self.first[entry] + id.at();
+                let is_state = states.contains(name);
+                self.marks[value].is_state |= is_state;
+                self.marks[value].is_dense |= !is_state;
+                if is_state {
+                    self.sets.union(*homes.entry(name).or_insert(value), value);
+                }
+            }
+        }
+    }
+
+    fn visit(&mut self, first: usize, graph: &Graph, id: NodeId, node: &Node) {
+        let own = first + id.at();
+        let mark = |classes: &mut Classes, marks: Marks, with_own: bool| {
+            let args = node.args.iter().map(|arg| first + arg.at());
+            args.chain(with_own.then_some(own))
+                .for_each(|value| classes.marks[value].add(marks));
+        };
+        let convolved = Marks {
+            is_convolved: true,
+            ..Marks::default()
+        };
+        let dense = Marks {
+            is_dense: true,
+            ..Marks::default()
+        };
+        match &node.op {
+            Op::Map(_) => {
+                for arg in &node.args {
+                    self.sets.union(own, first + arg.at());
+                }
+            }
+            Op::Conv(_) | Op::Pool(_) => mark(self, convolved, true),
+            Op::View(view) => {
+                let marks = Marks {
+                    is_state: false,
+                    ..self.marks[own]
+                };
+                mark(self, marks, false);
+                if let View::Reshape(shape) = view
+                    && !keeps_channels(&graph.ty(node.args[0]).shape, shape)
+                {
+                    mark(self, dense, false);
+                }
+            }
+            Op::Const(_)
+            | Op::Part(_)
+            | Op::Einsum(_)
+            | Op::Gather(_)
+            | Op::Scatter(_)
+            | Op::Sort(_)
+            | Op::Prefix(_)
+            | Op::Scan(_)
+            | Op::If(_)
+            | Op::While(_) => mark(self, dense, true),
+            Op::Input(_) | Op::Iota(_) | Op::Fold(_) | Op::Random(_) => {}
+        }
+    }
+
+    fn layout(&self, entry: usize, id: NodeId, ty: &Type) -> Option<Layout> {
+        let marks = self.marks[self.sets.find(self.first[entry] + id.at())];
+        match marks {
+            Marks { is_dense: true, .. }
+            | Marks {
+                is_convolved: false, ..
+            } => None,
+            Marks { is_state: true, .. } => filter(&ty.shape),
+            Marks { is_state: false, .. } => image(&ty.shape),
+        }
+    }
+}
+
+/// Whether a reshape leaves the two outermost axes as they are.
+fn keeps_channels(from: &[usize], to: &[usize]) -> bool {
+    from.len() >= 2 && to.len() >= 2 && from[..2] == to[..2]
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_ir::ops::Conv;
+    use netloom_ir::{Builder, DType, Init, Tensor};
+
+    use super::*;
+    use crate::Cpu;
+
+    /// `conv → relu → conv → flatten`, the first filter a state, the second passed in.
+    #[test]
+    fn images_and_filters_are_blocked_up_to_the_borders() {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [2, 3, 8, 8]);
+        let first = b.input("first", DType::F32, [32, 3, 3, 3]);
+        let second = b.input("second", DType::F32, [16, 32, 3, 3]);
+        let hidden = x.conv(first, Conv::unit(2)).relu();
+        let y = hidden.conv(second, Conv::unit(2));
+        let graph = b.finish([("y", y.reshape([2, 256])), ("first", first * 0.5)]).unwrap();
+        let state = State {
+            name: "first".into(),
+            ty: Type::new(DType::F32, [32, 3, 3, 3]),
+            init: Init::Tensor(Tensor::zeros(DType::F32, [32, 3, 3, 3]).into()),
+        };
+        let layouts = Layouts::choose(&[("run".into(), graph.clone())], &[state], &Cpu::native().target());
+        let entry = layouts.entry("run");
+        let text: Vec<String> = (graph.nodes())
+            .filter_map(|(id, node)| Some(format!("{} {}", node.op.name(), entry.get(&id)?)))
+            .collect();
+        insta::assert_snapshot!(text.join("\n"), @"");
+        insta::assert_snapshot!(layouts.state("first"), @"");
+        assert_eq!(layouts.state("second"), Layout::Dense);
+    }
+}

@@ -1,0 +1,168 @@
+//! Blocked tensors as what they are in memory: an axis for each digit of the layout, and loops over blocks and within blocks.
+//!
+//! Whatever follows sees dense tensors of more axes, whose addresses are sums of multiples of loop variables.
+
+use std::collections::{BTreeMap, HashMap};
+
+use netloom_ir::kernel::index::Linear;
+use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Prim};
+use netloom_ir::layout::{Digit, Layout};
+use netloom_ir::{DType, Type};
+
+use super::draft::{Draft, Task};
+
+/// Spells out the layouts of all buffers in the tasks, and splits the axes that walk along blocks.
+pub fn spell(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
+    if draft.buffers.iter().all(|buffer| buffer.ty.layout == Layout::Dense) {
+        return tasks;
+    }
+    let roots: Vec<ExprId> = tasks
+        .iter()
+        .flat_map(|task| task.index.iter().copied().chain([task.value]))
+        .collect();
+    let below = draft.below(&roots);
+    let mut split = Split::default();
+    for &id in &below {
+        if let Expr::Load { buffer, index, .. } = draft.source.get(id).clone() {
+            split.along(draft, buffer, &index);
+        }
+    }
+    for task in &tasks {
+        split.along(draft, task.buffer, &task.index);
+    }
+    for &id in &below {
+        split.rewrite(draft, id);
+    }
+    let tasks: Vec<Task> = (tasks.into_iter())
+        .map(|task| {
+            let index: Vec<ExprId> = task.index.iter().map(|id| split.known[id]).collect();
+            Task {
+                buffer: task.buffer,
+                over: split.axes(&task.over),
+                index: split.digits(draft, task.buffer, &index),
+                value: split.known[&task.value],
+            }
+        })
+        .collect();
+    for buffer in &mut draft.buffers {
+        let shape = buffer
+            .ty
+            .layout
+            .digits(&buffer.ty.shape)
+            .iter()
+            .map(|digit| digit.extent)
+            .collect::<Vec<_>>();
+        buffer.ty = Type::new(buffer.ty.dtype, shape);
+    }
+    in_order(draft, tasks)
+}
+
+/// Axes that are split, and what has been rewritten so far.
+#[derive(Default)]
+struct Split {
+    /// For each axis the one over blocks and the one within.
+    parts: BTreeMap<AxisId, [AxisId; 2]>,
+    known: HashMap<ExprId, ExprId>,
+}
+
+impl Split {
+    /// Splits the axes that walk element by element along blocks of a buffer.
+    fn along(&mut self, draft: &mut Draft, buffer: BufferId, index: &[ExprId]) {
+        let ty = draft.buffers[buffer.at()].ty.clone();
+        for Digit { axis, step, .. } in ty.layout.digits(&ty.shape) {
+            if step == 1 {
+                continue;
+            }
+            for (term, factor) in Linear::of(&draft.source, index[axis]).terms {
+                if let Expr::Axis(walked) = *draft.source.get(term)
+                    && factor == 1
+                    && draft.extent(walked).is_multiple_of(step)
+                    && draft.extent(walked) > step
+                    && !self.parts.contains_key(&walked)
+                {
+                    let outer = draft.axis("outer", draft.extent(walked) / step);
+                    let inner = draft.axis("inner", step);
+                    let [outer_value, inner_value] = [outer, inner].map(|axis| draft.source.axis(axis));
+                    let size = draft.source.int(step as i64);
+                    let start = draft.source.prim(Prim::Mul, DType::I64, &[outer_value, size]);
+                    let value = draft.source.prim(Prim::Add, DType::I64, &[start, inner_value]);
+                    self.known.insert(draft.source.axis(walked), value);
+                    self.parts.insert(walked, [outer, inner]);
+                }
+            }
+        }
+    }
+
+    /// The axes in place of some: what is within blocks last, as it lies in memory.
+    fn axes(&self, axes: &[AxisId]) -> Vec<AxisId> {
+        let outer = axes
+            .iter()
+            .map(|axis| self.parts.get(axis).map_or(*axis, |parts| parts[0]));
+        let inner = axes.iter().filter_map(|axis| Some(self.parts.get(axis)?[1]));
+        outer.chain(inner).collect()
+    }
+
+    /// Rewrites an expression whose operands are rewritten.
+    fn rewrite(&mut self, draft: &mut Draft, id: ExprId) {
+        if self.known.contains_key(&id) {
+            return;
+        }
+        let dtype = draft.source.dtype(id);
+        let new = match draft.source.get(id).clone() {
+            Expr::Load { buffer, index, guarded } => {
+                let index: Vec<ExprId> = index.iter().map(|id| self.known[id]).collect();
+                let index = self.digits(draft, buffer, &index);
+                draft.source.load(buffer, dtype, index, guarded)
+            }
+            Expr::Prim(prim, dtype, args) => {
+                let args: Vec<ExprId> = args.iter().map(|id| self.known[id]).collect();
+                draft.source.prim(prim, dtype, &args)
+            }
+            Expr::Fold { with, over, value } => draft.source.fold(with, self.axes(&over), self.known[&value]),
+            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => id,
+        };
+        self.known.insert(id, new);
+    }
+
+    /// The digits of an index, rounded down where it is negative, so that a guard stays exact.
+    fn digits(&self, draft: &mut Draft, buffer: BufferId, index: &[ExprId]) -> Vec<ExprId> {
+        let ty = draft.buffers[buffer.at()].ty.clone();
+        let digits = ty.layout.digits(&ty.shape).into_iter();
+        digits
+            .map(|Digit { axis, step, extent }| {
+                let (mut value, whole) = (index[axis], extent * step >= ty.shape[axis]);
+                if step == 1 && whole {
+                    return value;
+                }
+                let (low, _) = draft.source.range(value).expect("an index along blocks has a range");
+                let block = if whole { step } else { step * extent } as i64;
+                let blocks = ((-low).max(0) + block - 1) / block;
+                let op = |draft: &mut Draft, prim: Prim, a: ExprId, b: i64| {
+                    let b = draft.source.int(b);
+                    draft.source.prim(prim, DType::I64, &[a, b])
+                };
+                value = op(draft, Prim::Add, value, blocks * block);
+                value = op(draft, Prim::Div, value, step as i64);
+                match whole {
+                    true => op(draft, Prim::Sub, value, blocks),
+                    false => op(draft, Prim::Rem, value, extent as i64),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The tasks with their axes in the order in which the widest result lies in memory.
+fn in_order(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
+    let Some(widest) = tasks.iter().max_by_key(|task| task.over.len()).cloned() else {
+        return tasks;
+    };
+    let Some(address) = draft.address(widest.buffer, &widest.index) else {
+        return tasks;
+    };
+    for task in &mut tasks {
+        // Ties are axes of one element.
+        task.over.sort_by_key(|&axis| std::cmp::Reverse(address.factor(axis)));
+    }
+    tasks
+}
