@@ -295,8 +295,15 @@ mod tests {
         let text: Vec<String> = (graph.nodes())
             .filter_map(|(id, node)| Some(format!("{} {}", node.op.name(), entry.get(&id)?)))
             .collect();
-        insta::assert_snapshot!(text.join("\n"), @"");
-        insta::assert_snapshot!(layouts.state("first"), @"");
+        insta::assert_snapshot!(text.join("\n"), @r"
+        input {0/16:2 1/1:3 2/1:3 3/1:3 0/1:16}
+        conv {0/1:2 1/16:2 2/1:6 3/1:6 1/1:16}
+        broadcast {0/1:2 1/16:2 2/1:6 3/1:6 1/1:16}
+        max {0/1:2 1/16:2 2/1:6 3/1:6 1/1:16}
+        broadcast {0/16:2 1/1:3 2/1:3 3/1:3 0/1:16}
+        mul {0/16:2 1/1:3 2/1:3 3/1:3 0/1:16}
+        ");
+        insta::assert_snapshot!(layouts.state("first"), @"{0/16:2 1/1:3 2/1:3 3/1:3 0/1:16}");
         assert_eq!(layouts.state("second"), Layout::Dense);
     }
 }

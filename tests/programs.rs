@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::ops::compound::Steps;
+use netloom::ir::ops::{Conv, Window};
 use netloom::ir::{DType, Entry, Graph, Init, Op, Program, Scalar, State, Tensor, autodiff, oracle, sample};
 use netloom::{Session, compile};
 use support::{Allowed, Case, THREADS, check, cpus, different_bits};
@@ -207,6 +208,91 @@ fn a_counter_counts() {
         &[("step", Tensor::scalar(DType::U64, Scalar::Int((1 << 40) + 7)))],
         &[],
         0.0,
+    );
+}
+
+/// The step of a net that begins with `body(x, w, v)`, over the filters `w` and `v`, on an image `[2, channels, 7, 5]`.
+fn check_filters(
+    name: &str,
+    channels: usize,
+    filters: [[usize; 4]; 2],
+    body: impl for<'g> Fn(Val<'g>, Val<'g>, Val<'g>) -> Val<'g>,
+) {
+    println!("{name}");
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [2, channels, 7, 5]);
+    let [w, v] = [("w", filters[0]), ("v", filters[1])].map(|(name, shape)| b.input(name, DType::F32, shape));
+    let y = body(x, w, v);
+    let gradients = autodiff::grad((y * y).sum_all(), &[w, v, x]);
+    let graph = b
+        .finish([
+            ("w", w - gradients[0] * 1e-6),
+            ("v", v - gradients[1] * 1e-6),
+            ("y", y),
+            ("dx", gradients[2]),
+        ])
+        .unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    let states = [("w", floats(&filters[0], 1)), ("v", floats(&filters[1], 2))];
+    check_states(&graph, &states, &[("x", floats(&[2, channels, 7, 5], 3))], 1e-4);
+}
+
+#[test]
+fn images_and_filters_in_blocks() {
+    let conv = |stride: usize, pad: i64, groups: usize| Conv {
+        stride: vec![stride; 2],
+        pad_low: vec![pad; 2],
+        pad_high: vec![pad; 2],
+        groups,
+        ..Conv::unit(2)
+    };
+    let square = |size: usize, stride: usize, pad: usize| Window {
+        size: vec![size; 2],
+        stride: vec![stride; 2],
+        pad_low: vec![pad; 2],
+        pad_high: vec![pad; 2],
+        dilation: vec![1; 2],
+    };
+    check_filters("flattened", 3, [[16, 3, 3, 3], [32, 16, 3, 3]], |x, w, v| {
+        let y = x.conv(w, conv(1, 1, 1)).relu().conv(v, conv(2, 1, 1));
+        y.reshape([2, 32 * 4 * 3])
+    });
+    check_filters("residual", 16, [[16, 16, 3, 3], [16, 16, 1, 1]], |x, w, v| {
+        let y = x.conv(w, conv(1, 1, 1)).relu();
+        (x.conv(v, conv(1, 0, 1)) + y).tanh()
+    });
+    check_filters("pooled", 3, [[32, 3, 3, 3], [16, 32, 3, 3]], |x, w, v| {
+        let y = x.conv(w, conv(1, 1, 1)).max_pool(square(3, 2, 1));
+        y.conv(v, conv(1, 1, 1)).avg_pool(square(2, 1, 0)).mean([2, 3])
+    });
+    check_filters("concatenated", 16, [[32, 16, 1, 1], [16, 48, 3, 3]], |x, w, v| {
+        let y = Val::concat(&[x.conv(w, conv(1, 0, 1)), x.relu()], 1);
+        y.conv(v, conv(1, 0, 1))
+    });
+    check_filters("uneven channels", 5, [[24, 5, 3, 3], [16, 24, 3, 3]], |x, w, v| {
+        x.conv(w, conv(1, 1, 1)).sigmoid().conv(v, conv(1, 0, 1))
+    });
+    check_filters("grouped", 32, [[32, 16, 3, 3], [32, 1, 3, 3]], |x, w, v| {
+        x.conv(w, conv(1, 1, 2)).relu().conv(v, conv(2, 1, 32))
+    });
+    check_filters(
+        "channels padded, cropped and normalised",
+        16,
+        [[32, 16, 1, 1], [16, 16, 1, 1]],
+        |x, w, v| {
+            let y = x
+                .conv(w, conv(1, 0, 1))
+                .slice(1, 5, 21)
+                .pad([0, 8, 1, 0], [0, 8, 0, 1], 0.5);
+            let over_channels = Window {
+                size: vec![5, 1, 1],
+                stride: vec![1; 3],
+                pad_low: vec![2, 0, 0],
+                pad_high: vec![2, 0, 0],
+                dilation: vec![1; 3],
+            };
+            let y = y / (y * y).sum_pool(over_channels).max(y.lit(1.0));
+            y.slice(1, 16, 32).conv(v, conv(1, 0, 1))
+        },
     );
 }
 
