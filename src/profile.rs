@@ -1,8 +1,11 @@
 //! Profiles: what each kernel of a compiled entry costs, run one at a time.
 //!
-//! The entry is improved and cut as [`compile`](crate::compile()) does; its kernels are then called by the host in the plan's order, so that each can
-//! be timed. What the plan saves besides, memory written over and calls from the host, is not seen here.
+//! On a CPU the entry is improved and cut as [`compile`](crate::compile()) does; its kernels are then called by the host in the plan's order, so that
+//! each can be timed. What the plan saves besides, memory written over and calls from the host, is not seen. On Vulkan the device notes the time
+//! before and after each kernel of the plan.
 
+#[cfg(feature = "vulkan")]
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netloom_ir::graph::Graph;
@@ -10,8 +13,11 @@ use netloom_ir::kernel::{Expr, Kernel, Prim, Work};
 use netloom_ir::program::Program;
 use netloom_ir::{Tensor, fuse, passes};
 
+#[cfg(feature = "vulkan")]
+use crate::compile::{assemble, lower};
 use crate::cpu::dispatch::Dispatcher;
 use crate::cpu::isa::Cpu;
+use crate::device::Device;
 use crate::error::Error;
 use crate::layout::Layouts;
 use crate::plan::{self, Kernels, Memory};
@@ -38,13 +44,29 @@ const MOST_RUNS: usize = 200;
 const FEWEST_RUNS: usize = 3;
 
 /// Runs an entry several times, kernel by kernel, for about as long as `limit`, and gives the costs of its kernels, the dearest first.
+/// States are as in `session`, which runs the same program on the same device.
 ///
 /// # Errors
-/// If the program is wrong or has no such entry, there is no code for the CPU, or there is not enough memory.
+/// If the program is wrong or has no such entry, there is no code for the device, it has no clock, or there is not enough memory.
 ///
 /// # Panics
 /// If the tensors are not of the entry's types.
 pub fn kernels(
+    program: &Program,
+    entry: &str,
+    session: &Session,
+    inputs: &[&Tensor],
+    limit: Duration,
+) -> Result<Vec<KernelCost>, Error> {
+    match &session.executable().device {
+        Device::Cpu(cpu) => on_cpu(program, entry, cpu, session, inputs, limit),
+        #[cfg(feature = "vulkan")]
+        device @ Device::Vulkan(_) => on_vulkan(program, entry, device, session, inputs, limit),
+    }
+}
+
+/// The host calls the kernels of the outline one by one.
+fn on_cpu(
     program: &Program,
     entry: &str,
     cpu: &Cpu,
@@ -60,22 +82,69 @@ pub fn kernels(
     let layouts = Layouts::choose(&graphs, &program.states, &target);
     let mut memory = Memory::new(&program.states, &layouts);
     let mut kernels = Kernels::new(target);
-    let Some((_, graph)) = graphs.iter().find(|(name, _)| name == entry) else {
-        return Err(Error::Unknown(format!("there is no entry `{entry}`")));
-    };
+    let found = graphs.iter().find(|(name, _)| name == entry);
+    let (_, graph) = found.ok_or_else(|| no_entry(entry))?;
     let outline = plan::outline(entry, graph, fuse::regions, &layouts, &mut memory, &mut kernels);
     let states = memory.state_values(session)?;
     let outlines = std::slice::from_ref(&outline);
     let mut dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;
     let mut outputs = session.results(entry)?;
+    let least = least(limit, || {
+        dispatcher.run(&outline, inputs, &mut outputs, &mut |_, _| true)?;
+        Ok(dispatcher.take_times())
+    })?;
+    Ok(costs(&kernels, least))
+}
+
+/// The plan itself, its commands told to note the time between kernels.
+#[cfg(feature = "vulkan")]
+fn on_vulkan(
+    program: &Program,
+    entry: &str,
+    device: &Device,
+    session: &Session,
+    inputs: &[&Tensor],
+    limit: Duration,
+) -> Result<Vec<KernelCost>, Error> {
+    let lowered = lower(program, &device.target())?;
+    let kernels = lowered.kernels.clone();
+    let executable = Arc::new(assemble(device, lowered)?);
+    let number = executable.plans().iter().position(|plan| plan.name == entry);
+    let number = number.ok_or_else(|| no_entry(entry))?;
+    let mut own = Session::new(Arc::clone(&executable), 1, 0)?;
+    for slot in &executable.states {
+        own.set_state(&slot.name, &session.state(&slot.name)?)?;
+    }
+    let mut outputs = session.results(entry)?;
+    let runner = own.on_vulkan().expect("a session of a program compiled for Vulkan");
+    let timed = runner.timed(number)?;
+    let least = least(limit, || {
+        let mut times = vec![(0, Duration::ZERO); kernels.len()];
+        for (kernel, took) in runner.run_timed(&timed, inputs, &mut outputs)? {
+            times[kernel.0].0 += 1;
+            times[kernel.0].1 += took;
+        }
+        Ok(times)
+    })?;
+    Ok(costs(&kernels, least))
+}
+
+fn no_entry(entry: &str) -> Error {
+    Error::Unknown(format!("there is no entry `{entry}`"))
+}
+
+/// How often each kernel runs, and the least time that it takes.
+fn least(
+    limit: Duration,
+    mut run: impl FnMut() -> Result<Vec<(usize, Duration)>, Error>,
+) -> Result<Vec<(usize, Duration)>, Error> {
     let mut least: Vec<(usize, Duration)> = Vec::new();
     let until = Instant::now() + limit;
-    for run in 0..MOST_RUNS {
-        if run >= FEWEST_RUNS && Instant::now() >= until {
+    for number in 0..MOST_RUNS {
+        if number >= FEWEST_RUNS && Instant::now() >= until {
             break;
         }
-        dispatcher.run(&outline, inputs, &mut outputs, &mut |_, _| true)?;
-        let took = dispatcher.take_times();
+        let took = run()?;
         least = match least.is_empty() {
             true => took,
             false => took
@@ -85,7 +154,13 @@ pub fn kernels(
                 .collect(),
         };
     }
-    let mut costs: Vec<KernelCost> = (least.into_iter().zip(kernels.ids()))
+    Ok(least)
+}
+
+/// The costs of kernels that took so long, without those that did not run.
+fn costs(kernels: &Kernels, times: Vec<(usize, Duration)>) -> Vec<KernelCost> {
+    let all = times.into_iter().zip(kernels.ids()).filter(|((runs, _), _)| *runs > 0);
+    let mut costs: Vec<KernelCost> = all
         .map(|((runs, time), id)| {
             let (kernel, nest) = (kernels.kernel(id), kernels.nest(id));
             let bytes: usize = kernel.buffers.iter().map(|buffer| buffer.ty.len_bytes()).sum();
@@ -99,7 +174,7 @@ pub fn kernels(
         })
         .collect();
     costs.sort_by_key(|cost| std::cmp::Reverse(cost.time));
-    Ok(costs)
+    costs
 }
 
 /// The floating-point operations of a kernel in which each expression is computed once for all axes that it depends on.

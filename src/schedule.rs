@@ -13,6 +13,7 @@ mod contract;
 mod draft;
 mod fold;
 mod prefix;
+mod registers;
 mod scatter;
 mod sort;
 
@@ -24,6 +25,7 @@ use netloom_ir::{DType, Target};
 use contract::Form;
 use draft::{Draft, Grain, Task};
 use fold::Plan;
+use registers::Block;
 
 /// With fewer shares than this some of many workers have nothing to do.
 const SHARES: usize = 16;
@@ -99,7 +101,7 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
     let mut phases = Vec::new();
     for mut group in groups(tasks) {
         loop {
-            match next(draft, &group, alone) {
+            match next(draft, &group, target, alone) {
                 Step::Stage(id) => stage(draft, &mut group, id, target, alone, &mut phases),
                 Step::Cut(fold) => {
                     let pieces = cut(draft, fold);
@@ -112,6 +114,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                 Step::Pad(load) => pad(draft, &mut group, load, target, alone, &mut phases),
                 Step::Contract(form) => {
                     phases.extend(contract::schedule(draft, &group, &form, target));
+                    break;
+                }
+                Step::Block(block) => {
+                    phases.push(registers::schedule(draft, &group, &block));
                     break;
                 }
                 Step::Loops(plan) => {
@@ -134,6 +140,8 @@ enum Step {
     Cut(ExprId),
     /// Write the loops: of a contraction.
     Contract(Form),
+    /// Write the loops: of a fold in blocks.
+    Block(Block),
     /// Write the loops: of anything else.
     Loops(Plan),
 }
@@ -150,10 +158,10 @@ fn groups(tasks: Vec<Task>) -> Vec<Vec<Task>> {
     groups
 }
 
-fn next(draft: &mut Draft, group: &[Task], alone: bool) -> Step {
+fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step {
     let roots: Vec<ExprId> = group.iter().map(|task| task.value).collect();
     let folds = draft.folds(&roots);
-    // On a GPU a contraction is a fold like others: each element has an invocation, which sums in order.
+    // On a GPU a contraction is a fold like others, whose results are computed in blocks.
     let form = match draft.grain {
         Grain::Blocks => folds.iter().find_map(|&fold| Form::of(draft, fold, &group[0])),
         Grain::Elements => None,
@@ -163,7 +171,11 @@ fn next(draft: &mut Draft, group: &[Task], alone: bool) -> Step {
         return match (plan.long(draft, &folds), plan.misfit(draft, group, &folds, alone)) {
             (Some(fold), _) => Step::Cut(fold),
             (None, Some(fold)) => Step::Stage(fold),
-            (None, None) => Step::Loops(plan),
+            (None, None) => match Block::of(draft, group, &folds, target) {
+                Some(block) if block.is_long(draft, group) => Step::Stage(block.fold),
+                Some(block) => Step::Block(block),
+                None => Step::Loops(plan),
+            },
         };
     };
     if let Some(&nested) = draft.folds(&[form.a, form.b]).first() {

@@ -143,6 +143,15 @@ impl Session {
         self.run_entry(entry, inputs, outputs)
     }
 
+    /// What runs it on a Vulkan device, if it is one.
+    #[cfg(feature = "vulkan")]
+    pub(crate) fn on_vulkan(&mut self) -> Option<&mut gpu::runner::Runner> {
+        match &mut self.runner {
+            Runner::Cpu(_) => None,
+            Runner::Vulkan(runner) => Some(runner),
+        }
+    }
+
     fn run_entry(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let Some(number) = self.executable.plans().iter().position(|plan| plan.name == entry) else {
             return Err(self.unknown_entry(entry));

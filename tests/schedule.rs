@@ -1,15 +1,27 @@
-//! Every kernel of graphs of every form, scheduled for every kind of CPU: the nest is proved inside its buffers, gives what the oracle
-//! gives, and the same bits for every machine and any number of workers.
+//! Every kernel of graphs of every form, scheduled for every kind of CPU and GPU: the nest is proved inside its buffers, gives what the
+//! oracle gives, and the same bits for every machine of a kind and any number of workers.
 
 use netloom::ir::builder::{Builder, Val};
-use netloom::ir::kernel::{self, Role, interp, verify};
+use netloom::ir::kernel::{self, Kernel, Role, interp, verify};
 use netloom::ir::ops::{Conv, Window};
 use netloom::ir::target::{Target, TargetKind};
 use netloom::ir::{DType, Graph, Op, Scalar, Tensor, fuse, oracle};
 use netloom::schedule;
 
-const TARGETS: [(usize, usize); 3] = [(4, 16), (8, 16), (16, 32)];
-const WORKERS: [usize; 4] = [1, 2, 3, 7];
+/// Machines: kind, lanes, registers, invocations. Those of a list give the same bits.
+type Machine = (TargetKind, usize, usize, usize);
+const MACHINES: [&[Machine]; 3] = [
+    &[
+        (TargetKind::Cpu, 4, 16, 1),
+        (TargetKind::Cpu, 8, 16, 1),
+        (TargetKind::Cpu, 16, 32, 1),
+    ],
+    // Blocks of several sizes.
+    &[(TargetKind::Vulkan, 4, 64, 8), (TargetKind::Vulkan, 4, 256, 128)],
+    // So many invocations that each computes single elements, and long sums are cut sooner.
+    &[(TargetKind::Vulkan, 4, 64, 1 << 20)],
+];
+const WORKERS: [usize; 4] = [1, 3, 2, 7];
 
 /// Small multiples of 1/8, whose sums and products are exact in f32, so that their order does not matter.
 fn element(dtype: DType, position: usize) -> Scalar {
@@ -71,28 +83,53 @@ fn check_region(
         .iter()
         .map(|id| Tensor::clone(&values[id.at()][0]))
         .collect();
-    let mut first: Option<Vec<Tensor>> = None;
-    for (vector_lanes, vector_registers) in TARGETS {
-        let target = Target {
-            kind: TargetKind::Cpu,
-            vector_lanes,
-            vector_registers,
-            share_from: Target::SHARE_FROM,
-        };
-        let nest = schedule::choose(&kernel, &target);
-        assert_eq!(verify::verify(&nest), Ok(()), "{name}\n{nest:#?}");
-        assert!(nest.buffers.iter().filter(|buffer| buffer.role == Role::Output).count() == region.outputs.len());
-        for workers in WORKERS {
-            let results = interp::run(&nest, &given, workers);
-            let Some(first) = &first else {
-                for (id, result) in region.outputs.iter().zip(&results) {
-                    close(name, tolerance, &values[id.at()][0], result);
-                }
-                first = Some(results);
-                continue;
+    let wanted: Vec<&Tensor> = region.outputs.iter().map(|id| &*values[id.at()][0]).collect();
+    for machines in MACHINES {
+        let mut first: Option<Vec<Tensor>> = None;
+        for &(kind, vector_lanes, vector_registers, invocations) in machines {
+            let target = Target {
+                kind,
+                vector_lanes,
+                vector_registers,
+                invocations,
+                share_from: match kind {
+                    TargetKind::Cpu => Target::SHARE_FROM,
+                    TargetKind::Vulkan => 0,
+                },
             };
-            assert_eq!(first, &results, "{name}: {vector_lanes} lanes, {workers} workers");
+            check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);
         }
+    }
+}
+
+/// Runs the nest for one machine; it gives what is wanted, and the bits that the first machine gave.
+fn check_nest(
+    name: &str,
+    tolerance: f64,
+    kernel: &Kernel,
+    target: &Target,
+    given: &[Tensor],
+    wanted: &[&Tensor],
+    first: &mut Option<Vec<Tensor>>,
+) {
+    let nest = schedule::choose(kernel, target);
+    assert_eq!(verify::verify(&nest), Ok(()), "{name}\n{nest:#?}");
+    let outputs = nest.buffers.iter().filter(|buffer| buffer.role == Role::Output);
+    assert_eq!(outputs.count(), wanted.len());
+    let workers = match target.kind {
+        TargetKind::Cpu => &WORKERS[..],
+        TargetKind::Vulkan => &WORKERS[..2],
+    };
+    for &workers in workers {
+        let results = interp::run(&nest, given, workers);
+        let Some(first) = first else {
+            for (wanted, result) in wanted.iter().zip(&results) {
+                close(name, tolerance, wanted, result);
+            }
+            *first = Some(results);
+            continue;
+        };
+        assert_eq!(first, &results, "{name}: {target:?}, {workers} workers");
     }
 }
 

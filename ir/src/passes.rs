@@ -188,6 +188,7 @@ mod tests {
         kind: TargetKind::Cpu,
         vector_lanes: 8,
         vector_registers: 16,
+        invocations: 1,
         share_from: Target::SHARE_FROM,
     };
 

@@ -10,8 +10,10 @@ pub struct Target {
     pub kind: TargetKind,
     /// f32 elements in one vector register: 4, 8 or 16.
     pub vector_lanes: usize,
-    /// Vector registers: 16 or 32.
+    /// Vector registers: 16 or 32. On a GPU, the most results of a fold that an invocation computes at once.
     pub vector_registers: usize,
+    /// On a GPU, fewer invocations than this leave it idle.
+    pub invocations: usize,
     /// A kernel of less work than this, in primitives, is run by one worker; 0 makes workers share every kernel, which tests want.
     pub share_from: usize,
 }

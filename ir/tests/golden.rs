@@ -45,6 +45,7 @@ fn target() -> Target {
         kind: TargetKind::Cpu,
         vector_lanes: 8,
         vector_registers: 16,
+        invocations: 1,
         share_from: Target::SHARE_FROM,
     }
 }

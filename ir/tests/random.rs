@@ -186,6 +186,7 @@ fn target() -> netloom_ir::Target {
         kind: netloom_ir::target::TargetKind::Cpu,
         vector_lanes: 8,
         vector_registers: 16,
+        invocations: 1,
         share_from: netloom_ir::Target::SHARE_FROM,
     }
 }

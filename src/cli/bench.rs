@@ -76,9 +76,10 @@ impl Engine {
 pub fn run(options: &Options) -> Result<(), Error> {
     let (cpu, device) = (options.machine.cpu()?, options.machine.device()?);
     let is_cpu = matches!(device, Device::Cpu(_));
-    if !is_cpu && (options.eager || options.kernels) {
-        let what = if options.eager { "--eager" } else { "--kernels" };
-        return Err(Error::Usage(format!("`{what}` runs on the CPU; leave out `--device`")));
+    if !is_cpu && options.eager {
+        return Err(Error::Usage(
+            "`--eager` runs on the CPU; leave out `--device`".to_owned(),
+        ));
     }
     let threads = options.machine.threads();
     let arrays = options.input.as_deref().map(npz::load).transpose()?;
@@ -104,7 +105,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     session.prepare()?;
     let seconds = Duration::from_secs_f64(options.seconds.max(0.0));
     if options.kernels {
-        let costs = profile::kernels(&program, &entry, &cpu, &session, &inputs, seconds)?;
+        let costs = profile::kernels(&program, &entry, &session, &inputs, seconds)?;
         print_kernels(&costs, options.json);
         return Ok(());
     }

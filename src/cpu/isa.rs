@@ -178,6 +178,7 @@ impl Cpu {
             kind: TargetKind::Cpu,
             vector_lanes,
             vector_registers,
+            invocations: 1,
             share_from: self.share_from,
         }
     }

@@ -140,13 +140,13 @@ fn dispatch(device: &Device, nest: &Nest, layout: &Arc<PipelineLayout>, phase: &
         .physical_device()
         .properties()
         .max_compute_work_group_count;
-    let groups = phase.invocations.div_ceil(emit::GROUP.into());
+    let groups = phase.invocations.div_ceil(phase.group.into());
     let rows = groups.div_ceil(most[0].into());
     if rows > most[1].into() || phase.invocations > i32::MAX as u64 {
         return Err(Error::OverLimit {
             what: format!("the number of invocations of kernel `{}`", nest.name),
             size: phase.invocations,
-            limit: (u64::from(most[0]) * u64::from(most[1]) * u64::from(emit::GROUP)).min(i32::MAX as u64),
+            limit: (u64::from(most[0]) * u64::from(most[1]) * u64::from(phase.group)).min(i32::MAX as u64),
             name: "maxComputeWorkGroupCount",
         });
     }

@@ -362,10 +362,16 @@ impl Device {
 
     /// What schedules are made for.
     pub fn target(&self) -> Target {
+        // A CPU that plays a GPU keeps results on its stack as well as in registers, and has few threads.
+        let (vector_registers, invocations) = match self.description.kind {
+            "cpu" => (256, 128),
+            _ => (64, 16384),
+        };
         Target {
             kind: TargetKind::Vulkan,
             vector_lanes: 4,
-            vector_registers: 16,
+            vector_registers,
+            invocations,
             share_from: 0,
         }
     }

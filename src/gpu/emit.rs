@@ -8,7 +8,7 @@
 //! element by element beside those of its neighbours.
 //!
 //! # The interface of a module
-//! Entry point `main`, groups of [`GROUP`] invocations in dimension 0 (and 1, where there are more groups than one dimension takes). Set 0
+//! Entry point `main`, groups of [`Phase::group`] invocations in dimension 0 (and 1, where there are more groups than one dimension takes). Set 0
 //! holds a storage buffer for each buffer of the nest, in order. Push constant `i` is the element at which buffer `i` starts within its
 //! binding. Indices are computed in 32 bits where their ranges allow.
 
@@ -31,17 +31,23 @@ use prim::{Prims, memory, register};
 
 pub mod prim;
 
-/// Invocations in a workgroup. Every device takes 128; a guess that few and many groups share the device well.
-pub const GROUP: u32 = 64;
-
 /// The part of a kernel between two barriers.
 pub struct Phase {
     /// The module.
     pub module: Module,
     /// How many invocations have something to do.
     pub invocations: u64,
+    /// How many make a workgroup.
+    pub group: u32,
     /// The buffers that it reads or writes, each with whether it writes.
     pub touched: Vec<(usize, bool)>,
+}
+
+/// Invocations in a workgroup: 64, which every device takes, a guess that few and many groups share the device well; fewer where there would
+/// not be 16 groups.
+fn group(invocations: u64) -> u32 {
+    let shared = (invocations / 16).clamp(8, 64) as u32;
+    1 << shared.ilog2()
 }
 
 /// The modules of a nest for a device.
@@ -60,12 +66,13 @@ fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Erro
     let invocations = invocations(nest, body);
     let mut w = Writer::empty();
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
-    let group = [BuiltIn::WorkgroupId, BuiltIn::NumWorkgroups].map(|input| [0, 1].map(|at| w.input(input, at)));
-    let [[column, row], [columns, _]] = group;
+    let inputs = [BuiltIn::WorkgroupId, BuiltIn::NumWorkgroups].map(|input| [0, 1].map(|at| w.input(input, at)));
+    let [[column, row], [columns, _]] = inputs;
     let item = w.input(BuiltIn::LocalInvocationId, 0);
     let before = w.op(Op::IMul, Kind::U32, &[row, columns]);
     let number = w.op(Op::IAdd, Kind::U32, &[before, column]);
-    let size = w.u32(GROUP);
+    let group = group(invocations);
+    let size = w.u32(group);
     let first = w.op(Op::IMul, Kind::U32, &[number, size]);
     let worker = w.op(Op::IAdd, Kind::U32, &[first, item]);
     let mut cx = Cx {
@@ -83,6 +90,7 @@ fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Erro
         axes: vec![None; nest.axes.len()],
         known: HashMap::new(),
         trail: Vec::new(),
+        reads_locals: false,
     };
     // Loads of bases stand in the first block, where all that follows sees them.
     let written = Writes::of(body);
@@ -121,8 +129,9 @@ fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Erro
         .filter(|&(_, _, bits)| cx.w.uses(if bits == 64 { Kind::F64 } else { Kind::F32 }))
         .collect();
     Ok(Phase {
-        module: cx.w.finish(GROUP, &modes),
+        module: cx.w.finish(group, &modes),
         invocations,
+        group,
         touched: touched
             .iter()
             .map(|buffer| (buffer.at(), written.buffers.contains(buffer)))
@@ -251,6 +260,8 @@ struct Cx<'a> {
     known: HashMap<Key, Word>,
     /// What was added to `known`, in order, so that the end of a body can take it back.
     trail: Vec<Key>,
+    /// Whether anything ever known depends on a register.
+    reads_locals: bool,
 }
 
 impl Hoist for Cx<'_> {
@@ -865,12 +876,20 @@ impl Cx<'_> {
     }
 
     fn learn(&mut self, key: Key, value: Word) {
+        let (Key::Value(id) | Key::Pointer(_, id)) = key;
+        if !self.facts(id).locals.is_empty() {
+            self.reads_locals = true;
+        }
         self.known.insert(key, value);
         self.trail.push(key);
     }
 
     /// Forgets every value that has changed.
     fn forget(&mut self, writes: &Writes) {
+        // Long sums write a register at every term, and nothing that is known reads one.
+        if writes.buffers.is_empty() && !writes.barrier && !self.reads_locals {
+            return;
+        }
         let mut known = std::mem::take(&mut self.known);
         known.retain(|key, _| match *key {
             Key::Value(id) | Key::Pointer(_, id) => !writes.change(self.facts(id)),

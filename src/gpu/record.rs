@@ -15,7 +15,8 @@ use vulkano::command_buffer::{
 };
 use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::PipelineBindPoint;
-use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStages};
+use vulkano::query::QueryPool;
+use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStage, PipelineStages};
 
 use super::Error;
 use super::code::{ALIGN, Kernel};
@@ -93,11 +94,14 @@ pub enum Segment {
 pub struct Recorded {
     /// What runs.
     pub segments: Vec<Segment>,
+    /// The kernels run, in order, if they are timed.
+    pub timed: Vec<KernelId>,
     /// What the commands refer to.
     _sets: Vec<Arc<DescriptorSet>>,
 }
 
-/// Records an entry.
+/// Records an entry. With a `clock`, kernels run one at a time, and the one with number `i` notes its beginning in query `2 i` and its end in
+/// the next, as far as there are queries.
 ///
 /// # Errors
 /// If a tensor is larger than the device allows, or the driver refuses.
@@ -107,12 +111,15 @@ pub fn record(
     plan: &Plan,
     areas: &Areas,
     ports: &Ports,
+    clock: Option<&Arc<QueryPool>>,
 ) -> Result<Recorded, Error> {
     let mut recorder = Recorder {
         device,
         kernels,
         areas,
         ports,
+        clock,
+        timed: Vec::new(),
         commands: None,
         open: Vec::new(),
         iterations: Vec::new(),
@@ -140,6 +147,7 @@ pub fn record(
     recorder.end()?;
     Ok(Recorded {
         segments: recorder.segments,
+        timed: recorder.timed,
         _sets: recorder.sets.into_values().collect(),
     })
 }
@@ -180,6 +188,8 @@ struct Recorder<'a> {
     kernels: &'a [Kernel],
     areas: &'a Areas,
     ports: &'a Ports,
+    clock: Option<&'a Arc<QueryPool>>,
+    timed: Vec<KernelId>,
     /// The commands being recorded, if any.
     commands: Option<RecordingCommandBuffer>,
     /// What has been touched since the last barrier.
@@ -381,6 +391,7 @@ impl Recorder<'_> {
         let alignment = self.device.binding_alignment();
         let starts: Vec<u64> = ranges.iter().map(|range| range.start / alignment * alignment).collect();
         let set = self.set(id, &ranges, &starts)?;
+        self.stamp(2 * self.timed.len() as u32)?;
         for phase in &kernel.phases {
             // What the binding spans counts, for the validation layers cannot know what the kernel leaves alone.
             let accesses = phase.touched.iter().map(|&(buffer, writes)| Access {
@@ -418,6 +429,25 @@ impl Recorder<'_> {
             // command among the others.
             unsafe { commands.dispatch(phase.groups) }.map_err(|error| Error::of("recording")(error.into()))?;
         }
+        self.stamp(2 * self.timed.len() as u32 + 1)?;
+        self.timed.extend(self.clock.map(|_| id));
+        Ok(())
+    }
+
+    /// Waits for what stands above, and notes the time.
+    fn stamp(&mut self, query: u32) -> Result<(), Error> {
+        let Some(clock) = self.clock.filter(|clock| query < clock.query_count()) else {
+            return Ok(());
+        };
+        let commands = self.commands()?;
+        barrier(commands, PipelineStages::empty())?;
+        // SAFETY: the query lies in the pool, which the caller keeps while the commands may run, and is reset before each use.
+        let done = unsafe {
+            (commands.reset_query_pool(clock, query..query + 1))
+                .and_then(|commands| commands.write_timestamp(clock, query, PipelineStage::ComputeShader))
+        };
+        done.map_err(|error| Error::of("recording")(error.into()))?;
+        self.open.clear();
         Ok(())
     }
 

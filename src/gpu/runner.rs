@@ -3,11 +3,13 @@
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use netloom_ir::kernel::{Axis, Bind, Buffer, BufferId, Exprs, Nest, Prim, Role, Stmt};
 use netloom_ir::{DType, Scalar, Tensor, Type};
 use vulkano::buffer::Subbuffer;
 use vulkano::command_buffer::{CommandBuffer, CommandBufferUsage};
+use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryResultFlags, QueryType};
 use vulkano::sync::fence::Fence;
 use vulkano::{Validated, VulkanError, VulkanObject};
 
@@ -62,6 +64,18 @@ impl Code {
     }
 }
 
+/// The most queries of a clock: kernels beyond half as many are not timed. A guess.
+const MOST_QUERIES: u32 = 16384;
+
+/// An entry that notes how long its kernels take.
+pub struct Timed {
+    entry: usize,
+    recorded: Recorded,
+    clock: Arc<QueryPool>,
+    /// Seconds of a tick.
+    period: f64,
+}
+
 /// The memory of one session, and its entries as commands.
 pub struct Runner {
     code: Arc<Code>,
@@ -100,7 +114,7 @@ impl Runner {
             .iter()
             .zip(ports)
             .map(|(plan, ports)| {
-                let recorded = record::record(device, &code.kernels, plan, &areas, &ports)?;
+                let recorded = record::record(device, &code.kernels, plan, &areas, &ports, None)?;
                 Ok((ports, recorded))
             })
             .collect::<Result<_, Error>>()?;
@@ -148,6 +162,75 @@ impl Runner {
     /// If the device is lost.
     pub fn run(&mut self, entry: usize, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let (ports, recorded) = &self.entries[entry];
+        self.submit_all(ports, recorded, inputs, outputs)
+    }
+
+    /// An entry that notes how long its kernels take, run one at a time.
+    ///
+    /// # Errors
+    /// If the device has no clock, or refuses.
+    pub fn timed(&self, entry: usize) -> Result<Timed, Error> {
+        let device = &self.code.device;
+        let plan = &self.code.plans[entry];
+        let family = device.queue.queue_family_index() as usize;
+        let physical = device.device.physical_device();
+        if physical.queue_family_properties()[family]
+            .timestamp_valid_bits
+            .is_none()
+        {
+            return Err(Error::Refused {
+                doing: "timing kernels".to_owned(),
+                reason: "the device's compute queue has no clock; leave out `--kernels`".to_owned(),
+            });
+        }
+        let info = QueryPoolCreateInfo {
+            query_count: MOST_QUERIES,
+            ..QueryPoolCreateInfo::query_type(QueryType::Timestamp)
+        };
+        let clock = QueryPool::new(Arc::clone(&device.device), info).map_err(Error::of("making a clock"))?;
+        let (ports, _) = &self.entries[entry];
+        let recorded = record::record(device, &self.code.kernels, plan, &self.areas, ports, Some(&clock))?;
+        Ok(Timed {
+            entry,
+            recorded,
+            clock,
+            period: f64::from(physical.properties().timestamp_period) * 1e-9,
+        })
+    }
+
+    /// Runs such an entry: its kernels in order, each with the time that it took.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn run_timed(
+        &mut self,
+        timed: &Timed,
+        inputs: &[&Tensor],
+        outputs: &mut [Tensor],
+    ) -> Result<Vec<(KernelId, Duration)>, Error> {
+        let (ports, _) = &self.entries[timed.entry];
+        self.submit_all(ports, &timed.recorded, inputs, outputs)?;
+        let mut times = Vec::new();
+        for (number, &kernel) in timed.recorded.timed.iter().enumerate().take(MOST_QUERIES as usize / 2) {
+            let queries = 2 * number as u32..2 * number as u32 + 2;
+            let mut ticks = [0u64; 2];
+            // What stands in a branch that was not taken has no time.
+            let there = timed.clock.get_results(queries, &mut ticks, QueryResultFlags::empty());
+            if there.map_err(Error::of("reading the clock"))? {
+                let seconds = ticks[1].saturating_sub(ticks[0]) as f64 * timed.period;
+                times.push((kernel, Duration::from_secs_f64(seconds)));
+            }
+        }
+        Ok(times)
+    }
+
+    fn submit_all(
+        &self,
+        ports: &Ports,
+        recorded: &Recorded,
+        inputs: &[&Tensor],
+        outputs: &mut [Tensor],
+    ) -> Result<(), Error> {
         {
             let mut staging = host_write(&self.areas.staging)?;
             for (tensor, &at) in inputs.iter().zip(&ports.inputs) {

@@ -49,19 +49,11 @@ impl Grain {
         }
     }
 
-    /// A fold over more elements than this is cut, if it has fewer than [`Grain::few`] results. On a GPU a guess.
+    /// A fold over more elements than this is cut, if it has fewer than [`Draft::few`] results. On a GPU a guess.
     pub fn long(self) -> usize {
         match self {
             Grain::Blocks => 4096,
             Grain::Elements => 256,
-        }
-    }
-
-    /// Fewer shares than this leave the machine idle.
-    pub fn few(self) -> usize {
-        match self {
-            Grain::Blocks => 64,
-            Grain::Elements => 16384,
         }
     }
 }
@@ -69,6 +61,8 @@ impl Grain {
 /// The nest so far. Both arenas know the same axes.
 pub struct Draft {
     pub grain: Grain,
+    /// Fewer shares than this leave the machine idle.
+    pub few: usize,
     /// What is computed: the kernel's expressions, with folds.
     pub source: Exprs,
     /// The nest's expressions.
@@ -86,6 +80,10 @@ impl Draft {
         }
         Draft {
             grain: Grain::of(target),
+            few: match target.kind {
+                TargetKind::Cpu => 64,
+                TargetKind::Vulkan => target.invocations.max(1024),
+            },
             source: kernel.exprs.clone(),
             exprs,
             axes: kernel.axes.clone(),

@@ -48,9 +48,7 @@ impl Plan {
             let free = draft.free(fold);
             let serial = self.lane.is_some_and(|lane| free.contains(&lane));
             let grain = draft.grain;
-            draft.count(over) > grain.long()
-                && free.is_subset(&parallel)
-                && (serial || draft.count(&free) < grain.few())
+            draft.count(over) > grain.long() && free.is_subset(&parallel) && (serial || draft.count(&free) < draft.few)
         })
     }
 
@@ -385,8 +383,8 @@ impl Loops<'_> {
                 self.bound.insert(*axis);
                 let inner = self.over(rest, value, step);
                 self.bound.remove(axis);
-                let bind = match &inner[..] {
-                    [Stmt::Accumulate { .. }] => Bind::Lanes,
+                let bind = match (&inner[..], self.draft.grain) {
+                    ([Stmt::Accumulate { .. }], Grain::Blocks) => Bind::Lanes,
                     _ => Bind::Serial,
                 };
                 body.push(self.draft.all(*axis, bind, inner));
