@@ -247,12 +247,14 @@ impl Builder {
         &self,
         outputs: impl IntoIterator<Item = (impl Into<String>, Val<'g>)>,
     ) -> Result<Graph, Problems> {
+        // Taking the next output may itself add nodes.
+        let outputs = outputs.into_iter().map(|(name, val)| (name.into(), val.id)).collect();
         let state = self.state.borrow();
         if !state.problems.is_empty() {
             return Err(Problems(state.problems.clone()));
         }
         let mut graph = state.graph.clone();
-        graph.outputs = outputs.into_iter().map(|(name, val)| (name.into(), val.id)).collect();
+        graph.outputs = outputs;
         Ok(graph)
     }
 
@@ -446,5 +448,19 @@ impl std::fmt::Display for Val<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ty = self.ty();
         write!(f, "{}: {}{}", self.id, ty.dtype, Shape(&ty.shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Outputs may be an iterator that adds nodes as it goes.
+    #[test]
+    fn outputs_may_be_built_last() {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [3]);
+        let graph = b.finish([1.0, 2.0].into_iter().map(|scale| (scale.to_string(), x * scale)));
+        assert_eq!(graph.map(|graph| graph.outputs.len()).ok(), Some(2));
     }
 }
