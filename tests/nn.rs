@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use netloom::ir::{Builder, DType, Entry, Program, Tensor, Type, Val, autodiff};
 use netloom::nn::layers::{
-    Activation, BatchNorm, Conv, Dense, Dropout, Embedding, Flatten, Function, GlobalPool, LayerNorm, Pool, PoolOf,
+    Activation, BatchNorm, Bidirectional, Cell, Conv, Dense, Dropout, Embedding, Flatten, Function, GlobalPool,
+    LayerNorm, Pool, PoolOf, Recurrent,
 };
 use netloom::nn::scope::{STEP, States};
 use netloom::nn::training::TRAIN_STEP;
@@ -755,4 +756,254 @@ fn callbacks_stop_save_and_log() {
     assert_eq!(log.lines().count(), 1 + history.epochs.len());
     let header = "epoch,objective,training_loss,training_accuracy,validation_loss,validation_accuracy,step_ms";
     assert_eq!(log.lines().next(), Some(header));
+}
+
+/// What enters the last layer is `(p - y) / batch`, for the softmax as for the sigmoid; also where `exp` of the scores overflows.
+#[test]
+fn the_gradient_of_cross_entropy_is_the_error_of_the_probabilities() {
+    for scale in [1.0, 100.0] {
+        let scores = [0.5, -1.0, 2.0, 0.0, 3.0, -2.0].map(|score: f32| score * scale);
+        let softmax: Vec<f64> = scores
+            .chunks(3)
+            .flat_map(|row| {
+                let most = row.iter().copied().fold(f32::MIN, f32::max);
+                let powers: Vec<f64> = row.iter().map(|&score| f64::from(score - most).exp()).collect();
+                let sum: f64 = powers.iter().sum();
+                powers.into_iter().map(move |power| power / sum)
+            })
+            .collect();
+        let sigmoid: Vec<f64> = scores
+            .iter()
+            .map(|&score| 1.0 / (1.0 + f64::from(-score).exp()))
+            .collect();
+        let hot = [0.0, 0.0, 1.0, 0.0, 1.0, 0.0];
+        let cases = [
+            (
+                Loss::CategoricalCrossEntropy,
+                Tensor::from_i64([2], &[2, 1]),
+                softmax,
+                2.0,
+            ),
+            // The mean is over the elements here.
+            (
+                Loss::BinaryCrossEntropy,
+                Tensor::from_f32([2, 3], &hot.map(|y| y as f32)),
+                sigmoid,
+                6.0,
+            ),
+        ];
+        for (loss, target, probabilities, count) in cases {
+            let b = Builder::new();
+            let x = b.input("x", DType::F32, [2, 3]);
+            let y = b.input("y", target.dtype(), target.shape());
+            let gradient = autodiff::grad(loss.of(x, y), &[x])[0];
+            let graph = b.finish([("gradient", gradient)]).unwrap();
+            let mut session = run_of(&Program::pure("grad", graph), 0);
+            let found = session
+                .call("grad", &[("x", &Tensor::from_f32([2, 3], &scores)), ("y", &target)])
+                .unwrap();
+            let wanted: Vec<f64> = probabilities.iter().zip(hot).map(|(p, y)| (p - y) / count).collect();
+            assert_near(&found[0].1.to_f32(), &wanted, 1e-6);
+        }
+    }
+}
+
+/// Recurrent layers against their definitions, step by step; padded steps change nothing, and backwards is the order reversed.
+#[test]
+fn recurrent_layers_are_what_they_say() {
+    let (batch, length, features, units) = (2, 5, 3, 4);
+    let mut draw = 1u64;
+    let x = netloom::ir::sample::tensor(&Type::new(DType::F32, [batch, length, features]), &mut draw);
+    for cell in [Cell::Simple, Cell::Gru, Cell::Lstm] {
+        let layer = Recurrent::new(cell, units).sequences();
+        let mut run = session(&layer, Mode::Inference, &x, 3);
+        let found = apply(&mut run, &x);
+        let matrix = |name: &str| {
+            run.state(name)
+                .unwrap()
+                .to_f32()
+                .into_iter()
+                .map(f64::from)
+                .collect::<Vec<f64>>()
+        };
+        let (w, u, bias) = (matrix("weight_ih"), matrix("weight_hh"), matrix("bias_ih"));
+        let width = bias.len();
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let values = x.to_f32();
+        let mut expected = Vec::new();
+        for example in 0..batch {
+            let (mut h, mut c) = (vec![0.0; units], vec![0.0; units]);
+            for step in 0..length {
+                let row = &values[(example * length + step) * features..][..features];
+                let sum = |at: usize| {
+                    bias[at]
+                        + (0..features)
+                            .map(|k| f64::from(row[k]) * w[k * width + at])
+                            .sum::<f64>()
+                };
+                let hidden = |at: usize| (0..units).map(|k| h[k] * u[k * width + at]).sum::<f64>();
+                let both = |gate: usize, unit: usize| sum(gate * units + unit) + hidden(gate * units + unit);
+                let next: Vec<(f64, f64)> = (0..units)
+                    .map(|unit| match cell {
+                        Cell::Simple => (both(0, unit).tanh(), 0.0),
+                        Cell::Gru => {
+                            let at = 2 * units + unit;
+                            let candidate = (sum(at) + sigmoid(both(0, unit)) * hidden(at)).tanh();
+                            let keep = sigmoid(both(1, unit));
+                            ((1.0 - keep) * candidate + keep * h[unit], 0.0)
+                        }
+                        Cell::Lstm => {
+                            let c = sigmoid(both(1, unit)) * c[unit] + sigmoid(both(0, unit)) * both(2, unit).tanh();
+                            (sigmoid(both(3, unit)) * c.tanh(), c)
+                        }
+                    })
+                    .collect();
+                (h, c) = next.into_iter().unzip();
+                expected.extend(&h);
+            }
+        }
+        assert_near(&found, &expected, 1e-5);
+
+        let last: Vec<f64> = expected
+            .chunks(units)
+            .skip(length - 1)
+            .step_by(length)
+            .flatten()
+            .copied()
+            .collect();
+        let layer = Recurrent::new(cell, units).padding(0.0);
+        assert_near(&apply(&mut session(&layer, Mode::Inference, &x, 3), &x), &last, 1e-5);
+        let padded: Vec<f32> = values
+            .chunks(length * features)
+            .flat_map(|row| row.iter().copied().chain([0.0; 6]))
+            .collect();
+        let padded = Tensor::from_f32([batch, length + 2, features], &padded);
+        assert_near(
+            &apply(&mut session(&layer, Mode::Inference, &padded, 3), &padded),
+            &last,
+            1e-5,
+        );
+
+        let reversed: Vec<f32> = values
+            .chunks(length * features)
+            .flat_map(|example| example.chunks(features).rev().flatten().copied().collect::<Vec<f32>>())
+            .collect();
+        let reversed = Tensor::from_f32([batch, length, features], &reversed);
+        let backwards = Recurrent {
+            reverse: true,
+            ..Recurrent::new(cell, units)
+        };
+        assert_near(
+            &apply(&mut session(&backwards, Mode::Inference, &reversed, 3), &reversed),
+            &last,
+            1e-5,
+        );
+        let both = apply(
+            &mut session(&Bidirectional(Recurrent::new(cell, units)), Mode::Inference, &x, 3),
+            &x,
+        );
+        assert_eq!(both.len(), 2 * batch * units);
+
+        // Handed on, two halves are the whole.
+        let halves = Recurrent::new(cell, units).stateful();
+        let part = |from: usize, to: usize| {
+            let rows = values
+                .chunks(length * features)
+                .flat_map(|row| row[from * features..to * features].to_vec());
+            Tensor::from_f32([batch, to - from, features], &rows.collect::<Vec<f32>>())
+        };
+        let whole = part(0, 4);
+        let once = apply(
+            &mut session(&Recurrent::new(cell, units), Mode::Inference, &whole, 3),
+            &whole,
+        );
+        let mut kept = session(&halves, Mode::Inference, &part(0, 2), 3);
+        for name in ["weight_ih", "weight_hh", "bias_ih", "bias_hh"] {
+            if let Ok(value) = run.state(name) {
+                kept.set_state(name, &value).unwrap();
+            }
+        }
+        apply(&mut kept, &part(0, 2));
+        let twice = apply(&mut kept, &part(2, 4));
+        assert_near(&twice, &once.into_iter().map(f64::from).collect::<Vec<f64>>(), 1e-5);
+    }
+}
+
+/// Frozen parameters stay, and the step that trains the others has fewer kernels; factors scale the rate.
+#[test]
+fn frozen_parameters_stay_and_cost_no_gradient() {
+    let net = Sequential::new()
+        .then(Dense::new(16))
+        .then(Activation::Relu)
+        .then(Dense::new(3));
+    let (x, y) = (Type::new(DType::F32, [4, 8]), Type::new(DType::I64, [4]));
+    let plain = Training::new(Loss::CategoricalCrossEntropy, Optimiser::Sgd, Rate::Constant(0.1));
+    let step = |rate_factors: Vec<(String, f64)>| {
+        let training = Training {
+            rate_factors,
+            ..plain.clone()
+        };
+        let mut session = run_of(&program(&net, &x, &y, &training).unwrap().only(TRAIN_STEP), 1);
+        let before = [session.state("0.weight").unwrap(), session.state("2.weight").unwrap()].map(|w| w.to_f32());
+        let data = netloom::ir::sample::tensor(&x, &mut 5);
+        session
+            .call(
+                TRAIN_STEP,
+                &[("x", &data), ("y", &Tensor::from_i64([4], &[0, 1, 2, 1]))],
+            )
+            .unwrap();
+        let after = [session.state("0.weight").unwrap(), session.state("2.weight").unwrap()].map(|w| w.to_f32());
+        let change = |at: usize| {
+            before[at]
+                .iter()
+                .zip(&after[at])
+                .map(|(a, b)| f64::from(b - a))
+                .collect::<Vec<f64>>()
+        };
+        let flops = session.executable().plan(TRAIN_STEP).unwrap().steps.len();
+        ([change(0), change(1)], flops)
+    };
+    let (whole, all_steps) = step(Vec::new());
+    let (frozen, fewer_steps) = step(vec![("0.".to_owned(), 0.0)]);
+    let (slow, _) = step(vec![("0.".to_owned(), 0.25)]);
+    assert!(frozen[0].iter().all(|change| *change == 0.0));
+    assert!(fewer_steps < all_steps, "{fewer_steps} {all_steps}");
+    let quarter: Vec<f64> = whole[0].iter().map(|change| change / 4.0).collect();
+    assert_near(&slow[0].iter().map(|&x| x as f32).collect::<Vec<f32>>(), &quarter, 1e-6);
+    assert!(whole[1].iter().zip(&slow[1]).all(|(a, b)| a == b));
+}
+
+/// With the weight of one class zero, its examples do not count.
+#[test]
+fn class_weights_weigh_examples() {
+    let net = || Sequential::new().then(Dense::new(2));
+    let data = Dataset::new(
+        netloom::ir::sample::tensor(&Type::new(DType::F32, [4, 3]), &mut 9),
+        Tensor::from_i64([4], &[0, 1, 0, 1]),
+    )
+    .unwrap();
+    let plain = Training::new(Loss::CategoricalCrossEntropy, Optimiser::Sgd, Rate::Constant(0.1));
+    let objective = |training: &Training, data: &Dataset| {
+        let mut model = Model::compile(net(), training, data, ModelOptions::new(data.len())).unwrap();
+        let history = model
+            .fit(
+                data,
+                FitOptions {
+                    epochs: 1,
+                    ..FitOptions::default()
+                },
+            )
+            .unwrap();
+        history.epochs[0].objective
+    };
+    let class_weights = Some(vec![2.0, 0.0]);
+    let weighted = objective(
+        &Training {
+            class_weights,
+            ..plain.clone()
+        },
+        &data,
+    );
+    let zeros_alone = objective(&plain, &data.select(&[0, 2]));
+    assert!((weighted - zeros_alone).abs() < 1e-6, "{weighted} {zeros_alone}");
 }

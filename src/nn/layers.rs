@@ -3,7 +3,10 @@
 mod chain;
 mod convolution;
 mod dense;
+mod imported;
+mod local;
 mod normalisation;
+mod recurrent;
 mod regular;
 
 use netloom_ir::builder::{Builder, Val};
@@ -16,7 +19,10 @@ use crate::error::Error;
 pub use chain::{Auxiliary, Block, Branches, Residual, Sequential};
 pub use convolution::{AdaptiveAveragePool, Conv, GlobalPool, Pool, PoolOf};
 pub use dense::{Dense, Embedding, Flatten};
+pub use imported::Imported;
+pub use local::LocallyConnected;
 pub use normalisation::{BatchNorm, LayerNorm, LocalResponseNorm};
+pub use recurrent::{Bidirectional, CARRIED, Cell, Recurrent, TimeDistributed};
 pub use regular::{Activation, Dropout};
 
 /// A part of a network.

@@ -15,7 +15,7 @@ pub enum Loss {
     Hinge,
     /// The cross entropy of targets in [0, 1] with the sigmoid of the scores, computed from the scores.
     BinaryCrossEntropy,
-    /// The cross entropy of integer labels `[batch]` with the softmax of the scores `[batch, classes]`, computed from the scores.
+    /// The cross entropy of integer labels `[batch, …]` with the softmax of the scores `[batch, …, classes]`, computed from the scores.
     CategoricalCrossEntropy,
 }
 
@@ -35,7 +35,15 @@ impl Loss {
                 .problem("loss: not computed, for its operands are wrong");
         }
         if self == Loss::CategoricalCrossEntropy {
-            return scores.cross_entropy(target);
+            let (shape, classes) = (target.shape(), scores.shape().last().copied().unwrap_or(0));
+            if shape.len() < 2 || scores.shape()[..scores.rank() - 1] != shape {
+                return scores.cross_entropy(target);
+            }
+            let count: usize = shape.iter().product();
+            let losses = scores.reshape([count, classes]).cross_entropy(target.reshape([count]));
+            return losses
+                .reshape(shape.clone())
+                .mean((1..shape.len()).collect::<Vec<usize>>());
         }
         if scores.shape() != target.shape() {
             let (scores_ty, target_ty) = (scores.ty(), target.ty());
@@ -56,8 +64,8 @@ impl Loss {
                 distance.le(delta).select(near, far)
             }
             Loss::Hinge => (1.0 - scores * target).max(0.0),
-            // log(1 + e^s) - t s, with the logarithm taken where e^-|s| cannot overflow.
-            Loss::BinaryCrossEntropy => scores.max(0.0) - scores * target + (-scores.abs()).exp().log1p(),
+            // log(1 + e^s) - t s; softplus neither overflows nor has a kink at 0.
+            Loss::BinaryCrossEntropy => scores.softplus() - scores * target,
             Loss::CategoricalCrossEntropy => unreachable!("answered above"),
         };
         let rest: Vec<usize> = (1..scores.rank()).collect();

@@ -86,7 +86,11 @@ pub struct Scope<'g> {
     updates: Rc<RefCell<Vec<(String, Val<'g>)>>>,
     penalties: Rc<RefCell<Vec<Val<'g>>>>,
     further_scores: Rc<RefCell<Vec<(Val<'g>, f64)>>>,
+    observations: Rc<RefCell<Vec<Observation<'g>>>>,
 }
+
+/// The scope and the kind of an activation, and the share of it that passes no gradient on.
+type Observation<'g> = (String, String, Val<'g>);
 
 impl<'g> Scope<'g> {
     /// The outermost scope of one entry.
@@ -99,6 +103,7 @@ impl<'g> Scope<'g> {
             updates: Rc::default(),
             penalties: Rc::default(),
             further_scores: Rc::default(),
+            observations: Rc::default(),
         }
     }
 
@@ -223,6 +228,19 @@ impl<'g> Scope<'g> {
     /// Adds the loss of further scores to the objective, times a weight.
     pub fn score_also(&self, scores: Val<'g>, weight: f64) {
         self.further_scores.borrow_mut().push((scores, weight));
+    }
+
+    /// Remembers the share, between 0 and 1, of an activation of this kind that passes no gradient on: for a training step that measures its
+    /// health. What nobody asks for is not computed.
+    pub fn observe(&self, kind: impl Into<String>, share: Val<'g>) {
+        self.observations
+            .borrow_mut()
+            .push((self.prefix.clone(), kind.into(), share));
+    }
+
+    /// What was observed so far.
+    pub fn observations(&self) -> Vec<Observation<'g>> {
+        self.observations.borrow().clone()
     }
 
     /// The updates so far.

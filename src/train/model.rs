@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use netloom_ir::{DType, Tensor, Type};
 
 use super::callbacks::{Callback, Epoch, Flow};
-use super::dataset::{Dataset, Shift, batch_shape, shuffled};
+use super::dataset::{Dataset, Shift, batch_shape, copy_rows, shuffled};
+use super::health::Health;
 use super::metrics::{Scores, best_classes};
 use crate::compile::{Executable, compile};
+use crate::cpu::isa::Cpu;
 use crate::device::Device;
 use crate::error::Error;
 use crate::formats::safetensors;
-use crate::nn::layers::{summary, summary_table};
-use crate::nn::training::{EVALUATE, PREDICT, TRAIN_STEP, program};
+use crate::nn::layers::{CARRIED, summary, summary_table};
+use crate::nn::training::{EVALUATE, Observed, PREDICT, TRAIN_STEP, watched_program};
 use crate::nn::{Layer, Sequential, Training};
 use crate::session::Session;
 
@@ -30,6 +32,18 @@ pub struct ModelOptions {
     pub seed: u64,
     /// What it is compiled for.
     pub device: Device,
+}
+
+impl ModelOptions {
+    /// One worker of this CPU, numbers drawn from 0.
+    pub fn new(batch: usize) -> ModelOptions {
+        ModelOptions {
+            batch,
+            threads: 1,
+            seed: 0,
+            device: Cpu::native().into(),
+        }
+    }
 }
 
 /// A network with its training, compiled for batches of one size.
@@ -61,6 +75,7 @@ pub struct Model {
     input: Type,
     target: Type,
     session: Session,
+    observed: Observed,
     options: ModelOptions,
 }
 
@@ -75,6 +90,11 @@ pub struct FitOptions<'a> {
     pub validation: Option<&'a Dataset>,
     /// How the pictures of a batch are moved about before a step, if at all.
     pub shift: Option<Shift>,
+    /// Whether batch follows batch in the order of the data, for networks that carry something from one to the next: it is reset before
+    /// each epoch.
+    pub in_order: bool,
+    /// The training has failed if the mean objective of an epoch is this many times that of the first step.
+    pub diverged_at: Option<f64>,
     /// Called after each epoch, in order.
     pub callbacks: Vec<&'a mut dyn Callback>,
     /// Called after each step with the number of steps done in the epoch, and the loss.
@@ -92,6 +112,8 @@ pub struct History {
     pub steps: usize,
     /// Whether [`FitOptions::interrupt`] ended it.
     pub interrupted: bool,
+    /// The measures of each epoch's last step, if the training takes them.
+    pub health: Vec<Health>,
 }
 
 impl Model {
@@ -110,13 +132,15 @@ impl Model {
         }
         let typed = |tensor: &Tensor| Type::new(tensor.dtype(), batch_shape(tensor, options.batch));
         let (input, target) = (typed(&data.inputs), typed(&data.targets));
-        let executable = compile(&program(&net, &input, &target, training)?, &options.device)?;
+        let (program, observed) = watched_program(&net, &input, &target, training)?;
+        let executable = compile(&program, &options.device)?;
         let session = Session::new(Arc::new(executable), options.threads, options.seed)?;
         Ok(Model {
             net,
             input,
             target,
             session,
+            observed,
             options,
         })
     }
@@ -129,6 +153,11 @@ impl Model {
     /// The states and entries.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// How it was compiled.
+    pub fn options(&self) -> &ModelOptions {
+        &self.options
     }
 
     /// The network.
@@ -168,12 +197,18 @@ impl Model {
         let mut batch = data.select(&vec![0; batch_size]);
         let mut loss = self.session.results(TRAIN_STEP)?;
         let mut history = History::default();
+        let mut start = None;
         let sample = options
             .validation
             .map(|held| data.select(&(0..held.len().min(data.len())).collect::<Vec<_>>()));
         for number in options.steps_done / steps + 1..=options.epochs {
             let first = options.steps_done.saturating_sub((number - 1) * steps);
-            let order = shuffled(data.len(), self.options.seed.wrapping_add(number as u64));
+            let order = if options.in_order {
+                self.forget()?;
+                (0..data.len()).collect()
+            } else {
+                shuffled(data.len(), self.options.seed.wrapping_add(number as u64))
+            };
             let mut total = 0.0;
             let mut times = Vec::with_capacity(steps);
             for (step, positions) in order.chunks_exact(batch_size).enumerate().skip(first) {
@@ -181,19 +216,20 @@ impl Model {
                 if let Some(shift) = options.shift {
                     shift.apply(((number - 1) * steps + step) as u64, &mut batch.inputs);
                 }
-                let start = Instant::now();
+                let clock = Instant::now();
                 self.session
                     .run(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
-                times.push(start.elapsed());
+                times.push(clock.elapsed());
                 let value = loss[0].get(0).as_f64();
                 if !value.is_finite() {
                     return Err(Error::Training(format!(
-                        "the loss is {value} at step {} of epoch {number}; lower the learning rate, clip the gradient, or \
+                        "the training diverges: the loss is {value} at step {} of epoch {number}; lower the learning rate, clip the gradient, or \
                          look for the first bad value with `--nan`",
                         step + 1
                     )));
                 }
                 total += value;
+                start = start.or(Some(value));
                 history.steps += 1;
                 if let Some(on_step) = &mut options.on_step {
                     on_step(step + 1, value);
@@ -206,9 +242,24 @@ impl Model {
                     return Ok(history);
                 }
             }
+            let objective = total / (steps - first) as f64;
+            if options
+                .diverged_at
+                .is_some_and(|factor| objective > factor * start.unwrap_or(objective))
+            {
+                return Err(Error::Training(format!(
+                    "the training diverges: the objective rose from {:.3} at the first step to {objective:.3} in the mean of epoch \
+                     {number}; lower the learning rate",
+                    start.unwrap_or(objective)
+                )));
+            }
+            if let [_, gradients, updates, quiet] = loss.as_slice() {
+                let results = [gradients, updates, quiet].map(Tensor::clone);
+                history.health.push(Health::new(&self.observed, &results));
+            }
             let epoch = Epoch {
                 number,
-                objective: total / (steps - first) as f64,
+                objective,
                 validation: options.validation.map(|held| self.evaluate(held)).transpose()?,
                 training: sample.as_ref().map(|sample| self.evaluate(sample)).transpose()?,
                 step_ms: median(&mut times).as_secs_f64() * 1e3,
@@ -283,21 +334,48 @@ impl Model {
             targets: Tensor::zeros(self.target.dtype, batch_shape_of(&self.target, count)),
         };
         self.check(&data)?;
-        let mut batch = data.select(&vec![0; if count == 0 { 0 } else { self.options.batch }]);
-        let mut results = self.session.results(PREDICT)?;
-        let row = results[0].bytes().len() / self.options.batch;
-        let mut bytes = Vec::with_capacity(row * count);
-        let all: Vec<usize> = (0..count).collect();
-        for positions in all.chunks(self.options.batch) {
-            data.copy_into(positions, &mut batch);
-            self.session.run(PREDICT, &[&batch.inputs], &mut results)?;
-            bytes.extend_from_slice(&results[0].bytes()[..row * positions.len()]);
-        }
-        Ok(Tensor::from_bytes(
-            results[0].dtype(),
-            batch_shape(&results[0], count),
-            bytes,
-        ))
+        in_batches(&mut self.session, PREDICT, self.options.batch, &data.inputs)
+    }
+
+    /// Sets to zero what recurrent layers carry from run to run.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn forget(&mut self) -> Result<(), Error> {
+        let is_carried = |name: &str| {
+            let mut parts = name.rsplit('.');
+            let mode = parts.next();
+            matches!(mode, Some("training" | "inference")) && parts.next().is_some_and(|name| CARRIED.contains(&name))
+        };
+        let slots = self
+            .session
+            .executable()
+            .states
+            .iter()
+            .filter(|slot| is_carried(&slot.name));
+        let zeros: Vec<(String, Tensor)> = slots
+            .map(|slot| (slot.name.clone(), Tensor::zeros(slot.ty.dtype, slot.ty.shape.clone())))
+            .collect();
+        zeros
+            .iter()
+            .try_for_each(|(name, zeros)| self.session.set_state(name, zeros))
+    }
+
+    /// Takes over from another model every state of the same name and type: of a model of the same network, compiled for batches of
+    /// another size, or of a part of it. Gives how many they were.
+    ///
+    /// # Errors
+    /// If a device is lost.
+    pub fn adopt(&mut self, other: &Model) -> Result<usize, Error> {
+        let ours = self.session.states();
+        let fits =
+            |(name, value): &&(String, Tensor)| ours.iter().any(|(known, own)| known == name && own.ty() == value.ty());
+        let states = other.session.states();
+        let adopted: Vec<&(String, Tensor)> = states.iter().filter(fits).collect();
+        adopted
+            .iter()
+            .try_for_each(|(name, value)| self.session.set_state(name, value))?;
+        Ok(adopted.len())
     }
 
     /// Saves every state, the optimiser's included, as safetensors.
@@ -359,7 +437,7 @@ impl Model {
                 data.targets.ty()
             )));
         }
-        if !self.has_classes() {
+        if self.target.dtype != DType::I64 {
             return Ok(());
         }
         let classes = self.session.results(PREDICT)?[0].shape().last().copied().unwrap_or(0);
@@ -379,6 +457,23 @@ impl Model {
     fn has_classes(&self) -> bool {
         self.target.dtype == DType::I64 && self.target.rank() == 1
     }
+}
+
+/// The results of an entry with one argument and one result, both of `batch` examples, for any number of examples, in order.
+pub(super) fn in_batches(session: &mut Session, entry: &str, batch: usize, inputs: &Tensor) -> Result<Tensor, Error> {
+    let count = inputs.shape().first().copied().unwrap_or(0);
+    let mut results = session.results(entry)?;
+    let row = results[0].bytes().len() / batch;
+    let mut bytes = Vec::with_capacity(row * count);
+    let mut part = Tensor::zeros(inputs.dtype(), batch_shape(inputs, batch));
+    let all: Vec<usize> = (0..count).collect();
+    for positions in all.chunks(batch) {
+        copy_rows(inputs, positions, &mut part);
+        session.run(entry, &[&part], &mut results)?;
+        bytes.extend_from_slice(&results[0].bytes()[..row * positions.len()]);
+    }
+    let shape = batch_shape(&results[0], count);
+    Ok(Tensor::from_bytes(results[0].dtype(), shape, bytes))
 }
 
 fn batch_shape_of(ty: &Type, count: usize) -> Vec<usize> {

@@ -1,5 +1,6 @@
 //! Layers without parameters: activations and dropout.
 
+use netloom_ir::DType;
 use netloom_ir::builder::Val;
 
 use super::Layer;
@@ -36,8 +37,23 @@ impl Layer for Activation {
     }
 
     #[track_caller]
-    fn build<'g>(&self, _: &Scope<'g>, x: Val<'g>) -> Val<'g> {
-        match *self {
+    fn build<'g>(&self, scope: &Scope<'g>, x: Val<'g>) -> Val<'g> {
+        let y = self.of(x);
+        if scope.is_training()
+            && !y.is_poison()
+            && let Some(share) = self.quiet_share(y)
+        {
+            scope.observe(self.describe(), share);
+        }
+        y
+    }
+}
+
+impl Activation {
+    /// The function of a value.
+    #[track_caller]
+    pub fn of<'g>(self, x: Val<'g>) -> Val<'g> {
+        match self {
             Activation::Step => x.step(),
             Activation::Tanh => x.tanh(),
             Activation::Sigmoid => x.sigmoid(),
@@ -48,6 +64,21 @@ impl Layer for Activation {
             Activation::Silu => x.silu(),
             Activation::Softplus => x.softplus(),
             Activation::Softmax => x.softmax(x.rank().saturating_sub(1)),
+        }
+    }
+
+    /// Of results `[batch, …]`, the share that passes no gradient on: of ReLUs those units that are 0 for the whole batch ("dead"), of
+    /// sigmoid and tanh those elements whose slope is below a twentieth of the steepest ("saturated"). `None` for other functions.
+    fn quiet_share<'g>(self, y: Val<'g>) -> Option<Val<'g>> {
+        let share = |quiet: Val<'g>| {
+            let axes: Vec<usize> = (0..quiet.rank()).collect();
+            quiet.cast(DType::F32).mean(axes)
+        };
+        match self {
+            Activation::Relu | Activation::Relu6 => Some(share(y.max_over([0]).le(0.0))),
+            Activation::Sigmoid => Some(share((y * (1.0 - y)).lt(0.25 / 20.0))),
+            Activation::Tanh => Some(share((1.0 - y * y).lt(1.0 / 20.0))),
+            _ => None,
         }
     }
 }
