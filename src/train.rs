@@ -1,14 +1,21 @@
 //! Training on data: data sets, the fitting loop, metrics, checkpoints, pictures.
 //!
-//! Reading order: [`dataset`], [`model`], [`callbacks`], [`metrics`], [`report`], [`classic`].
+//! Reading order: [`dataset`], [`table`], [`pictures`], [`model`], [`callbacks`], [`events`], [`metrics`], [`health`], [`insight`], [`report`], [`classic`].
 
 pub mod callbacks;
 pub mod classic;
 pub mod dataset;
+pub mod events;
+pub mod health;
+pub mod insight;
 pub mod metrics;
 pub mod model;
+pub mod pictures;
 pub mod report;
+pub mod table;
 
 pub use callbacks::{Callback, Checkpoint, CsvLog, EarlyStopping, Epoch, Flow};
 pub use dataset::{Dataset, Shift};
+pub use events::{EventLog, JsonLog};
+pub use health::Health;
 pub use model::{FitOptions, History, Model, ModelOptions};

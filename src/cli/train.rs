@@ -12,7 +12,8 @@ use netloom::nn::{Optimiser, Rate, Training};
 use netloom::train::model::ModelOptions;
 use netloom::train::report::{Picture, Series, curves, gallery};
 use netloom::train::{
-    Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, FitOptions, Flow, History, Model, Shift,
+    Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, EventLog, FitOptions, Flow, History, JsonLog, Model,
+    Shift,
 };
 use netloom::{Error, Session};
 
@@ -258,16 +259,20 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     };
     bar.set_prefix(format!("{}/{}", steps_done / steps.max(1) + 1, plan.epochs));
     let mut log = CsvLog::new(plan.out.join("log.csv"));
+    let mut lines = JsonLog::new(plan.out.join("log.jsonl"));
+    let mut events = EventLog::create(&plan.out.join("tensorboard"))?;
     let best = plan.out.join("best.safetensors");
     let mut best = if plan.resume.is_some() {
         Checkpoint::resumed(best)?
     } else {
         // A new training begins a new log.
-        let _ = std::fs::remove_file(plan.out.join("log.csv"));
+        for log in ["log.csv", "log.jsonl"] {
+            let _ = std::fs::remove_file(plan.out.join(log));
+        }
         Checkpoint::new(best)
     };
     let mut early = plan.patience.map(EarlyStopping::new);
-    let mut callbacks: Vec<&mut dyn Callback> = vec![&mut show, &mut log, &mut best];
+    let mut callbacks: Vec<&mut dyn Callback> = vec![&mut show, &mut log, &mut lines, &mut events, &mut best];
     callbacks.extend(early.as_mut().map(|early| early as &mut dyn Callback));
     let fitted = model.fit(
         &data.train,
@@ -282,6 +287,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             callbacks,
             on_step: Some(&mut on_step),
             interrupt: Some(interrupted()),
+            ..FitOptions::default()
         },
     );
     bar.finish_and_clear();
@@ -308,6 +314,8 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         "weights.safetensors".to_owned(),
         "best.safetensors".to_owned(),
         "log.csv".to_owned(),
+        "log.jsonl".to_owned(),
+        "tensorboard".to_owned(),
     ];
     files.extend(pictures(plan, data, &mut model, &history)?);
     let device = model.executable().device.name();
@@ -392,12 +400,11 @@ fn pictures(plan: &Fit<'_>, data: &Data, model: &mut Model, history: &History) -
     let out = |name: &str| plan.out.join(name);
     let epochs = &history.epochs;
     let mut files = vec!["loss.svg".to_owned()];
-    let series = |name: &str, of: &dyn Fn(&Epoch) -> Option<f64>| Series {
-        name: name.to_owned(),
-        points: epochs
+    let series = |name: &str, of: &dyn Fn(&Epoch) -> Option<f64>| {
+        let points = epochs
             .iter()
-            .filter_map(|epoch| Some((epoch.number as f64, of(epoch)?)))
-            .collect(),
+            .filter_map(|epoch| Some((epoch.number as f64, of(epoch)?)));
+        Series::line(name, points.collect())
     };
     let losses = [
         series("training", &|epoch| Some(epoch.training?.loss)),

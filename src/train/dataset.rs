@@ -7,6 +7,7 @@ use netloom_ir::sample::SplitMix;
 use netloom_ir::{DType, Tensor};
 
 use crate::error::Error;
+use crate::formats::npz;
 
 /// Examples and their targets: the first axis of both counts examples.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,31 @@ impl Dataset {
         let pictures = idx(&read(images)?).map_err(|reason| Error::file(images, reason))?;
         let classes = idx(&read(labels)?).map_err(|reason| Error::file(labels, reason))?;
         Dataset::from_bytes_tensors(pictures, classes)
+    }
+
+    /// Two arrays of an `.npz` file: inputs become `f32`; whole numbers as targets are classes, others become `f32`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, lacks an array, or their numbers of examples differ.
+    pub fn from_npz(path: &Path, inputs: &str, targets: &str) -> Result<Dataset, Error> {
+        let arrays = npz::load(path)?;
+        let array = |name: &str| {
+            let found = arrays.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor);
+            found.ok_or_else(|| {
+                let names: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).collect();
+                Error::file(
+                    path,
+                    format!("there is no array `{name}`; the arrays are {}", names.join(", ")),
+                )
+            })
+        };
+        let floats = |tensor: &Tensor| Tensor::from_f32(tensor.shape(), &tensor.to_f32());
+        let (inputs, targets) = (array(inputs)?, array(targets)?);
+        let targets = match targets.dtype().is_int() {
+            true => Tensor::from_i64(targets.shape(), &targets.to_i64()),
+            false => floats(targets),
+        };
+        Dataset::new(floats(inputs), targets).map_err(|reason| Error::file(path, reason))
     }
 
     /// The handwritten digits in this library: 8,000 to train on, 1,000 to test on; `[n, 1, 28, 28]` in [0, 1]. From MNIST, CC BY-SA 3.0.
@@ -161,7 +187,8 @@ pub fn batch_shape(tensor: &Tensor, count: usize) -> Vec<usize> {
         .collect()
 }
 
-fn copy_rows(from: &Tensor, positions: &[usize], to: &mut Tensor) {
+/// Copies the rows of `from` at these positions over the first ones of `to`.
+pub(super) fn copy_rows(from: &Tensor, positions: &[usize], to: &mut Tensor) {
     let row: usize = from.shape()[1..].iter().product::<usize>() * from.dtype().size_bytes();
     let (source, target) = (from.bytes(), to.bytes_mut());
     for (place, &position) in positions.iter().enumerate() {

@@ -1,5 +1,7 @@
 //! Measures of how well a network does.
 
+use std::fmt;
+
 use netloom_ir::Tensor;
 
 /// What evaluation finds.
@@ -49,6 +51,17 @@ impl Confusion {
         let right: usize = (0..self.counts.len()).map(|class| self.counts[class][class]).sum();
         let all: usize = self.counts.iter().flatten().sum();
         if all == 0 { 0.0 } else { right as f64 / all as f64 }
+    }
+}
+
+impl fmt::Display for Confusion {
+    /// A line for each true class, a column for each answer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for row in &self.counts {
+            row.iter().try_for_each(|count| write!(f, "{count:>5}"))?;
+            writeln!(f)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pictures of a training: curves, and galleries of small images. All are SVG files that need no font on the machine that writes them.
 
 use std::io::{Cursor, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use base64::Engine;
@@ -12,13 +13,276 @@ use plotters::prelude::*;
 use crate::error::Error;
 use crate::formats::write_whole;
 
-/// A line of a chart.
+/// How the points of a series are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Joined by a line.
+    Line,
+    /// Joined by dashes.
+    Dashed,
+    /// A dot for each.
+    Dots,
+}
+
+/// Points of a chart that belong together.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Its name in the legend.
+    /// Their name in the legend.
     pub name: String,
-    /// Its points, left to right; those that are no numbers are left out.
+    /// The points, left to right if they are joined; those that are no numbers are left out.
     pub points: Vec<(f64, f64)>,
+    /// How they are drawn.
+    pub style: Style,
+}
+
+impl Series {
+    /// A line.
+    pub fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        let (name, style) = (name.into(), Style::Line);
+        Series { name, points, style }
+    }
+
+    /// A line through values at 1, 2, 3 and so on.
+    pub fn counted(name: impl Into<String>, values: impl IntoIterator<Item = f64>) -> Series {
+        let points = values.into_iter().enumerate();
+        Series::line(name, points.map(|(at, value)| ((at + 1) as f64, value)).collect())
+    }
+
+    /// A dashed line.
+    pub fn dashed(name: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        let style = Style::Dashed;
+        Series {
+            style,
+            ..Series::line(name, points)
+        }
+    }
+
+    /// Dots.
+    pub fn dots(name: impl Into<String>, points: Vec<(f64, f64)>) -> Series {
+        let style = Style::Dots;
+        Series {
+            style,
+            ..Series::line(name, points)
+        }
+    }
+}
+
+/// A function of two variables behind a chart: where it is near 1 the ground is tinted as the second series is, where it is near 0 as the
+/// first.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// From where to where along x.
+    pub across: (f64, f64),
+    /// From where to where along y.
+    pub up: (f64, f64),
+    /// Fields along each axis.
+    pub side: usize,
+    /// The values in the middles of the fields, from the lowest row up, each from left to right.
+    pub values: Vec<f64>,
+}
+
+impl Ground {
+    /// The points whose values are wanted, in their order.
+    pub fn points(across: (f64, f64), up: (f64, f64), side: usize) -> Vec<(f64, f64)> {
+        let middle = |(low, high): (f64, f64), at: usize| low + (high - low) * (at as f64 + 0.5) / side as f64;
+        (0..side * side)
+            .map(|at| (middle(across, at % side), middle(up, at / side)))
+            .collect()
+    }
+}
+
+/// Series over common axes.
+#[derive(Clone, Debug, Default)]
+pub struct Chart {
+    /// What stands above it.
+    pub title: String,
+    /// What is counted across.
+    pub x_axis: String,
+    /// What is measured upwards.
+    pub y_axis: String,
+    /// Whether upwards each step is a power of ten; then values that are not positive are left out.
+    pub log: bool,
+    /// What is drawn, in this order.
+    pub series: Vec<Series>,
+    /// What lies behind.
+    pub ground: Option<Ground>,
+}
+
+impl Chart {
+    /// Lines over linear axes.
+    pub fn new(title: impl Into<String>, x_axis: &str, y_axis: &str, series: Vec<Series>) -> Chart {
+        Chart {
+            title: title.into(),
+            x_axis: x_axis.to_owned(),
+            y_axis: y_axis.to_owned(),
+            series,
+            ..Chart::default()
+        }
+    }
+
+    /// The same over powers of ten.
+    #[must_use]
+    pub fn logarithmic(self) -> Chart {
+        Chart { log: true, ..self }
+    }
+
+    /// The same before a ground.
+    #[must_use]
+    pub fn over(self, ground: Ground) -> Chart {
+        let ground = Some(ground);
+        Chart { ground, ..self }
+    }
+
+    /// The points of a series as they lie on the paper.
+    fn shown<'a>(&'a self, series: &'a Series) -> impl Iterator<Item = (f64, f64)> + Clone + 'a {
+        let place = |&(x, y): &(f64, f64)| (x, if self.log { y.log10() } else { y });
+        series
+            .points
+            .iter()
+            .map(place)
+            .filter(|(x, y)| x.is_finite() && y.is_finite())
+    }
+
+    /// Where the legend hides fewest points.
+    fn emptiest_corner(&self, across: &Range<f64>, up: &Range<f64>) -> SeriesLabelPosition {
+        let share = |range: &Range<f64>, at: f64| (at - range.start) / (range.end - range.start);
+        let hidden = |right: bool, upper: bool| {
+            let near = |share: f64, end: bool, size: f64| if end { share > 1.0 - size } else { share < size };
+            let points = self.series.iter().flat_map(|series| self.shown(series));
+            points
+                .filter(|&(x, y)| near(share(across, x), right, 0.4) && near(share(up, y), upper, 0.35))
+                .count()
+        };
+        let corners = [
+            (hidden(true, true), SeriesLabelPosition::UpperRight),
+            (hidden(true, false), SeriesLabelPosition::LowerRight),
+            (hidden(false, true), SeriesLabelPosition::UpperLeft),
+            (hidden(false, false), SeriesLabelPosition::LowerLeft),
+        ];
+        let best = corners.into_iter().min_by_key(|(count, _)| *count);
+        best.map_or(SeriesLabelPosition::UpperRight, |(_, corner)| corner)
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Result<(), Failure> {
+        let points: Vec<(f64, f64)> = self.series.iter().flat_map(|series| self.shown(series)).collect();
+        let bounds = |ground: Option<(f64, f64)>, values: &dyn Fn(&(f64, f64)) -> f64| {
+            let (low, high) = ground.unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
+            let low = points.iter().map(values).fold(low, f64::min);
+            let high = points.iter().map(values).fold(high, f64::max);
+            let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
+            match (low <= high, ground) {
+                (false, _) => 0.0..1.0,
+                (true, None) => low - margin..high + margin,
+                (true, Some(_)) => low..high,
+            }
+        };
+        let across = bounds(self.ground.as_ref().map(|ground| ground.across), &|point| point.0);
+        let up = bounds(self.ground.as_ref().map(|ground| ground.up), &|point| point.1);
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(42)
+            .y_label_area_size(58)
+            .build_cartesian_2d(across.clone(), up.clone())?;
+        let upwards = |y: &f64| match self.log {
+            true => format!("{:.0e}", 10f64.powf(*y)),
+            false => short(*y),
+        };
+        chart
+            .configure_mesh()
+            .x_desc(&self.x_axis)
+            .y_desc(&self.y_axis)
+            .light_line_style(WHITE)
+            .x_label_formatter(&|x| short(*x))
+            .y_label_formatter(&upwards)
+            .x_labels(8)
+            .y_labels(8)
+            .draw()?;
+        if let Some(ground) = &self.ground {
+            chart.draw_series(ground.tiles())?;
+        }
+        for (number, series) in self.series.iter().enumerate() {
+            let colour = Palette99::pick(number).to_rgba();
+            let thick = colour.stroke_width(2);
+            let shown = self.shown(series);
+            let drawn = match series.style {
+                Style::Line => chart.draw_series(LineSeries::new(shown, thick))?,
+                Style::Dashed => chart.draw_series(DashedLineSeries::new(shown, 5, 4, thick))?,
+                Style::Dots => chart.draw_series(shown.map(|at| Circle::new(at, 3, colour.filled())))?,
+            };
+            drawn
+                .label(&series.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], thick));
+        }
+        if self.series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(self.emptiest_corner(&across, &up))
+                .border_style(BLACK.mix(0.3))
+                .background_style(WHITE.mix(0.8))
+                .draw()?;
+        }
+        Ok(())
+    }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Failure = DrawingAreaErrorKind<std::io::Error>;
+
+impl Ground {
+    /// The fields in tints of eight steps, neighbours of the same tint in one.
+    fn tiles(&self) -> impl Iterator<Item = Rectangle<(f64, f64)>> + '_ {
+        let step = |(low, high): (f64, f64)| (high - low) / self.side.max(1) as f64;
+        let (width, height) = (step(self.across), step(self.up));
+        let level = |value: &f64| (value.clamp(0.0, 1.0) * 8.0).round() / 8.0;
+        let rows = self.values.chunks(self.side.max(1)).enumerate();
+        rows.flat_map(move |(row, values)| {
+            let low = self.up.0 + row as f64 * height;
+            let mut left = self.across.0;
+            values.chunk_by(move |a, b| level(a) == level(b)).map(move |same| {
+                let value = level(&same[0]);
+                let (colour, share) = if value >= 0.5 { (1, value) } else { (0, 1.0 - value) };
+                let right = left + same.len() as f64 * width;
+                let corners = [(left, low), (right, low + height)];
+                left = right;
+                Rectangle::new(corners, Palette99::pick(colour).mix(0.35 * share).filled())
+            })
+        })
+    }
+}
+
+/// A number on an axis: whole ones without a fraction, since epochs and steps are counted.
+fn short(x: f64) -> String {
+    match x {
+        x if (x - x.round()).abs() < 1e-9 => format!("{x:.0}"),
+        x if x.abs() < 0.01 => format!("{x:.0e}"),
+        x if x.abs() < 1.0 => format!("{x:.2}"),
+        x => format!("{x:.1}"),
+    }
+}
+
+/// Draws charts side by side, `columns` in a row.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn charts(path: &Path, columns: usize, charts: &[Chart]) -> Result<(), Error> {
+    let columns = columns.clamp(1, charts.len().max(1));
+    let rows = charts.len().div_ceil(columns);
+    let (width, height) = if charts.len() == 1 { (720, 420) } else { (440, 340) };
+    let mut svg = String::new();
+    let drawn = (|| {
+        let size = (width * columns as u32, height * rows.max(1) as u32);
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        area.fill(&WHITE)?;
+        let parts = area.split_evenly((rows.max(1), columns));
+        charts
+            .iter()
+            .zip(&parts)
+            .try_for_each(|(chart, part)| chart.draw(part))?;
+        area.present()
+    })();
+    drawn.map_err(|reason: Failure| Error::file(path, reason))?;
+    write_whole(path, |file| file.write_all(svg.as_bytes()))
 }
 
 /// Draws lines over a common axis.
@@ -26,70 +290,7 @@ pub struct Series {
 /// # Errors
 /// If the file cannot be written.
 pub fn curves(path: &Path, title: &str, x_axis: &str, y_axis: &str, series: &[Series]) -> Result<(), Error> {
-    let points: Vec<(f64, f64)> = series
-        .iter()
-        .flat_map(|line| &line.points)
-        .copied()
-        .filter(|(x, y)| x.is_finite() && y.is_finite())
-        .collect();
-    let bounds = |values: &dyn Fn(&(f64, f64)) -> f64| {
-        let low = points.iter().map(values).fold(f64::INFINITY, f64::min);
-        let high = points.iter().map(values).fold(f64::NEG_INFINITY, f64::max);
-        let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
-        if points.is_empty() {
-            0.0..1.0
-        } else {
-            low - margin..high + margin
-        }
-    };
-    let (across, up) = (bounds(&|point| point.0), bounds(&|point| point.1));
-    let mut svg = String::new();
-    let drawn = (|| {
-        let area = SVGBackend::with_string(&mut svg, (720, 420)).into_drawing_area();
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 20))
-            .margin(12)
-            .x_label_area_size(42)
-            .y_label_area_size(58)
-            .build_cartesian_2d(across, up)?;
-        chart
-            .configure_mesh()
-            .x_desc(x_axis)
-            .y_desc(y_axis)
-            .light_line_style(WHITE)
-            // Whole numbers without a fraction: what is counted are epochs and steps.
-            .x_label_formatter(&|x| {
-                if (x - x.round()).abs() < 1e-9 {
-                    format!("{x:.0}")
-                } else {
-                    format!("{x:.1}")
-                }
-            })
-            .draw()?;
-        for (number, line) in series.iter().enumerate() {
-            let colour = Palette99::pick(number).to_rgba();
-            let shown = line
-                .points
-                .iter()
-                .copied()
-                .filter(|(x, y)| x.is_finite() && y.is_finite());
-            chart
-                .draw_series(LineSeries::new(shown, colour.stroke_width(2)))?
-                .label(&line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-        }
-        if series.len() > 1 {
-            chart
-                .configure_series_labels()
-                .border_style(BLACK.mix(0.3))
-                .background_style(WHITE.mix(0.8))
-                .draw()?;
-        }
-        area.present()
-    })();
-    drawn.map_err(|reason: DrawingAreaErrorKind<std::io::Error>| Error::file(path, reason))?;
-    write_whole(path, |file| file.write_all(svg.as_bytes()))
+    charts(path, 1, &[Chart::new(title, x_axis, y_axis, series.to_vec())])
 }
 
 /// A small grey picture.
