@@ -1,0 +1,105 @@
+//! Keras' three nets, as the same chains: `cargo run --release --example keras`.
+//!
+//! | Keras | netloom |
+//! |---|---|
+//! | `model = Sequential([` | `let net = Sequential::new()` |
+//! | `Dense(64, activation="relu"),` | `.then(Dense::new(64)).then(Activation::Relu)` |
+//! | `LSTM(32),` | `.then(Recurrent::lstm(32))` |
+//! | `Conv2D(32, 3, activation="relu"),` | `.then(Conv::d2(32, 3)).then(Activation::Relu)` |
+//! | `MaxPooling2D(2), Flatten(), Dropout(0.5),` | `.then(Pool::max2(2)).then(Flatten).then(Dropout(0.5))` |
+//! | `])` | `;` |
+//! | `model.compile("adam", SparseCategoricalCrossentropy(from_logits=True))` | `let mut model = Model::compile(net, &training, &train, ModelOptions::new(32))?;` |
+//! | `model.fit(x, y, epochs=5, batch_size=32)` | `model.fit(&train, FitOptions { epochs: 5, ..FitOptions::default() })?;` |
+//! | `model.evaluate(x_test, y_test)` | `model.evaluate(&test)?` |
+//!
+//! What differs: pictures have their channels first, an activation is a layer of its own, and the loss takes scores, not probabilities.
+
+use netloom::Error;
+use netloom::ir::Tensor;
+use netloom::nn::layers::{Activation, Conv, Dense, Dropout, Flatten, Pool, Recurrent};
+use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
+use netloom::train::model::ModelOptions;
+use netloom::train::{Dataset, FitOptions, Model};
+
+/// ```python
+/// Sequential([Dense(64, activation="relu"), Dense(64, activation="relu"), Dense(10)])
+/// ```
+fn feed_forward() -> Sequential {
+    Sequential::new()
+        .then(Dense::new(64))
+        .then(Activation::Relu)
+        .then(Dense::new(64))
+        .then(Activation::Relu)
+        .then(Dense::new(10))
+}
+
+/// ```python
+/// Sequential([LSTM(32, return_sequences=True), LSTM(32), Dense(10)])
+/// ```
+fn recurrent() -> Sequential {
+    Sequential::new()
+        .then(Recurrent::lstm(32).sequences())
+        .then(Recurrent::lstm(32))
+        .then(Dense::new(10))
+}
+
+/// ```python
+/// Sequential([Conv2D(16, 3, activation="relu"), MaxPooling2D(2), Conv2D(32, 3, activation="relu"), MaxPooling2D(2),
+///             Flatten(), Dropout(0.5), Dense(10)])
+/// ```
+fn convolutional() -> Sequential {
+    Sequential::new()
+        .then(Conv::d2(16, 3))
+        .then(Activation::Relu)
+        .then(Pool::max2(2))
+        .then(Conv::d2(32, 3))
+        .then(Activation::Relu)
+        .then(Pool::max2(2))
+        .then(Flatten)
+        .then(Dropout(0.5))
+        .then(Dense::new(10))
+}
+
+/// The test accuracy of a net on digits that were given this shape.
+fn accuracy(net: Sequential, shape: &[usize], examples: usize, epochs: usize) -> Result<f64, Error> {
+    let (train, test) = Dataset::digits()?;
+    let shaped = |data: Dataset| {
+        let inputs: Tensor = data.inputs.clone().reshaped([&[data.len()], shape].concat());
+        Dataset { inputs, ..data }
+    };
+    let train = shaped(train.select(&(0..examples).collect::<Vec<_>>()));
+    let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(2e-3));
+    let mut model = Model::compile(net, &training, &train, ModelOptions::new(32))?;
+    model.fit(
+        &train,
+        FitOptions {
+            epochs,
+            ..FitOptions::default()
+        },
+    )?;
+    Ok(model.evaluate(&shaped(test))?.accuracy.unwrap_or(0.0))
+}
+
+/// Accuracies of the three nets; the recurrent one reads a digit row by row.
+fn run(examples: usize, epochs: usize) -> Result<[f64; 3], Error> {
+    Ok([
+        accuracy(feed_forward(), &[784], examples, epochs)?,
+        accuracy(recurrent(), &[28, 28], examples, epochs)?,
+        accuracy(convolutional(), &[1, 28, 28], examples, epochs)?,
+    ])
+}
+
+fn main() -> Result<(), Error> {
+    let [feed_forward, recurrent, convolutional] = run(8000, 5)?;
+    println!("feed-forward {feed_forward:.3}, recurrent {recurrent:.3}, convolutional {convolutional:.3}");
+    Ok(())
+}
+
+#[test]
+fn all_three_learn() {
+    let [feed_forward, recurrent, convolutional] = run(1000, 2).unwrap();
+    assert!(
+        feed_forward > 0.75 && recurrent > 0.3 && convolutional > 0.75,
+        "{feed_forward} {recurrent} {convolutional}"
+    );
+}

@@ -1,0 +1,281 @@
+//! What a net has learnt, used for something else: `cargo run --release --example transfer MODEL.onnx FOLDER`, where every folder in FOLDER has the pictures of a class
+//! and the model is SqueezeNet 1.1 with Keras' inputs (227×227, blue first, the mean of ImageNet subtracted).
+//!
+//! The last layer is replaced, and either trained alone (the rest is frozen, so the step computes no gradient for it) or with all others at a tenth
+//! of the rate; or the descriptors before it are given to nearest neighbours and support vector machines (graphs of netloom too). All against the same
+//! net from scratch. Without arguments a net that knows MNIST's digits learns those of another set from 50 examples.
+
+use std::path::Path;
+
+use netloom::formats::onnx;
+use netloom::ir::{DType, Tensor};
+use netloom::nn::layers::{Activation, Conv, Dense, Flatten, GlobalPool, Imported, Pool, PoolOf};
+use netloom::nn::training::TRAIN_STEP;
+use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
+use netloom::train::classic::{Kernel, Neighbours, Svm};
+use netloom::train::model::ModelOptions;
+use netloom::train::pictures::{Colours, read_folders};
+use netloom::train::table::{Header, Table, Target};
+use netloom::train::{Dataset, FitOptions, Model};
+use netloom::{Cpu, Error};
+
+/// A net to transfer from and the task it goes to.
+struct Task<'a> {
+    /// The layers before the last one, fresh or with what they know.
+    trunk: &'a dyn Fn(bool) -> Result<Sequential, Error>,
+    /// A model that the trunk's weights are taken from, where its layers do not bring them.
+    taught: Option<&'a Model>,
+    train: Dataset,
+    test: Dataset,
+    batch: usize,
+    rate: f64,
+    epochs: usize,
+}
+
+/// The accuracy of one way, with the kernels and the time of a step where there are steps.
+#[derive(Debug)]
+struct Row {
+    name: &'static str,
+    accuracy: f64,
+    step: Option<(usize, f64)>,
+}
+
+impl Task<'_> {
+    fn classes(&self) -> usize {
+        self.train.classes().max(self.test.classes())
+    }
+
+    /// A new last layer on the trunk, trained with this factor of the rate for the trunk.
+    fn tuned(&self, name: &'static str, knows: bool, factor: f64) -> Result<Row, Error> {
+        let net = Sequential::new()
+            .named("trunk", (self.trunk)(knows)?)
+            .named("head", Dense::new(self.classes()));
+        let training = Training {
+            rate_factors: vec![("trunk.".to_owned(), factor)],
+            ..Training::new(
+                Loss::CategoricalCrossEntropy,
+                Optimiser::adam(),
+                Rate::Constant(self.rate),
+            )
+        };
+        let mut model = Model::compile(net, &training, &self.train, ModelOptions::new(self.batch))?;
+        if let Some(taught) = self.taught.filter(|_| knows) {
+            model.adopt(taught)?;
+        }
+        let history = model.fit(
+            &self.train,
+            FitOptions {
+                epochs: self.epochs,
+                ..FitOptions::default()
+            },
+        )?;
+        let kernels = model.executable().plan(TRAIN_STEP).map_or(0, |plan| plan.steps.len());
+        let step_ms = history
+            .epochs
+            .iter()
+            .map(|epoch| epoch.step_ms)
+            .fold(f64::INFINITY, f64::min);
+        let accuracy = model.evaluate(&self.test)?.accuracy.unwrap_or(0.0);
+        Ok(Row {
+            name,
+            accuracy,
+            step: Some((kernels, step_ms)),
+        })
+    }
+
+    /// What the trunk makes of the examples, each at length 1.
+    fn descriptors(&self) -> Result<[Dataset; 2], Error> {
+        let trunk = Sequential::new().named("trunk", (self.trunk)(true)?);
+        let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::Sgd, Rate::Constant(0.0));
+        let mut model = Model::compile(trunk, &training, &self.train, ModelOptions::new(self.batch))?;
+        if let Some(taught) = self.taught {
+            model.adopt(taught)?;
+        }
+        let mut of = |data: &Dataset| {
+            let found = model.predict(&data.inputs)?;
+            let width = found.shape()[1];
+            let mut values = found.to_f32();
+            for row in values.chunks_exact_mut(width) {
+                let length = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+                row.iter_mut().for_each(|x| *x /= length);
+            }
+            Dataset::new(Tensor::from_f32(found.shape(), &values), data.targets.clone())
+        };
+        Ok([of(&self.train)?, of(&self.test)?])
+    }
+
+    fn run(&self) -> Result<Vec<Row>, Error> {
+        let mut rows = vec![
+            self.tuned("from scratch", false, 1.0)?,
+            self.tuned("last layer, rest frozen", true, 0.0)?,
+            self.tuned("fine-tuned", true, 0.1)?,
+        ];
+        let (device, [train, test]) = (Cpu::native().into(), self.descriptors()?);
+        let truth = test.targets.to_i64();
+        let mut judge = |name: &'static str, found: Vec<usize>| {
+            let right = found
+                .iter()
+                .zip(&truth)
+                .filter(|(found, truth)| **found as i64 == **truth)
+                .count();
+            rows.push(Row {
+                name,
+                accuracy: right as f64 / truth.len() as f64,
+                step: None,
+            });
+        };
+        judge(
+            "3 nearest neighbours",
+            Neighbours::fit(&train, 3, &device, 1)?.predict(&test.inputs)?,
+        );
+        judge(
+            "linear SVM",
+            Svm::fit(&train, Kernel::Linear, 10.0, &device, 1)?.predict(&test.inputs)?,
+        );
+        judge(
+            "RBF SVM",
+            Svm::fit(&train, Kernel::Rbf { gamma: 2.0 }, 10.0, &device, 1)?.predict(&test.inputs)?,
+        );
+        Ok(rows)
+    }
+}
+
+/// A small net learns MNIST's digits; those that others wrote, scanned in other ways, follow from `examples` of them.
+fn digits(examples: usize) -> Result<Vec<Row>, Error> {
+    let trunk = |_| {
+        let first = Sequential::new()
+            .then(Conv::d2(8, 5))
+            .then(Activation::Relu)
+            .then(Pool::max2(2));
+        let second = first.then(Conv::d2(16, 5)).then(Activation::Relu).then(Pool::max2(2));
+        Ok(second.then(Flatten).then(Dense::new(64)).then(Activation::Relu))
+    };
+    let (known, _) = Dataset::digits()?;
+    let net = Sequential::new()
+        .named("trunk", trunk(false)?)
+        .named("old", Dense::new(10));
+    let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(1e-3));
+    let mut teacher = Model::compile(net, &training, &known, ModelOptions::new(50))?;
+    teacher.fit(
+        &known,
+        FitOptions {
+            epochs: 3,
+            ..FitOptions::default()
+        },
+    )?;
+    let others = other_digits()?;
+    let task = Task {
+        trunk: &trunk,
+        taught: Some(&teacher),
+        train: others.select(&(0..examples).collect::<Vec<_>>()),
+        test: others.select(&(500..others.len()).collect::<Vec<_>>()),
+        batch: 10,
+        rate: 3e-3,
+        epochs: 40,
+    };
+    task.run()
+}
+
+/// Digits of 8×8 pixels, drawn 20×20 in the middle of 28×28 as MNIST's are.
+fn other_digits() -> Result<Dataset, Error> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits8x8/digits.csv.gz");
+    let data = Table::read(&path, Header::Absent, b',')?.dataset("64", Target::Class)?;
+    let drawn = |digit: &[f32]| {
+        // Between the nearest four pixels each value is interpolated.
+        let at = |row: f32, column: f32| {
+            let (above, left) = (row.floor().clamp(0.0, 6.0), column.floor().clamp(0.0, 6.0));
+            let (down, right) = ((row - above).clamp(0.0, 1.0), (column - left).clamp(0.0, 1.0));
+            let pixel = |dy: f32, dx: f32| digit[8 * (above + dy) as usize + (left + dx) as usize] / 16.0;
+            let across = |dy: f32| pixel(dy, 0.0) * (1.0 - right) + pixel(dy, 1.0) * right;
+            across(0.0) * (1.0 - down) + across(1.0) * down
+        };
+        let place = |at: usize| (at as f32 - 4.0 + 0.5) * 0.4 - 0.5;
+        let inside = |at: usize| (4..24).contains(&at);
+        let value = |(row, column)| {
+            if inside(row) && inside(column) {
+                at(place(row), place(column))
+            } else {
+                0.0
+            }
+        };
+        (0..784).map(|at| value((at / 28, at % 28))).collect::<Vec<f32>>()
+    };
+    let values: Vec<f32> = data.inputs.to_f32().chunks_exact(64).flat_map(drawn).collect();
+    Dataset::new(Tensor::from_f32([data.len(), 1, 28, 28], &values), data.targets)
+}
+
+/// SqueezeNet on folders of pictures; a third of them is held back.
+fn squeezenet(model: &Path, folder: &Path) -> Result<Vec<Row>, Error> {
+    const SIDE: usize = 227;
+    const BATCH: usize = 8;
+    let example = Tensor::zeros(DType::F32, [BATCH, 3, SIDE, SIDE]);
+    let bytes = std::fs::read(model).map_err(|reason| Error::file(model, reason))?;
+    let inputs = onnx::names(&bytes).map_err(|reason| Error::file(model, reason))?;
+    let given: Vec<(String, Tensor)> = inputs.into_iter().map(|name| (name, example.clone())).collect();
+    let graph = onnx::load_for(model, &[], &given)?;
+    let trunk = |knows: bool| {
+        let net = Sequential::new();
+        Ok(match knows {
+            true => net
+                .then(Imported::new(graph.clone())?.without_head()?)
+                .then(GlobalPool(PoolOf::Average)),
+            false => (netloom::nn::zoo::find("squeezenet")?.layers)(),
+        })
+    };
+    let (data, names) = read_folders(folder, [SIDE, SIDE], Colours::Rgb)?;
+    println!("{} pictures of {}", data.len(), names.join(", "));
+    let (train, test) = blue_first(data)?.split(1.0 / 3.0, 0)?;
+    Task {
+        trunk: &trunk,
+        taught: None,
+        train,
+        test,
+        batch: BATCH,
+        rate: 1e-3,
+        epochs: 6,
+    }
+    .run()
+}
+
+/// Red, green and blue in [0, 1] to what Keras' SqueezeNet was trained on.
+fn blue_first(data: Dataset) -> Result<Dataset, Error> {
+    const MEANS: [f32; 3] = [103.939, 116.779, 123.68];
+    let plane = data.inputs.shape()[2..].iter().product::<usize>();
+    let values = data.inputs.to_f32();
+    let picture = |rgb: &[f32]| {
+        let colour = |at: usize| {
+            rgb[(2 - at) * plane..][..plane]
+                .iter()
+                .map(move |x| x * 255.0 - MEANS[at])
+        };
+        (0..3).flat_map(colour).collect::<Vec<f32>>()
+    };
+    let values: Vec<f32> = values.chunks_exact(3 * plane).flat_map(picture).collect();
+    Dataset::new(Tensor::from_f32(data.inputs.shape(), &values), data.targets)
+}
+
+fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rows = match arguments.as_slice() {
+        [] => digits(50)?,
+        [model, folder] => squeezenet(model.as_ref(), folder.as_ref())?,
+        _ => return Err(Error::Usage("two arguments are needed: MODEL.onnx FOLDER".to_owned())),
+    };
+    println!("{:<26} {:>8} {:>8} {:>9}", "", "accuracy", "kernels", "ms/step");
+    for Row { name, accuracy, step } in rows {
+        let step = step.map_or(String::new(), |(kernels, ms)| format!("{kernels:>8} {ms:>9.2}"));
+        println!("{name:<26} {:>6.1} % {step}", 100.0 * accuracy);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_learnt_helps() {
+    let rows = digits(50).unwrap();
+    let [scratch, others @ ..] = rows.as_slice() else {
+        panic!("{rows:?}")
+    };
+    assert!(others.iter().all(|row| row.accuracy > scratch.accuracy), "{rows:?}");
+    let kernels = |row: &Row| row.step.map_or(0, |(kernels, _)| kernels);
+    assert!(kernels(&others[0]) < kernels(scratch), "{rows:?}");
+}
