@@ -266,6 +266,8 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
     let source = source(draft, form, columns * wide, m);
+    let b_free = draft.free(form.b);
+    let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
     // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
     let groups = match source {
         Source::Packed { shared: false } => blocks.min(16usize.div_ceil((others * strips).max(1))),
@@ -327,14 +329,19 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             (panel_value, columns),
         ),
         Source::Packed { shared } => {
-            let (count, from) = if shared {
-                (panels, None)
-            } else {
-                (wide, Some(first_column))
+            let (part, count) = match shared {
+                true => (Part::Whole(&b_outer), panels),
+                false => (Part::From(first_column), wide),
             };
-            let (buffer, pack) = pack(draft, form, columns, count, &known, from);
+            let (buffer, pack) = pack(draft, form, columns, count, &known, part);
             let number = if shared {
-                draft.i64(Prim::Add, first_panel, panel_value)
+                let mut at = zero;
+                for &axis in &b_outer {
+                    let key = draft.source.axis(axis);
+                    at = draft.mul_add(at, draft.extent(axis), known[&key]);
+                }
+                let first = draft.mul_add(at, panels, first_panel);
+                draft.i64(Prim::Add, first, panel_value)
             } else {
                 panel_value
             };
@@ -591,8 +598,9 @@ fn source(draft: &mut Draft, form: &Form, width: usize, rows: usize) -> Source {
         ..
     } = *form;
     let free = draft.free(form.b);
+    // What several tasks would pack each for itself is packed once.
     let packed = Source::Packed {
-        shared: outer.iter().all(|axis| !free.contains(axis)),
+        shared: outer.is_empty() || draft.count(outer.iter().filter(|axis| !free.contains(axis))) > 1,
     };
     let Some((buffer, address)) = direct(draft, form.b, k) else {
         return packed;
@@ -617,47 +625,60 @@ fn reach(draft: &Draft, address: &Affine, k: &[AxisId]) -> i64 {
         .sum()
 }
 
-/// Panels of B one after the other, and the loops that pack them: all, shared by the workers, or those from a column on.
+/// What is packed together.
+enum Part<'a> {
+    /// All panels, for all values of these axes, by all workers.
+    Whole(&'a [AxisId]),
+    /// Those from a column on, by one worker.
+    From(ExprId),
+}
+
+/// Panels of B one after the other, and the loops that pack them.
 fn pack(
     draft: &mut Draft,
     form: &Form,
     columns: usize,
     panels: usize,
     known: &HashMap<ExprId, ExprId>,
-    from: Option<ExprId>,
+    part: Part<'_>,
 ) -> (BufferId, Stmt) {
     let Form {
         dtype, column, ref k, ..
     } = *form;
-    let shared = from.is_none();
-    let role = if shared {
-        Role::SharedScratch
-    } else {
-        Role::WorkerScratch
+    let (outer, from, role) = match part {
+        Part::Whole(outer) => (outer, None, Role::SharedScratch),
+        Part::From(column) => (&[][..], Some(column), Role::WorkerScratch),
     };
     let n = draft.extent(column);
-    let buffer = draft.scratch("panels", dtype, vec![panels, draft.count(k), columns], role);
+    let shape = vec![draft.count(outer) * panels, draft.count(k), columns];
+    let buffer = draft.scratch("panels", dtype, shape, role);
     let panel = draft.axis("packed", panels);
     let lane = draft.axis("lane", columns.min(n));
     let mut known = known.clone();
-    // By all workers together, the panels and the outermost axis of the sum are shared out.
-    let (task, values) = if shared {
-        draft.share(&[panel, k[0]])
-    } else {
-        (panel, vec![draft.exprs.axis(panel)])
-    };
-    let inner = if shared { &k[1..] } else { &k[..] };
-    if shared {
-        known.insert(draft.source.axis(k[0]), values[1]);
-    }
     let zero = draft.int(0);
+    // By all workers together, the panels and the outermost axis of the sum are shared out.
+    let (task, inner, number, panel) = if from.is_none() {
+        let axes: Vec<AxisId> = outer.iter().copied().chain([panel, k[0]]).collect();
+        let (task, values) = draft.share(&axes);
+        let mut number = zero;
+        for (&axis, &value) in axes.iter().zip(&values) {
+            known.insert(draft.source.axis(axis), value);
+            if axis != k[0] {
+                number = draft.mul_add(number, draft.extent(axis), value);
+            }
+        }
+        (task, &k[1..], number, values[outer.len()])
+    } else {
+        let value = draft.exprs.axis(panel);
+        (panel, &k[..], value, value)
+    };
     let mut at = zero;
     for &axis in k {
         let key = draft.source.axis(axis);
         let value = known.get(&key).copied().unwrap_or_else(|| draft.exprs.axis(axis));
         at = draft.mul_add(at, draft.extent(axis), value);
     }
-    let first = draft.mul_add(values[0], columns, from.unwrap_or(zero));
+    let first = draft.mul_add(panel, columns, from.unwrap_or(zero));
     let lane_value = draft.exprs.axis(lane);
     let at_column = draft.i64(Prim::Add, first, lane_value);
     known.insert(draft.source.axis(column), at_column);
@@ -667,7 +688,7 @@ fn pack(
     let value = draft.import(&mut known, form.b);
     let store = Stmt::Store {
         buffer,
-        index: vec![values[0], at, lane_value],
+        index: vec![number, at, lane_value],
         value,
     };
     let body = vec![Stmt::Loop {
@@ -679,7 +700,7 @@ fn pack(
     let body = draft.nested(inner, body);
     (
         buffer,
-        draft.all(task, if shared { Bind::Workers } else { Bind::Serial }, body),
+        draft.all(task, if from.is_none() { Bind::Workers } else { Bind::Serial }, body),
     )
 }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::{Axis, AxisId, Buffer, BufferId, Combine, ExprId, Exprs, Kernel, Prim, Role, Store, Work, index};
+use super::{Axis, AxisId, Buffer, BufferId, Combine, Expr, ExprId, Exprs, Kernel, Prim, Role, Store, Work, index};
 use crate::dtype::{DType, Scalar};
 use crate::fuse::Region;
 use crate::graph::{Graph, NodeId};
@@ -188,6 +188,28 @@ impl<'a> Lowering<'a> {
         (self.graph.ty(id).rank(), work)
     }
 
+    /// Whether a value is a load whose own guard makes it zero wherever `index` is outside a type's shape.
+    fn guards(&self, value: ExprId, ty: &Type, index: &[ExprId]) -> bool {
+        let exprs = self.exprs.borrow();
+        let Expr::Load {
+            buffer,
+            index: loaded,
+            guarded: true,
+        } = exprs.get(value)
+        else {
+            return false;
+        };
+        let (&id, _) = (self.inputs.iter())
+            .find(|(_, at)| *at == buffer)
+            .expect("a load is from an input");
+        let is_guarded = |place: ExprId, extent: usize| {
+            let mut guards = loaded.iter().zip(&self.graph.ty(id).shape);
+            guards.any(|guard| guard == (&place, &extent))
+        };
+        let mut places = index.iter().zip(&ty.shape);
+        places.all(|(&place, &extent)| index::is_within(&exprs, place, extent) || is_guarded(place, extent))
+    }
+
     /// The value of a node at an index within its shape: computed here, loaded, or a constant.
     fn value(&self, id: NodeId, at: Vec<ExprId>) -> ExprId {
         if self.inlined.contains(&id) {
@@ -278,7 +300,7 @@ impl<'a> KernelCx<'a> {
     pub fn arg_or_zero(&mut self, arg: usize, index: Vec<ExprId>) -> ExprId {
         let (id, ty) = (self.args()[arg], self.arg_type(arg));
         let value = self.lowering.value(id, index.clone());
-        if self.lowering.inputs.contains_key(&id) || self.lowering.is_within(ty, &index) {
+        if self.lowering.is_within(ty, &index) || self.lowering.guards(value, ty, &index) {
             return value;
         }
         let mut within: Option<X<'a>> = None;

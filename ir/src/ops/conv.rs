@@ -196,17 +196,16 @@ impl Conv {
         }
         // [N, g * C/g, S] becomes [C/g, g * N, S]: group g of the new channels is the batch of the old group g.
         let spatial = |first: usize| first..first + self.rank();
-        let grouped: Vec<usize> = [batch, self.groups, channels]
-            .into_iter()
-            .chain(sizes.iter().copied())
-            .collect();
-        let regrouped: Vec<usize> = [channels, self.groups * batch]
-            .into_iter()
-            .chain(sizes.iter().copied())
-            .collect();
-        let order: Vec<usize> = [2, 1, 0].into_iter().chain(spatial(3)).collect();
-        let input = input.reshape(grouped).permute(order).reshape(regrouped);
         let exchange: Vec<usize> = [1, 0].into_iter().chain(spatial(2)).collect();
+        let input = match self.groups {
+            1 => input.permute(exchange.clone()),
+            groups => {
+                let with = |outer: &[usize]| -> Vec<usize> { outer.iter().chain(sizes).copied().collect() };
+                let order: Vec<usize> = [2, 1, 0].into_iter().chain(spatial(3)).collect();
+                let grouped = input.reshape(with(&[batch, groups, channels]));
+                grouped.permute(order).reshape(with(&[channels, groups * batch]))
+            }
+        };
         let seed = seed.permute(exchange.clone());
         seed.builder().push(Op::Conv(back), &[input, seed]).permute(exchange)
     }
@@ -423,16 +422,23 @@ fn spread(count: usize, step: usize) -> i64 {
 fn turn_around(kernel: Val<'_>, groups: usize) -> Val<'_> {
     let shape = kernel.shape();
     let (outputs, seen, taps) = (shape[0] / groups, shape[1], &shape[2..]);
-    let grouped: Vec<usize> = [groups, outputs, seen]
-        .into_iter()
-        .chain(taps.iter().copied())
-        .collect();
-    let turned: Vec<usize> = [groups * seen, outputs]
-        .into_iter()
-        .chain(taps.iter().copied())
-        .collect();
-    let order: Vec<usize> = [0, 2, 1].into_iter().chain(3..3 + taps.len()).collect();
-    let exchanged = kernel.reshape(grouped).permute(order).reshape(turned);
+    let with = |outer: &[usize]| -> Vec<usize> { outer.iter().chain(taps).copied().collect() };
+    let order = |outer: &[usize]| -> Vec<usize> {
+        outer
+            .iter()
+            .copied()
+            .chain(outer.len()..outer.len() + taps.len())
+            .collect()
+    };
+    let exchanged = match groups {
+        1 => kernel.permute(order(&[1, 0])),
+        _ => {
+            let grouped = kernel.reshape(with(&[groups, outputs, seen]));
+            grouped
+                .permute(order(&[0, 2, 1]))
+                .reshape(with(&[groups * seen, outputs]))
+        }
+    };
     // Along an axis of one tap there is nothing to reverse.
     let long = (0..taps.len()).filter(|&axis| taps[axis] > 1);
     let axes: Vec<usize> = long.map(|axis| axis + 2).collect();
