@@ -84,7 +84,7 @@ fn tile_of(rows: usize, columns: usize, depth: usize, c_across: usize) -> Tile {
         rows,
         columns,
         k: vec![depth],
-        a_across: depth,
+        a_rows: (0..rows).map(|row| row * depth).collect(),
         a_along: vec![1],
         b_along: vec![columns],
         c_across,

@@ -519,7 +519,7 @@ impl Cx<'_> {
             rows: contract.rows,
             columns: contract.columns,
             k: contract.k.clone(),
-            a_across: contract.a.across,
+            a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
             a_along: contract.a.along.clone(),
             b_along: contract.b.along.clone(),
             c_across: contract.c.across,

@@ -24,8 +24,8 @@ pub struct Tile {
     pub columns: usize,
     /// The nested loops of the sum, outermost first.
     pub k: Vec<usize>,
-    /// The stride between rows of A, in elements.
-    pub a_across: usize,
+    /// Where each row of A starts, in elements.
+    pub a_rows: Vec<usize>,
     /// The stride of A along each loop of `k`, in elements.
     pub a_along: Vec<usize>,
     /// The stride of B along each loop of `k`, in elements; along columns it is 1.
@@ -72,7 +72,7 @@ pub fn assemble(tile: &Tile, level: Level) -> Vec<u8> {
         registers,
         rows: tile.rows,
         vectors,
-        a_across: tile.a_across,
+        a_rows: tile.a_rows.clone(),
     };
     code.function(tile, &loops).expect("instructions of a tile encode")
 }
@@ -226,7 +226,7 @@ struct Emitter {
     registers: Registers,
     rows: usize,
     vectors: usize,
-    a_across: usize,
+    a_rows: Vec<usize>,
 }
 
 impl Emitter {
@@ -303,9 +303,9 @@ impl Emitter {
     /// One step along `k`, `a` and `b` bytes beyond the pointers.
     fn step(&mut self, a: i64, b: i64) -> Result<(), IcedError> {
         let (load, broadcast, fma) = (self.isa.load, self.isa.broadcast, self.isa.fma);
-        let row_bytes = (self.a_across * self.isa.bytes) as i64;
         let vector_bytes = (self.isa.lanes * self.isa.bytes) as i64;
-        let a_at = |row: usize| at(Register::RDI, a + row as i64 * row_bytes);
+        let rows: Vec<i64> = self.a_rows.iter().map(|row| (row * self.isa.bytes) as i64).collect();
+        let a_at = |row: usize| at(Register::RDI, a + rows[row]);
         let b_at = |vector: usize| at(Register::RSI, b + vector as i64 * vector_bytes);
         match self.registers.holding {
             Holding::B | Holding::OnlyB => {
@@ -453,7 +453,7 @@ mod tests {
                 .map(|(&extent, &stride)| extent.saturating_sub(1) * stride)
                 .sum()
         };
-        let a = numbers((tile.rows - 1) * tile.a_across + span(&tile.a_along) + 1, seed);
+        let a = numbers(tile.a_rows[tile.rows - 1] + span(&tile.a_along) + 1, seed);
         let b = numbers(span(&tile.b_along) + tile.columns, seed + 1);
         let c = numbers((tile.rows - 1) * tile.c_across + tile.columns, seed + 2);
 
@@ -471,7 +471,7 @@ mod tests {
                 let sum = &mut expected[row * tile.c_across + column];
                 let start = if tile.accumulate { *sum } else { 0.0 };
                 *sum = places.iter().fold(start, |sum, &(x, y)| {
-                    let (a, b) = (a[row * tile.a_across + x], b[y + column]);
+                    let (a, b) = (a[tile.a_rows[row] + x], b[y + column]);
                     match tile.dtype {
                         DType::F32 => f64::from((a as f32).mul_add(b as f32, sum as f32)),
                         _ => a.mul_add(b, sum),
@@ -510,7 +510,7 @@ mod tests {
                             rows,
                             columns,
                             k: vec![2, 19],
-                            a_across: 41,
+                            a_rows: (0..rows).map(|row| row * 41).collect(),
                             a_along: vec![20, 1],
                             b_along: vec![20 * columns, columns],
                             c_across: columns + 3,
@@ -541,7 +541,7 @@ mod tests {
                     rows: rows.min(max_rows(level, 16, dtype)),
                     columns: 16,
                     k: k.iter().map(|loops| loops.0).collect(),
-                    a_across: across,
+                    a_rows: (0..rows).map(|row| row * across).collect(),
                     a_along: k.iter().map(|loops| loops.1).collect(),
                     b_along: k.iter().map(|loops| loops.2).collect(),
                     c_across: 16 + across,

@@ -352,6 +352,7 @@ mod tests {
                     buffer: BufferId(buffer),
                     start,
                     across: 1,
+                    lines: None,
                     along,
                 };
                 let contract = Contract {

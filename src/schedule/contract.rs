@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use netloom_ir::kernel::index::Affine;
-use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, Operand, Prim, Role, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, Lines, Operand, Prim, Role, Stmt};
 use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
@@ -46,6 +46,8 @@ pub struct Form {
     pub b: ExprId,
     /// The axis of the tile's rows.
     row: AxisId,
+    /// Where a row is a line of an image: the axis along it, all of which is rows of the tile.
+    line: Option<AxisId>,
     /// The axis of the tile's columns.
     column: AxisId,
     /// Every other axis of the result.
@@ -115,6 +117,7 @@ impl Form {
             a,
             b,
             row,
+            line: None,
             column,
             outer,
             along_rows: false,
@@ -144,6 +147,36 @@ impl Form {
         let against = address.factor(self.column) != 1 && self.outer.is_empty() && m <= n;
         let empty = full(n) < 0.5 && full(m) > 2.0 * full(n) && draft.count(k) <= MOST_PACKED;
         once && (against || empty)
+    }
+
+    /// The same with several short lines of an image in a tile, where one would not fill it.
+    fn in_lines(&self, draft: &mut Draft, target: &Target) -> Form {
+        let (form, length) = (self.clone(), draft.extent(self.row));
+        if self.along_rows
+            || length >= ENOUGH_ROWS
+            || 2 * length > most_rows(self.dtype, target, tile_columns(target, draft.extent(self.column)))
+        {
+            return form;
+        }
+        let Some((_, address)) = direct(draft, self.a, &[&self.k[..], &[self.row]].concat()) else {
+            return form;
+        };
+        let (a_free, b_free) = (draft.free(self.a), draft.free(self.b));
+        let is_across = |axis: &&AxisId| {
+            let pitch = address.factor(**axis);
+            a_free.contains(axis) && !b_free.contains(axis) && pitch >= length as i64 * address.factor(self.row)
+        };
+        let next = self
+            .outer
+            .iter()
+            .filter(is_across)
+            .min_by_key(|&&axis| address.factor(axis));
+        next.map_or(form.clone(), |&row| Form {
+            row,
+            line: Some(self.row),
+            outer: form.outer.iter().copied().filter(|&axis| axis != row).collect(),
+            ..form
+        })
     }
 
     /// Whether the tile can read A where it lies.
@@ -191,10 +224,16 @@ impl Form {
 fn rows_axis(draft: &mut Draft, a: ExprId, axes: &[AxisId]) -> AxisId {
     let address = draft.load_address(a).map(|(_, address)| address);
     let apart = |axis: AxisId| address.as_ref().map_or(0, |address| address.factor(axis).abs());
-    let key = |draft: &Draft, axis: AxisId| (draft.extent(axis).min(ENOUGH_ROWS), -apart(axis));
-    *(axes.iter())
-        .max_by_key(|&&axis| key(draft, axis))
-        .expect("an axis of rows")
+    let mut axes: Vec<AxisId> = axes.iter().copied().filter(|&axis| draft.extent(axis) > 1).collect();
+    axes.sort_by_key(|&axis| apart(axis));
+    // Two neighbours can be the lines of an image.
+    let fills = |place: usize| {
+        let extent = |place: usize| axes.get(place).map_or(1, |&axis| draft.extent(axis));
+        extent(place) >= ENOUGH_ROWS || extent(place) > 1 && extent(place) * extent(place + 1) >= ENOUGH_ROWS
+    };
+    let best = (0..axes.len()).find(|&place| fills(place));
+    let longest = || axes.iter().copied().max_by_key(|&axis| draft.extent(axis));
+    best.map(|place| axes[place]).or_else(longest).expect("an axis of rows")
 }
 
 /// Where a side lies, if it is a tensor read with constant strides that are not negative.
@@ -209,20 +248,28 @@ fn direct(draft: &mut Draft, side: ExprId, along: &[AxisId]) -> Option<(BufferId
 /// The rows and columns of a tile: as many as the registers hold, nearly dividing the result's. At least 8 sums in flight hide the latency
 /// of a fused multiply-add; measured, any such tile is at 98 % of an AVX-512 machine's peak, and 6 rows of 2 vectors at AVX2's.
 fn tile(dtype: DType, target: &Target, m: usize, n: usize) -> (usize, usize) {
+    let columns = tile_columns(target, n);
+    let most = most_rows(dtype, target, columns);
+    (m.div_ceil(m.div_ceil(most)), columns)
+}
+
+fn tile_columns(target: &Target, n: usize) -> usize {
     let columns = if n > 16 && n.next_multiple_of(32) <= n.next_multiple_of(16) * 21 / 20 {
         32
     } else {
         16
     };
-    let columns = if target.vector_registers < 32 { 16 } else { columns };
+    if target.vector_registers < 32 { 16 } else { columns }
+}
+
+fn most_rows(dtype: DType, target: &Target, columns: usize) -> usize {
     let vectors = (columns * dtype.size_bytes()).div_ceil(4 * target.vector_lanes);
     let sums = match (target.vector_registers, target.vector_lanes) {
         (32.., _) => 28,
         (_, 8..) => 12,
         _ => 8,
     };
-    let most = (sums / vectors).max(1);
-    (m.div_ceil(m.div_ceil(most)), columns)
+    (sums / vectors).max(1)
 }
 
 /// How many of `count` tiles side by side one task computes before it writes them, so that what is written runs along many lanes: about
@@ -237,22 +284,33 @@ fn side_by_side(count: usize, size: usize, others: usize) -> usize {
 
 /// The loops for tasks that range over the contraction's axes, as phases.
 pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target) -> Vec<Stmt> {
+    let form = &form.in_lines(draft, target);
     let Form {
         dtype,
         row,
+        line,
         column,
         ref k,
         ref outer,
         along_rows,
         ..
     } = *form;
+    let length = line.map_or(1, |line| draft.extent(line));
     let band = Band::of(draft, form, target);
     let outer: Vec<AxisId> = (outer.iter().copied())
         .filter(|&axis| band.as_ref().is_none_or(|band| band.axis != axis))
         .collect();
     let m = draft.extent(row);
     let n = band.as_ref().map_or(draft.extent(column), |band| band.columns);
-    let (rows, columns) = tile(dtype, target, m, n);
+    // Rows are counted in lines from here on.
+    let (rows, columns) = match line {
+        None => tile(dtype, target, m, n),
+        Some(_) => {
+            let columns = tile_columns(target, n);
+            let most = most_rows(dtype, target, columns) / length;
+            (m.div_ceil(m.div_ceil(most)), columns)
+        }
+    };
     let (tiles, panels) = (m.div_ceil(rows), n.div_ceil(columns));
     let bands = band.as_ref().map_or(1, |band| band.count);
     let others = draft.count(&outer) * bands;
@@ -357,6 +415,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
                     buffer,
                     start,
                     across: 1,
+                    lines: None,
                     along: strides(&extents, columns),
                 },
                 zero,
@@ -377,21 +436,22 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let height = high * rows;
     let (a, copy) = side_a(draft, form, (start, tile_row), (rows, height), wide, &mut known);
     let width = wide * columns;
-    let scratch = draft.scratch("tile", dtype, vec![height, width], Role::WorkerScratch);
+    let scratch = draft.scratch("tile", dtype, vec![height * length, width], Role::WorkerScratch);
     let c = {
-        let place = draft.mul_add(tile_row, width, zero);
+        let place = draft.mul_add(tile_row, length * width, zero);
         let across = draft.mul_add(panel_value, columns, zero);
         let start = draft.i64(Prim::Add, place, across);
         Operand {
             buffer: scratch,
             start,
             across: width,
+            lines: None,
             along: vec![],
         }
     };
     let contract = Stmt::Contract(Contract {
         dtype,
-        rows,
+        rows: rows * length,
         columns,
         k: k.iter().map(|&axis| draft.extent(axis)).collect(),
         a,
@@ -408,11 +468,11 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let down = draft.all(tile, Bind::Serial, vec![across]);
 
     let valid_rows = draft.rest(m, first_row, height);
-    let line = match band {
+    let run = match band {
         Some(_) => draft.extent(column),
         None => width.min(n),
     };
-    let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", line)];
+    let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", run)];
     let [row_value, column_value] = [inner_row, inner_column].map(|axis| draft.exprs.axis(axis));
     let at_row = draft.i64(Prim::Add, first_row, row_value);
     let at_column = draft.i64(Prim::Add, first_column, column_value);
@@ -422,7 +482,14 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         .collect();
     known.insert(draft.source.axis(row), at_row);
     known.insert(draft.source.axis(column), at_column);
-    let scratch_row = draft.i64(Prim::Sub, at_row, start);
+    let mut scratch_row = draft.i64(Prim::Sub, at_row, start);
+    let within = line.map(|line| {
+        let axis = draft.axis("within", length);
+        let value = draft.exprs.axis(axis);
+        known.insert(draft.source.axis(line), value);
+        scratch_row = draft.mul_add(scratch_row, length, value);
+        (axis, draft.int(length))
+    });
     let mut scratch_column = draft.i64(Prim::Add, column_value, shift);
     let lines = band.map(|(band, first, start)| {
         let axis = draft.axis("line", band.lines);
@@ -452,7 +519,8 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         bind: Bind::Lanes,
         body: stores,
     };
-    let write = (lines.into_iter().chain([(serial, steps)])).fold(write, |body, (axis, extent)| Stmt::Loop {
+    let serial = within.into_iter().chain(lines).chain([(serial, steps)]);
+    let write = serial.fold(write, |body, (axis, extent)| Stmt::Loop {
         axis,
         extent,
         bind: Bind::Serial,
@@ -535,15 +603,23 @@ fn side_a(
         direct(draft, form.a, &[&k[..], &[row]].concat()).expect("A is staged unless it can be read where it lies");
     let key = draft.source.axis(row);
     let innermost = *k.last().expect("a sum over an axis");
-    let across = address.factor(row) as usize;
+    let across = address.factor(form.line.unwrap_or(row)) as usize;
     let crowded = crowds(rows, across * dtype.size_bytes(), FIRST_CACHE);
-    if !crowded || wide < 4 || address.factor(innermost) != 1 {
+    if !crowded || wide < 4 || address.factor(innermost) != 1 || form.line.is_some() {
         let at = draft.i64(Prim::Add, start, tile_row);
         known.insert(key, at);
+        let lines = form.line.map(|line| {
+            known.insert(draft.source.axis(line), draft.exprs.int(0));
+            Lines {
+                length: draft.extent(line),
+                pitch: address.factor(row) as usize,
+            }
+        });
         let operand = Operand {
             buffer,
             start: begin(draft, &address, k, known),
             across,
+            lines,
             along: k.iter().map(|&axis| address.factor(axis) as usize).collect(),
         };
         return (operand, None);
@@ -576,6 +652,7 @@ fn side_a(
         buffer: copy,
         start: draft.mul_add(tile_row, length, zero),
         across: length,
+        lines: None,
         along: strides(&extents, 1),
     };
     (operand, Some(stmt))
@@ -738,6 +815,7 @@ fn direct_b(
             buffer,
             start,
             across: 1,
+            lines: None,
             along,
         },
         shift,

@@ -355,7 +355,7 @@ impl Run<'_, '_> {
         let depth: usize = k.iter().product();
         for row in 0..rows {
             for column in 0..columns {
-                let at = c_start + row * c.across + column;
+                let at = c_start + c.row(row) + column;
                 let mut sum = if accumulate {
                     self.memory(c.buffer).get(at)
                 } else {
@@ -370,7 +370,7 @@ impl Run<'_, '_> {
                             .map(|(stride, at)| stride * at)
                             .sum::<usize>()
                     };
-                    let left = self.memory(a.buffer).get(a_start + row * a.across + along(a));
+                    let left = self.memory(a.buffer).get(a_start + a.row(row) + along(a));
                     let right = self.memory(b.buffer).get(b_start + column + along(b));
                     sum = Prim::Fma.eval(dtype, dtype, &[left, right, sum]);
                 }

@@ -144,6 +144,25 @@ pub struct Contract {
     pub accumulate: bool,
 }
 
+/// Rows of a tile that run along lines of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lines {
+    /// The number of rows in a line.
+    pub length: usize,
+    /// The stride in elements from line to line.
+    pub pitch: usize,
+}
+
+impl Operand {
+    /// Where a row of the tile starts, in elements from where the tile does.
+    pub fn row(&self, row: usize) -> usize {
+        match self.lines {
+            Some(Lines { length, pitch }) => row / length * pitch + row % length * self.across,
+            None => row * self.across,
+        }
+    }
+}
+
 /// One side of a [`Contract`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
@@ -153,6 +172,8 @@ pub struct Operand {
     pub start: ExprId,
     /// The stride in elements across the tile's rows.
     pub across: usize,
+    /// Of `A`: where the rows are several lines, how these follow each other.
+    pub lines: Option<Lines>,
     /// The stride in elements along each loop of `k`.
     pub along: Vec<usize>,
 }

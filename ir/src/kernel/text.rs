@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Display, Write};
 
 use super::{
-    Axis, AxisId, Bind, Buffer, Expr, ExprId, Exprs, Kernel, Local, Nest, Operand, Prim, Role, Stmt, Store, Work,
+    Axis, AxisId, Bind, Buffer, Expr, ExprId, Exprs, Kernel, Lines, Local, Nest, Operand, Prim, Role, Stmt, Store, Work,
 };
 use crate::dtype::{DType, Scalar};
 
@@ -219,7 +219,10 @@ impl<'a> Text<'a> {
         let along: Vec<String> = operand.along.iter().map(usize::to_string).collect();
         let (start, across) = (self.expr(operand.start), operand.across);
         let name = &self.buffers[operand.buffer.at()].name;
-        format!("{name}@{start} (across {across}, along {})", along.join(" "))
+        let lines = operand.lines.map_or_else(String::new, |Lines { length, pitch }| {
+            format!(" in lines of {length} every {pitch}")
+        });
+        format!("{name}@{start} (across {across}{lines}, along {})", along.join(" "))
     }
 
     fn loops(&self, axes: impl Iterator<Item = AxisId>) -> String {

@@ -322,9 +322,14 @@ impl Check<'_> {
             let Operand {
                 buffer,
                 start,
-                across,
                 along: ref strides,
+                ..
             } = *side;
+            let lines_are_long = side.lines.is_none_or(|lines| lines.length > 0);
+            self.require(lines_are_long, || format!("{name} of a tile has lines of no length"));
+            if !lines_are_long {
+                continue;
+            }
             self.expr(start, DType::I64);
             let ty = &self.nest.buffers[buffer.at()].ty;
             let (found, len) = (ty.dtype, ty.layout.len(&ty.shape));
@@ -338,7 +343,7 @@ impl Check<'_> {
                 .zip(along)
                 .map(|(stride, extent)| stride * extent.saturating_sub(1))
                 .sum::<usize>()
-                + across * count.saturating_sub(1)
+                + (0..count).map(|row| side.row(row)).max().unwrap_or(0)
                 + row;
             let inside =
                 along.contains(&0) || self.is_inside(&Linear::of(&self.nest.exprs, start), len as i64 - reach as i64);

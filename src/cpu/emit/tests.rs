@@ -513,6 +513,7 @@ fn contractions_sum_in_the_same_order_everywhere() {
                 buffer: BufferId(buffer),
                 start,
                 across,
+                lines: None,
                 along,
             };
             for (accumulate, start) in [(false, two), (true, zero)] {

@@ -53,11 +53,11 @@ pub fn define(
             let block = Block {
                 tile,
                 vector,
+                row,
                 rows: BLOCK.0.min(tile.rows - row),
                 vectors: BLOCK.1.min((tile.columns - column) / width),
             };
             let size = tile.dtype.size_bytes();
-            let a = offset(&mut builder, a, row * tile.a_across * size);
             let b = offset(&mut builder, b, column * size);
             let c = offset(&mut builder, c, (row * tile.c_across + column) * size);
             block.emit(&mut builder, a, b, c);
@@ -106,6 +106,8 @@ fn offset(builder: &mut FunctionBuilder, address: Value, bytes: usize) -> Value 
 struct Block<'t> {
     tile: &'t Tile,
     vector: Type,
+    /// The first row.
+    row: usize,
     rows: usize,
     vectors: usize,
 }
@@ -189,7 +191,7 @@ impl Block<'_> {
             .map(|vector| builder.ins().load(self.vector, memory(), b, (vector * bytes) as i32))
             .collect();
         for row in 0..self.rows {
-            let at = (row * self.tile.a_across * size) as i32;
+            let at = (self.tile.a_rows[self.row + row] * size) as i32;
             let element = builder.ins().load(clif_type(self.tile.dtype), memory(), a, at);
             let element = self.splat(builder, element);
             for (vector, &column) in columns.iter().enumerate() {
