@@ -13,8 +13,10 @@ use netloom::gpu::device::{Device, Options};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::Builder;
 use netloom::ir::{DType, Program, Scalar, Tensor, Type};
+use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
 use netloom::nn::training::{TRAIN_STEP, program};
-use netloom::nn::zoo;
+use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training, zoo};
+use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::{Cpu, Session, compile};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
 
@@ -84,6 +86,64 @@ fn an_autoencoder_trains_as_on_the_cpu() {
 }
 
 /// The layers must be awake, or their silence means nothing.
+/// A machine's random numbers are the graph's own, so its errors are the CPU's but for the order of sums.
+#[test]
+fn boltzmann_machines_learn_as_on_the_cpu() {
+    let Some(device) = support::vulkan() else { return };
+    let digits = data(&Type::new(DType::F32, [40, 24]));
+    for chains in [Chains::FromData(2), Chains::Persistent(1)] {
+        let options = RbmOptions {
+            hidden: 12,
+            visible: Visible::Bernoulli,
+            chains,
+            rate: 0.05,
+            momentum: 0.5,
+            decay: 1e-4,
+            batch: 10,
+            seed: 3,
+        };
+        let [cpu, gpu] = [Cpu::native().into(), Arc::clone(&device).into()].map(|device: netloom::Device| {
+            let mut machine = Rbm::compile(24, options, &device, 1).unwrap_or_else(|error| panic!("{error}"));
+            machine.fit(&digits, 3).expect("it learns")
+        });
+        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+            assert!(
+                (cpu.error - gpu.error).abs() < 1e-2 * cpu.error,
+                "{chains:?}: {gpu:?}, on the CPU {cpu:?}"
+            );
+        }
+    }
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// A recurrent net with padding, both ways through time.
+#[test]
+fn recurrent_nets_train_as_on_the_cpu() {
+    let Some(device) = support::vulkan() else { return };
+    let (input, target) = (Type::new(DType::F32, [4, 6, 3]), Type::new(DType::I64, [4]));
+    let net = Sequential::new()
+        .then(Bidirectional(Recurrent::lstm(5).sequences()))
+        .then(Recurrent::new(Cell::Gru, 6).padding(0.0))
+        .then(Dense::new(10));
+    let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(0.02));
+    let program = program(&net, &input, &target, &training)
+        .expect("a program")
+        .only(TRAIN_STEP);
+    let inputs = [data(&input), data(&target)];
+    let cpu = compile(&program, Cpu::native()).expect("code");
+    let gpu = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+    let [cpu, gpu] = [cpu, gpu].map(|executable| {
+        let mut session = Session::new(executable.into(), 1, 7).expect("memory");
+        losses(&mut session, &inputs, 10)
+    });
+    assert!(
+        cpu.iter().zip(&gpu).all(|(a, b)| (a - b).abs() < 1e-3 * a.abs()),
+        "{gpu:?}, on the CPU {cpu:?}"
+    );
+    assert!(gpu[9] < gpu[0], "{gpu:?}");
+    assert_eq!(device.messages(), [""; 0]);
+}
+
 #[test]
 fn the_validation_layers_speak_when_provoked() {
     if support::vulkan().is_none() {

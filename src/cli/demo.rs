@@ -10,11 +10,11 @@ use netloom::eager::Eager;
 use netloom::ir::{Tensor, fuse};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo;
-use netloom::train::Dataset;
 use netloom::train::model::median;
+use netloom::train::{Augmentation, Dataset};
 use netloom::{Device, Error, Session, compile};
 
-use super::train::{Data, Fit, RATE, fit};
+use super::train::{Data, Fit, RATE, SHIFT, fit};
 
 #[derive(Args)]
 pub struct Options {
@@ -52,6 +52,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         seed: options.seed,
         resume: None,
         patience: None,
+        augment: Augmentation::shift(SHIFT, options.seed),
+        balance: false,
         out: &options.out,
         nan: false,
         machine: &options.machine,

@@ -9,11 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::zoo::{self, Net};
 use netloom::nn::{Optimiser, Rate, Training};
+use netloom::train::metrics::{Confusion, Scores};
 use netloom::train::model::ModelOptions;
+use netloom::train::page::Page;
 use netloom::train::report::{Picture, Series, curves, gallery};
 use netloom::train::{
-    Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, EventLog, FitOptions, Flow, History, JsonLog, Model,
-    Shift,
+    Augmentation, Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, EventLog, FitOptions, Flow, Health,
+    History, JsonLog, Model,
 };
 use netloom::{Error, Session};
 
@@ -42,6 +44,15 @@ pub struct Options {
     /// Stop when the validation loss has not improved for so many epochs
     #[arg(long)]
     patience: Option<usize>,
+    /// Show every second picture mirrored
+    #[arg(long)]
+    flip: bool,
+    /// Show parts of pictures, enlarged, of at least this share of each side
+    #[arg(long, value_name = "SHARE")]
+    crop: Option<f64>,
+    /// Let all classes count the same, rare or not
+    #[arg(long)]
+    balance: bool,
     /// Where weights, logs and pictures go
     #[arg(long, default_value = "out")]
     out: PathBuf,
@@ -66,6 +77,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         seed: options.seed,
         resume: options.resume.as_deref(),
         patience: options.patience,
+        augment: Augmentation {
+            flip: options.flip,
+            crop: options.crop.unwrap_or(1.0),
+            ..Augmentation::shift(SHIFT, options.seed)
+        },
+        balance: options.balance,
         out: &options.out,
         nan: options.nan,
         machine: &options.machine,
@@ -136,14 +153,24 @@ fn embedded() -> Result<(Dataset, Dataset), Error> {
     ))
 }
 
-/// The file of that name in a folder, gzip or not.
+/// The file of a part of the data, gzip or not. The part may have a number behind it, as in `train10000-images-idx3-ubyte`.
 fn idx_file(folder: &Path, part: &str, what: &str) -> Result<PathBuf, Error> {
     let plain = folder.join(format!("{part}-{what}"));
-    let packed = folder.join(format!("{part}-{what}.gz"));
-    match (plain.exists(), packed.exists()) {
-        (true, _) => Ok(plain),
-        (_, true) => Ok(packed),
-        _ => Err(Error::file(plain, "neither this file nor the same with .gz is there")),
+    let listed = std::fs::read_dir(folder).map_err(|reason| Error::file(&plain, reason))?;
+    let is_meant = |name: &str| {
+        let rest = name
+            .strip_prefix(part)
+            .and_then(|rest| rest.trim_end_matches(".gz").strip_suffix(what));
+        rest.and_then(|rest| rest.strip_suffix('-'))
+            .is_some_and(|count| count.chars().all(|c| c.is_ascii_digit()))
+    };
+    let names = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut meant: Vec<String> = names.filter(|name| is_meant(name)).collect();
+    // `train-…` before `train10000-…`, plain before gzip.
+    meant.sort_by_key(|name| (name.len(), name.clone()));
+    match meant.first() {
+        Some(name) => Ok(folder.join(name)),
+        None => Err(Error::file(plain, "neither this file nor the same with .gz is there")),
     }
 }
 
@@ -156,6 +183,10 @@ pub struct Fit<'a> {
     pub seed: u64,
     pub resume: Option<&'a Path>,
     pub patience: Option<usize>,
+    /// What happens to pictures before a step.
+    pub augment: Augmentation,
+    /// Whether all classes count the same.
+    pub balance: bool,
     pub out: &'a Path,
     pub nan: bool,
     pub machine: &'a super::Machine,
@@ -165,7 +196,7 @@ pub struct Fit<'a> {
 pub const RATE: f64 = 1e-3;
 
 /// The greatest distance in pixels that pictures are moved in training.
-const SHIFT: usize = 1;
+pub const SHIFT: usize = 1;
 
 impl Fit<'_> {
     /// The network's loss, made small by Adam with a rate that falls to zero over the whole training. This suits every network; the zoo's own
@@ -181,6 +212,8 @@ impl Fit<'_> {
         Training {
             optimiser: Optimiser::adam(),
             rate,
+            class_weights: self.balance.then(|| data.train.class_weights()),
+            health: true,
             ..(self.net.training)()
         }
     }
@@ -280,10 +313,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             epochs: plan.epochs,
             steps_done,
             validation: Some(&data.validation),
-            shift: (plan.net.example.len() == 3).then_some(Shift {
-                most: SHIFT,
-                seed: plan.seed,
-            }),
+            augment: (plan.net.example.len() == 3).then_some(plan.augment),
             callbacks,
             on_step: Some(&mut on_step),
             interrupt: Some(interrupted()),
@@ -318,6 +348,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         "tensorboard".to_owned(),
     ];
     files.extend(pictures(plan, data, &mut model, &history)?);
+    files.push(page(plan, data, &mut model, &history, &scores, &files)?);
     let device = model.executable().device.name();
     Ok((
         model,
@@ -329,6 +360,57 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             device,
         },
     ))
+}
+
+/// The whole training on one page.
+fn page(
+    plan: &Fit<'_>,
+    data: &Data,
+    model: &mut Model,
+    history: &History,
+    scores: &Scores,
+    files: &[String],
+) -> Result<String, Error> {
+    const NAME: &str = "report.html";
+    let mut page = Page::new(&format!("Training {}", plan.net.name));
+    let accuracy = scores.accuracy.map_or(String::new(), |accuracy| {
+        format!(", accuracy {:.2} %", 100.0 * accuracy)
+    });
+    page.text(&format!(
+        "{} examples, {} epochs of batches of {}, seed {}. On {} test examples: loss {:.4}{accuracy}.",
+        data.train.len(),
+        plan.epochs,
+        plan.batch,
+        plan.seed,
+        data.test.len(),
+        scores.loss
+    ));
+    page.section("Layers");
+    page.lines(&model.summary()?);
+    page.section("Health of the last step");
+    let verdicts = history.health.last().map_or(Vec::new(), Health::verdicts);
+    match verdicts.as_slice() {
+        [] => page.text("Nothing vanishes, explodes, dies or saturates."),
+        found => page.lines(&found.join("\n")),
+    }
+    page.section("Pictures");
+    for file in files.iter().filter(|file| file.ends_with(".svg")) {
+        page.picture(&plan.out.join(file))?;
+    }
+    if plan.net.target.is_none() {
+        page.section("True classes and answers");
+        let answers = netloom::train::metrics::best_classes(&model.predict(&data.test.inputs)?);
+        let labels: Vec<usize> = data
+            .test
+            .targets
+            .to_i64()
+            .into_iter()
+            .map(|label| label as usize)
+            .collect();
+        page.confusion(&Confusion::new(data.test.classes(), &labels, &answers));
+    }
+    page.save(&plan.out.join(NAME))?;
+    Ok(NAME.to_owned())
 }
 
 /// Set by Ctrl-C.

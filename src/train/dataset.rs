@@ -180,6 +180,27 @@ impl Dataset {
     }
 }
 
+impl Dataset {
+    /// A weight for each class such that all count the same, rare or not, and the mean over the examples is 1; 0 for a class without examples.
+    pub fn class_weights(&self) -> Vec<f32> {
+        let mut counts = vec![0usize; self.classes()];
+        for label in self.targets.to_i64() {
+            if let Some(count) = usize::try_from(label).ok().and_then(|label| counts.get_mut(label)) {
+                *count += 1;
+            }
+        }
+        let present = counts.iter().filter(|count| **count > 0).count();
+        let weight = |&count: &usize| {
+            if count == 0 {
+                0.0
+            } else {
+                self.len() as f32 / (present * count) as f32
+            }
+        };
+        counts.iter().map(weight).collect()
+    }
+}
+
 /// The shape of `tensor` with another number of examples.
 pub fn batch_shape(tensor: &Tensor, count: usize) -> Vec<usize> {
     std::iter::once(count)
@@ -206,59 +227,6 @@ pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
         order.swap(at, draws.below(at + 1));
     }
     order
-}
-
-/// Moves each picture of a batch by whole pixels, at random, so that a network learns that the place does not matter; what moves in is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shift {
-    /// The greatest distance along each axis.
-    pub most: usize,
-    /// What the distances are drawn from, together with the step.
-    pub seed: u64,
-}
-
-impl Shift {
-    /// Moves the pictures `[n, channels, height, width]` of training step `step`. Allocates nothing.
-    ///
-    /// # Panics
-    /// If the tensor has another rank.
-    pub fn apply(&self, step: u64, pictures: &mut Tensor) {
-        let &[count, channels, height, width] = pictures.shape() else {
-            panic!(
-                "pictures have the shape [n, channels, height, width], found {}",
-                pictures.ty()
-            );
-        };
-        let pixel = pictures.dtype().size_bytes();
-        let picture = channels * height * width * pixel;
-        let mut draws = SplitMix(SplitMix(self.seed).bits() ^ step);
-        for number in 0..count {
-            let mut distance = || draws.below(2 * self.most + 1) as isize - self.most as isize;
-            let (down, right) = (distance(), distance());
-            let bytes = &mut pictures.bytes_mut()[number * picture..][..picture];
-            for plane in bytes.chunks_exact_mut((height * width * pixel).max(1)) {
-                shift_plane(plane, height, width, pixel, down, right);
-            }
-        }
-    }
-}
-
-/// Moves one channel by so many rows and columns.
-fn shift_plane(plane: &mut [u8], height: usize, width: usize, pixel: usize, down: isize, right: isize) {
-    let (rows, columns) = (down.unsigned_abs().min(height), right.unsigned_abs().min(width));
-    let by = ((down * width as isize + right).unsigned_abs() * pixel).min(plane.len());
-    if down * width as isize + right >= 0 {
-        plane.copy_within(..plane.len() - by, by);
-    } else {
-        plane.copy_within(by.., 0);
-    }
-    // The move was along the line of all pixels, so what left a row on one side stands in the next row's margin, which is cleared.
-    let from = if down > 0 { 0 } else { height - rows };
-    plane[from * width * pixel..][..rows * width * pixel].fill(0);
-    let from = if right > 0 { 0 } else { width - columns };
-    for row in plane.chunks_exact_mut((width * pixel).max(1)) {
-        row[from * pixel..][..columns * pixel].fill(0);
-    }
 }
 
 /// The bytes of an IDX file (MNIST's format) of unsigned bytes, gzip or not.
@@ -320,45 +288,6 @@ mod tests {
             order.sort_unstable();
             assert_eq!(order, (0..count).collect::<Vec<_>>());
         }
-    }
-
-    #[test]
-    fn shifted_planes_are_those_that_indices_say() {
-        let (height, width) = (4usize, 5usize);
-        let plane: Vec<u8> = (1..=20).collect();
-        for down in -5..=5isize {
-            for right in -6..=6isize {
-                let mut shifted = plane.clone();
-                shift_plane(&mut shifted, height, width, 1, down, right);
-                for (at, &found) in shifted.iter().enumerate() {
-                    let (row, column) = ((at / width) as isize - down, (at % width) as isize - right);
-                    let inside = (0..height as isize).contains(&row) && (0..width as isize).contains(&column);
-                    let expected = if inside {
-                        plane[row as usize * width + column as usize]
-                    } else {
-                        0
-                    };
-                    assert_eq!(found, expected, "down {down}, right {right}, at {at}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn shifts_depend_on_the_step_alone() {
-        let shift = Shift { most: 1, seed: 3 };
-        let start = Tensor::from_f32(
-            [8, 1, 3, 3],
-            &[[0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]; 8].concat(),
-        );
-        let at = |step: u64| {
-            let mut pictures = start.clone();
-            shift.apply(step, &mut pictures);
-            pictures.to_f32()
-        };
-        assert_eq!(at(5), at(5));
-        assert_ne!(at(5), at(6));
-        assert!(at(5).chunks_exact(9).all(|picture| picture.iter().sum::<f32>() == 1.0));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use netloom_ir::{DType, Tensor, Type};
 
+use super::augment::Augmentation;
 use super::callbacks::{Callback, Epoch, Flow};
-use super::dataset::{Dataset, Shift, batch_shape, copy_rows, shuffled};
+use super::dataset::{Dataset, batch_shape, copy_rows, shuffled};
 use super::health::Health;
 use super::metrics::{Scores, best_classes};
 use crate::compile::{Executable, compile};
@@ -88,8 +89,8 @@ pub struct FitOptions<'a> {
     pub steps_done: usize,
     /// Data to measure on after each epoch.
     pub validation: Option<&'a Dataset>,
-    /// How the pictures of a batch are moved about before a step, if at all.
-    pub shift: Option<Shift>,
+    /// How the pictures of a batch are changed before a step, if at all.
+    pub augment: Option<Augmentation>,
     /// Whether batch follows batch in the order of the data, for networks that carry something from one to the next: it is reset before
     /// each epoch.
     pub in_order: bool,
@@ -180,10 +181,19 @@ impl Model {
     /// If the data do not fit, fewer examples than a batch are given, the loss is no number, or a callback fails.
     pub fn fit(&mut self, data: &Dataset, mut options: FitOptions<'_>) -> Result<History, Error> {
         self.check(data)?;
-        if options.shift.is_some() && self.input.rank() != 4 {
+        if options.augment.is_some() && self.input.rank() != 4 {
             return Err(Error::Usage(format!(
-                "only pictures [batch, channels, height, width] can be shifted, not {}",
+                "only pictures [batch, channels, height, width] can be augmented, not {}",
                 self.input
+            )));
+        }
+        if let Some(crop) = options
+            .augment
+            .map(|augment| augment.crop)
+            .filter(|crop| !(*crop > 0.0 && *crop <= 1.0))
+        {
+            return Err(Error::Usage(format!(
+                "a part of a picture is a share between 0 and 1 of its sides, found {crop}"
             )));
         }
         let batch_size = self.options.batch;
@@ -213,8 +223,8 @@ impl Model {
             let mut times = Vec::with_capacity(steps);
             for (step, positions) in order.chunks_exact(batch_size).enumerate().skip(first) {
                 data.copy_into(positions, &mut batch);
-                if let Some(shift) = options.shift {
-                    shift.apply(((number - 1) * steps + step) as u64, &mut batch.inputs);
+                if let Some(augment) = options.augment {
+                    augment.apply(((number - 1) * steps + step) as u64, &mut batch.inputs);
                 }
                 let clock = Instant::now();
                 self.session

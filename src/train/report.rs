@@ -210,9 +210,13 @@ impl Chart {
                 Style::Dashed => chart.draw_series(DashedLineSeries::new(shown, 5, 4, thick))?,
                 Style::Dots => chart.draw_series(shown.map(|at| Circle::new(at, 3, colour.filled())))?,
             };
-            drawn
-                .label(&series.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], thick));
+            let drawn = drawn.label(&series.name);
+            match series.style {
+                Style::Dots => drawn.legend(move |(x, y)| Circle::new((x + 9, y), 3, colour.filled())),
+                Style::Line | Style::Dashed => {
+                    drawn.legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], thick))
+                }
+            };
         }
         if self.series.len() > 1 {
             chart
@@ -385,6 +389,7 @@ pub fn gallery(path: &Path, title: &str, columns: usize, pictures: &[Picture]) -
     write_whole(path, |file| file.write_all(svg.as_bytes()))
 }
 
-fn escaped(text: &str) -> String {
+/// Text as it may stand in SVG and HTML.
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
