@@ -42,7 +42,7 @@ fn with_gradients(graph: &Graph, dtype: DType) -> Graph {
     let gradients = gradients
         .into_iter()
         .enumerate()
-        .map(|(place, val)| (format!("d{place}"), val));
+        .map(|(place, val)| (format!("d{}_{place}", graph.outputs.len()), val));
     b.finish(outputs.chain(gradients))
         .unwrap_or_else(|problems| panic!("{problems}"))
 }
@@ -144,6 +144,39 @@ fn run_everywhere(program: &Program, inputs: &[(String, Tensor)], runs: usize) -
     first.expect("this machine runs some level")
 }
 
+/// The same on Vulkan, where there is one; the layers have nothing to say.
+#[cfg(feature = "vulkan")]
+fn run_on_vulkan(program: &Program, inputs: &[(String, Tensor)]) -> Option<Vec<Tensor>> {
+    let device = support::vulkan()?;
+    let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+    let mut session = Session::new(Arc::new(executable), 1, 0).expect("memory");
+    let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+    let results = session.call("run", &named).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(device.messages(), [""; 0]);
+    Some(results.into_iter().map(|(_, x)| x).collect())
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn run_on_vulkan(_program: &Program, _inputs: &[(String, Tensor)]) -> Option<Vec<Tensor>> {
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gradients_of_gradients_on_vulkan(choices in prop::collection::vec(any::<u8>(), 0..24), seed in any::<u64>()) {
+        let twice = |dtype| with_gradients(&with_gradients(&sample::graph(&choices, dtype), dtype), dtype);
+        let (graph, wide) = (twice(DType::F32), twice(DType::F64));
+        let inputs = sample::inputs(&graph, seed);
+        let exact = run_oracle(&wide, &as_type(&inputs, DType::F64));
+        let rounded = run_oracle(&graph, &inputs);
+        if let Some(found) = run_on_vulkan(&Program::pure("run", graph.clone()), &inputs) {
+            assert_near(&found, &exact, &tolerances(&exact, &rounded), "Vulkan", &graph);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -154,8 +187,12 @@ proptest! {
         let inputs = sample::inputs(&graph, seed);
         let exact = run_oracle(&wide, &as_type(&inputs, DType::F64));
         let rounded = run_oracle(&graph, &inputs);
-        let found = run_everywhere(&Program::pure("run", graph.clone()), &inputs, 1);
+        let program = Program::pure("run", graph.clone());
+        let found = run_everywhere(&program, &inputs, 1);
         assert_near(&found, &exact, &tolerances(&exact, &rounded), "f32", &graph);
+        if let Some(found) = run_on_vulkan(&program, &inputs) {
+            assert_near(&found, &exact, &tolerances(&exact, &rounded), "Vulkan", &graph);
+        }
     }
 
     #[test]

@@ -8,14 +8,19 @@ mod support;
 use std::process::Command;
 use std::sync::Arc;
 
+use netloom::check::{Compiled, Engine, Options as Checking, check};
 use netloom::compile::lower;
 use netloom::gpu::device::{Device, Options};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::Builder;
-use netloom::ir::{DType, Program, Scalar, Tensor, Type};
+use netloom::ir::kernel::Combine;
+use netloom::ir::ops::Conv;
+use netloom::ir::passes::PASSES;
+use netloom::ir::{DType, Program, Scalar, Tensor, Type, sample};
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training, zoo};
+use netloom::plan::kernels::Makers;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::{Cpu, Session, compile};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
@@ -153,6 +158,7 @@ fn the_validation_layers_speak_when_provoked() {
         number: None,
         validate: true,
         cache: None,
+        tensor_bytes: None,
     };
     let device = Device::open(&options).expect("it was opened before");
     assert_eq!(device.messages(), [""; 0]);
@@ -182,9 +188,9 @@ fn modules_are_valid() {
     let graph = b
         .finish([
             ("order", x.argsort(1, true)),
-            ("sums", x.prefix(netloom::ir::kernel::Combine::Sum, 0, false)),
+            ("sums", x.prefix(Combine::Sum, 0, false)),
             ("gathered", x.gather(i, 0)),
-            ("scattered", x.scatter(i, x, 0, Some(netloom::ir::kernel::Combine::Sum))),
+            ("scattered", x.scatter(i, x, 0, Some(Combine::Sum))),
             ("half", half.tanh()),
             ("wide", x.cast(DType::F64).exp()),
         ])
@@ -234,6 +240,7 @@ fn pipelines_are_kept_on_disk_and_damage_is_noticed() {
         number: None,
         validate: false,
         cache: Some(folder.path().to_owned()),
+        tensor_bytes: None,
     };
     let run = || {
         let b = Builder::new();
@@ -266,12 +273,111 @@ fn pipelines_are_kept_on_disk_and_damage_is_noticed() {
     }
 }
 
+/// Tensors that a device cannot bind at once, here all above 5000 bytes, are bound in windows.
+#[test]
+fn tensors_beyond_the_range_of_a_binding_are_bound_in_windows() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let options = Options {
+        number: None,
+        validate: true,
+        cache: None,
+        tensor_bytes: Some(5000),
+    };
+    let device = Device::open(&options).expect("it was opened before");
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [2, 3, 21, 23]);
+    let conv = Conv {
+        pad_low: vec![1; 2],
+        ..Conv::unit(2)
+    };
+    let h = x.conv(b.input("w", DType::F32, [5, 3, 3, 3]), conv);
+    let sorted = x.reshape([18, 161]).argsort(1, false);
+    let rows = h.reshape([50, 88]).matmul(b.input("v", DType::F32, [88, 37]));
+    let wide = (x * 3.0).cast(DType::F64).prefix(Combine::Sum, 3, false);
+    let graph = b
+        .finish([("h", h), ("sorted", sorted), ("rows", rows), ("wide", wide)])
+        .expect("a graph");
+    let inputs = sample::inputs(&graph, 9);
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Compiled::on(Arc::clone(&device), 1))];
+    let options = Checking {
+        passes: PASSES,
+        makers: Makers::USUAL,
+        bisect: true,
+    };
+    let outcomes = check(&Program::pure("run", graph), "run", &inputs, &mut engines, options);
+    let outcomes = outcomes.unwrap_or_else(|error| panic!("{error}"));
+    assert!(outcomes[0].difference.is_none(), "{outcomes:?}");
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// What `netloom bench` says, and whether it succeeds, with changes to its environment.
+fn bench(device: &str, environment: &[(&str, &str)]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
+    command.args(["bench", "mlp", "--seconds", "0", "--device", device]);
+    command.envs(environment.iter().copied());
+    let output = command.output().expect("the program runs");
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+#[test]
+fn without_a_driver_or_a_loader_the_cpu_is_offered_and_taken() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let no_driver = [("VK_DRIVER_FILES", "/nowhere"), ("VK_ICD_FILENAMES", "/nowhere")];
+    // A file of the loader's name that is none.
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("libvulkan.so.1"), "no library").expect("a file");
+    let path = folder.path().to_str().expect("a path in UTF-8");
+    let no_loader = [("LD_LIBRARY_PATH", path)];
+    for (environment, said) in [(&no_driver[..], "no driver"), (&no_loader[..], "no Vulkan loader")] {
+        let (succeeded, message) = bench("vulkan", environment);
+        assert!(!succeeded, "{message}");
+        assert!(message.contains(said), "{message}");
+        assert!(message.contains("--device cpu"), "{message}");
+        let (succeeded, message) = bench("auto", environment);
+        assert!(succeeded, "{message}");
+        assert!(
+            message.contains("running on the CPU") && message.contains(said),
+            "{message}"
+        );
+    }
+}
+
+/// 3 GiB that must be stored at once, where one block may have 2.
+#[test]
+fn too_little_memory_is_said_with_the_bytes_asked_for() {
+    let Some(device) = support::vulkan() else { return };
+    let b = Builder::new();
+    let first = b.iota(DType::F32, [1 << 14, 1 << 14], 1).prefix(Combine::Sum, 1, false);
+    let second = first.prefix(Combine::Max, 0, false);
+    let third = second.prefix(Combine::Min, 1, false);
+    let graph = b.finish([("y", (first * third).sum_all())]).expect("a graph");
+    let executable = compile(&Program::pure("run", graph), Arc::clone(&device));
+    let executable = executable.unwrap_or_else(|error| panic!("{error}"));
+    let Err(error) = Session::new(executable.into(), 1, 0) else {
+        // A device with that much memory has nothing to say.
+        return;
+    };
+    let message = error.to_string();
+    assert!(
+        message.contains("bytes of device memory") && message.contains("--device cpu"),
+        "{message}"
+    );
+}
+
 #[test]
 fn what_there_is_not_is_said() {
     let options = Options {
         number: Some(1000),
         validate: false,
         cache: None,
+        tensor_bytes: None,
     };
     let Err(error) = Device::open(&options) else {
         panic!("there is no device 1000")

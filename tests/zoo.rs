@@ -1,5 +1,7 @@
 //! The networks of the zoo: sizes, and results against torchvision's on the same weights.
 
+mod support;
+
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
@@ -11,7 +13,7 @@ use netloom::nn::scope::States;
 use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor};
 use netloom::nn::zoo::{self, NETS, Net, alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg};
 use netloom::nn::{Layer, Loss, Mode, Optimiser, Rate, Scope, Training, program};
-use netloom::{Cpu, Session, compile};
+use netloom::{Cpu, Device, Session, compile};
 
 /// Parameters and the shape of the scores of one example. The counts are torchvision's; of `alexnet_2012` and `googlenet_2014`, the
 /// papers' networks as Caffe has them.
@@ -133,8 +135,8 @@ fn weights(net: &Net) -> Vec<(String, Tensor)> {
     zoo::from_torch(net, tensors.collect()).unwrap()
 }
 
-fn session(program: &Program, net: &Net) -> Session {
-    let mut session = Session::new(compile(program, Cpu::native()).unwrap().into(), 1, 0).unwrap();
+fn session(program: &Program, net: &Net, device: impl Into<Device>) -> Session {
+    let mut session = Session::new(compile(program, device).unwrap().into(), 1, 0).unwrap();
     for (name, tensor) in weights(net) {
         session.set_state(&name, &tensor).unwrap();
     }
@@ -193,13 +195,19 @@ fn small(name: &str) -> Net {
     }
 }
 
+/// The network that is predicted on Vulkan too, with folded batch normalisation: drivers take seconds to compile each.
+#[cfg(feature = "vulkan")]
+const VULKAN: &str = "resnet_basic";
+
 /// Prediction as torchvision predicts, and the same when what depends on weights alone is computed beforehand.
 fn check(name: &str) {
     let net = small(name);
     let x = Tensor::from_f32(net.input(2).shape, &made_up("x", &net.input(2).shape));
     let program = predictor(&(net.layers)(), &net.input(2)).unwrap();
     let predict = |program: &Program| {
-        let results = session(program, &net).call(PREDICT, &[("x", &x)]).unwrap();
+        let results = session(program, &net, Cpu::native())
+            .call(PREDICT, &[("x", &x)])
+            .unwrap();
         results[0].1.clone()
     };
     let plain = predict(&program);
@@ -207,6 +215,15 @@ fn check(name: &str) {
     let prepared = program.prepared();
     // Up to 53 layers, each rounded differently by some 2^-23.
     assert_near(name, &predict(&prepared), &plain, 3e-5);
+    #[cfg(feature = "vulkan")]
+    if name == VULKAN
+        && let Some(device) = support::vulkan()
+    {
+        let mut session = session(&prepared, &net, std::sync::Arc::clone(&device));
+        let results = session.call(PREDICT, &[("x", &x)]).unwrap();
+        assert_near(name, &results[0].1, &plain, 3e-5);
+        assert_eq!(device.messages(), [""; 0]);
+    }
     assert_eq!(
         prepared.entries.len() > 1,
         prepared.states.iter().any(|state| state.name.contains("prepared"))
@@ -235,7 +252,7 @@ fn a_residual_network_trains_as_pytorch_trains_it() {
         Rate::Constant(0.001),
     );
     let program = program(&(net.layers)(), &net.input(4), &net.target(4), &training).unwrap();
-    let mut session = session(&program.only(TRAIN_STEP), &net);
+    let mut session = session(&program.only(TRAIN_STEP), &net, Cpu::native());
     let x = Tensor::from_f32(net.input(4).shape, &made_up("x", &net.input(4).shape));
     let y = Tensor::from_i64([4], &[3, 1, 4, 1]);
     let losses: Vec<f32> = (0..3)

@@ -1,5 +1,6 @@
 //! Kernels as pipelines.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use netloom_ir::kernel::{Nest, Role};
@@ -36,6 +37,8 @@ pub struct Kernel {
 
 /// A buffer of a kernel.
 pub struct Bound {
+    /// Its bindings.
+    pub bindings: Range<u32>,
     /// Bytes of an element.
     pub element_bytes: u64,
     /// Where it lies in scratch, if it is worker scratch: offset and length.
@@ -60,19 +63,20 @@ impl Kernel {
     pub fn new(device: &Device, nest: &Nest) -> Result<Kernel, Error> {
         let phases = emit::emit(nest, &device.traits)?;
         let properties = device.device.physical_device().properties();
-        let most = properties
-            .max_per_stage_descriptor_storage_buffers
-            .min(properties.max_push_constants_size / 4);
+        let most_bound = properties.max_per_stage_descriptor_storage_buffers;
+        let most = most_bound.min(properties.max_push_constants_size / 4);
         let count = nest.buffers.len() as u32;
-        if count > most {
+        let bindings = emit::bindings(nest, &device.traits);
+        let bound = bindings.last().map_or(0, |last| last.end);
+        if bound > most_bound || count > most {
             return Err(Error::OverLimit {
                 what: format!("the number of tensors of kernel `{}`", nest.name),
-                size: count.into(),
+                size: bound.into(),
                 limit: most.into(),
                 name: "maxPerStageDescriptorStorageBuffers, maxPushConstantsSize / 4",
             });
         }
-        let bindings = (0..count).map(|binding| {
+        let described = (0..bound).map(|binding| {
             let layout = DescriptorSetLayoutBinding {
                 stages: ShaderStages::COMPUTE,
                 ..DescriptorSetLayoutBinding::descriptor_type(DescriptorType::StorageBuffer)
@@ -82,7 +86,7 @@ impl Kernel {
         let set_layout = DescriptorSetLayout::new(
             Arc::clone(&device.device),
             DescriptorSetLayoutCreateInfo {
-                bindings: bindings.collect(),
+                bindings: described.collect(),
                 ..DescriptorSetLayoutCreateInfo::default()
             },
         )
@@ -100,19 +104,20 @@ impl Kernel {
             },
         )
         .map_err(Error::of("describing a kernel"))?;
-        let workers = phases.iter().map(|phase| phase.invocations).max().unwrap_or(0);
         let mut scratch_bytes = 0;
         let buffers = nest
             .buffers
             .iter()
-            .map(|buffer| {
+            .zip(bindings)
+            .map(|(buffer, bindings)| {
                 let scratch = (buffer.role == Role::WorkerScratch).then(|| {
-                    let bytes = buffer.ty.len_bytes() as u64 * workers;
+                    let bytes = emit::bytes(nest, buffer);
                     let offset = scratch_bytes;
                     scratch_bytes += bytes.next_multiple_of(ALIGN);
                     (offset, bytes)
                 });
                 Bound {
+                    bindings,
                     element_bytes: buffer.ty.dtype.size_bytes() as u64,
                     scratch,
                 }

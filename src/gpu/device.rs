@@ -20,7 +20,7 @@ use vulkano::instance::{Instance, InstanceCreateInfo, InstanceExtensions};
 use vulkano::memory::allocator::{
     AllocationCreateInfo, DeviceLayout, MemoryAllocatePreference, MemoryTypeFilter, StandardMemoryAllocator,
 };
-use vulkano::{Version, VulkanLibrary};
+use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
 
 use super::Error;
 use super::cache::Cache;
@@ -43,11 +43,20 @@ pub struct Traits {
     pub fuses32: bool,
     /// Whether `Fma` of `f64` rounds once.
     pub fuses64: bool,
+    /// The most bytes that one binding spans.
+    pub tensor_bytes: u64,
+    /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
+    pub binding_alignment: u64,
     /// What a module may demand of floats: rounding to nearest even, no denormal flushed, NaN and infinity as they are.
     pub float_modes: Vec<FloatMode>,
 }
 
 impl Traits {
+    /// The bytes of each binding of a tensor that has several.
+    pub fn window_bytes(&self) -> u64 {
+        1 << self.tensor_bytes.ilog2()
+    }
+
     /// Whether the device's own multiplication with addition rounds once.
     pub fn fuses(&self, kind: Kind) -> bool {
         match kind {
@@ -72,7 +81,7 @@ pub struct Description {
     pub api: String,
     /// Bytes of memory of its own.
     pub memory_bytes: u64,
-    /// The most bytes that one tensor may have.
+    /// The most bytes of a tensor that are bound at once.
     pub tensor_bytes: u64,
     /// The most tensors that one kernel may touch.
     pub tensors: u32,
@@ -170,7 +179,7 @@ fn compute_family(device: &PhysicalDevice) -> Option<u32> {
 
 fn physical_devices(instance: &Arc<Instance>) -> Result<Vec<Arc<PhysicalDevice>>, Error> {
     let devices = instance.enumerate_physical_devices();
-    let refused = |error| Error::of("looking for Vulkan devices")(vulkano::Validated::Error(error));
+    let refused = |error| Error::of("looking for Vulkan devices")(Validated::Error(error));
     Ok(devices.map_err(refused)?.collect())
 }
 
@@ -213,7 +222,12 @@ fn instance(validation: Option<&Messages>) -> Result<(Arc<Instance>, Option<Debu
             ..DebugUtilsMessengerCreateInfo::user_callback(callback)
         });
     }
-    let started = Error::of("starting Vulkan");
+    let started = |error| match error {
+        Validated::Error(VulkanError::IncompatibleDriver) => Error::NoDevice {
+            found: ", for no driver is installed".to_owned(),
+        },
+        error => Error::of("starting Vulkan")(error),
+    };
     let instance = Instance::new(library, info).map_err(&started)?;
     let messenger = messenger
         .map(|info| DebugUtilsMessenger::new(Arc::clone(&instance), info))
@@ -240,6 +254,8 @@ pub struct Options {
     pub validate: bool,
     /// The folder where compiled pipelines are kept, if they are.
     pub cache: Option<PathBuf>,
+    /// At most so many bytes of a tensor are bound at once, if not as many as the device allows; for tests.
+    pub tensor_bytes: Option<u64>,
 }
 
 impl Options {
@@ -249,6 +265,7 @@ impl Options {
             number,
             validate: false,
             cache: super::cache::usual_folder(),
+            tensor_bytes: None,
         }
     }
 }
@@ -325,6 +342,7 @@ impl Device {
             .iter()
             .position(|device| device == chosen)
             .expect("it was chosen among them");
+        let limits = chosen.properties();
         let opened = Device {
             memory: Arc::new(StandardMemoryAllocator::new_default(Arc::clone(&device))),
             commands: Arc::new(StandardCommandBufferAllocator::new(
@@ -343,6 +361,8 @@ impl Device {
                 storage16: features.storage_buffer16_bit_access,
                 fuses32: true,
                 fuses64: true,
+                tensor_bytes: options.tensor_bytes.unwrap_or(limits.max_storage_buffer_range.into()),
+                binding_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize().max(16),
                 float_modes: float_modes(chosen),
             },
             cache: options.cache.as_deref().and_then(|folder| Cache::open(folder, &device)),
@@ -384,12 +404,6 @@ impl Device {
     /// The device, for what this module does not offer.
     pub fn handle(&self) -> &Arc<vulkano::device::Device> {
         &self.device
-    }
-
-    /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
-    pub(super) fn binding_alignment(&self) -> u64 {
-        let properties = self.device.physical_device().properties();
-        properties.min_storage_buffer_offset_alignment.as_devicesize().max(16)
     }
 
     /// Memory, at least so many bytes, and at least 256.

@@ -9,18 +9,17 @@
 //!
 //! # The interface of a module
 //! Entry point `main`, groups of [`Phase::group`] invocations in dimension 0 (and 1, where there are more groups than one dimension takes). Set 0
-//! holds a storage buffer for each buffer of the nest, in order. Push constant `i` is the element at which buffer `i` starts within its
-//! binding. Indices are computed in 32 bits where their ranges allow.
+//! holds storage buffers for the buffers of the nest, in order ([`bindings`]). Push constant `i` is the element at which buffer `i` starts within
+//! its first binding. Indices are computed in 32 bits where their ranges allow.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use netloom_ir::DType;
 use netloom_ir::kernel::nest::LANES;
-use netloom_ir::kernel::{
-    AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Role, Stmt,
-};
+use netloom_ir::kernel::{AxisId, Bind, Buffer, BufferId, Combine, Expr, ExprId, LocalId, Nest, Prim, Role, Stmt};
 use rspirv::dr::Module;
-use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, GlslStd450Op, Op, Word};
+use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, Op, Word};
 
 use super::Error;
 use super::device::Traits;
@@ -55,14 +54,42 @@ fn group(invocations: u64) -> u32 {
 /// # Errors
 /// If the device lacks a type that the nest computes with.
 pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
-    let phases = nest.body.split(|stmt| matches!(stmt, Stmt::Barrier));
-    phases
-        .filter(|body| !body.is_empty())
-        .map(|body| emit_phase(nest, body, traits))
+    let bindings = bindings(nest, traits);
+    phases(nest)
+        .map(|body| emit_phase(nest, body, &bindings, traits))
         .collect()
 }
 
-fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Error> {
+fn phases(nest: &Nest) -> impl Iterator<Item = &[Stmt]> {
+    let phases = nest.body.split(|stmt| matches!(stmt, Stmt::Barrier));
+    phases.filter(|body| !body.is_empty())
+}
+
+/// The bytes of a buffer: worker scratch has a copy for each invocation.
+pub fn bytes(nest: &Nest, buffer: &Buffer) -> u64 {
+    let copies = match buffer.role {
+        Role::WorkerScratch => phases(nest).map(|body| invocations(nest, body)).max().unwrap_or(0),
+        _ => 1,
+    };
+    buffer.ty.len_bytes() as u64 * copies
+}
+
+/// The bindings of each buffer: one, or for what is larger than a device binds at once, as many windows as it takes wherever in the first one
+/// the tensor begins.
+pub fn bindings(nest: &Nest, traits: &Traits) -> Vec<Range<u32>> {
+    let mut next = 0;
+    let mut take = |count: u32| {
+        next += count;
+        next - count..next
+    };
+    let windows = |buffer: &Buffer| match bytes(nest, buffer) + traits.binding_alignment {
+        bytes if bytes <= traits.tensor_bytes => 1,
+        bytes => bytes.div_ceil(traits.window_bytes()) as u32,
+    };
+    nest.buffers.iter().map(|buffer| take(windows(buffer))).collect()
+}
+
+fn emit_phase(nest: &Nest, body: &[Stmt], bindings: &[Range<u32>], traits: &Traits) -> Result<Phase, Error> {
     let invocations = invocations(nest, body);
     let mut w = Writer::empty();
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
@@ -82,7 +109,8 @@ fn emit_phase(nest: &Nest, body: &[Stmt], traits: &Traits) -> Result<Phase, Erro
         places: Places::new(nest, Unit::Elements),
         facts: Known::default(),
         narrow: Vec::new(),
-        buffers: vec![None; nest.buffers.len()],
+        bindings,
+        buffers: nest.buffers.iter().map(|_| None).collect(),
         push,
         worker,
         workers: invocations,
@@ -185,7 +213,7 @@ fn touched(nest: &Nest, body: &[Stmt]) -> Vec<BufferId> {
 /// Something that a statement evaluates.
 enum Root<'a> {
     Value(ExprId),
-    /// The address of an element to be written, or where a tile starts.
+    /// The address of an element to be written.
     Element(BufferId, &'a [ExprId]),
 }
 
@@ -211,13 +239,7 @@ fn roots<'a>(body: &'a [Stmt], visit: &mut impl FnMut(Root<'a>)) {
                 visit(Root::Value(*value));
                 visit(Root::Element(*buffer, index));
             }
-            Stmt::Contract(contract) => {
-                for operand in [&contract.a, &contract.b, &contract.c] {
-                    visit(Root::Value(operand.start));
-                    visit(Root::Element(operand.buffer, &[]));
-                }
-            }
-            Stmt::Barrier => {}
+            Stmt::Contract(_) | Stmt::Barrier => {}
         }
     }
 }
@@ -232,9 +254,9 @@ enum Key {
 }
 
 /// A buffer that a module declares.
-#[derive(Clone, Copy)]
 struct Declared {
-    variable: Word,
+    /// A variable for each binding.
+    windows: Vec<Word>,
     /// The index of the tensor's first element.
     base: Word,
 }
@@ -250,6 +272,8 @@ struct Cx<'a> {
     facts: Known,
     /// Whether a 64-bit integer expression is held in 32 bits, of which it is the sign extension; as far as known.
     narrow: Vec<bool>,
+    /// By buffer, the bindings it has.
+    bindings: &'a [Range<u32>],
     buffers: Vec<Option<Declared>>,
     push: Word,
     worker: Word,
@@ -297,13 +321,18 @@ impl Cx<'_> {
     fn declare(&mut self, buffer: BufferId, written: &Writes) {
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
         let writable = written.buffers.contains(&buffer);
-        let variable = self.w.storage(buffer.0, kind, writable);
+        let bindings = self.bindings[buffer.at()].clone();
+        let windows = bindings
+            .map(|binding| self.w.storage(binding, kind, writable))
+            .collect();
         let base = self.w.push_constant(self.push, buffer.0);
-        self.buffers[buffer.at()] = Some(Declared { variable, base });
+        self.buffers[buffer.at()] = Some(Declared { windows, base });
     }
 
-    fn declared(&self, buffer: BufferId) -> Declared {
-        self.buffers[buffer.at()].expect("every buffer touched is declared")
+    fn declared(&self, buffer: BufferId) -> &Declared {
+        self.buffers[buffer.at()]
+            .as_ref()
+            .expect("every buffer touched is declared")
     }
 
     fn emit_body(&mut self, body: &[Stmt]) {
@@ -324,7 +353,7 @@ impl Cx<'_> {
                 Stmt::Set { local, value } => self.emit_set(*local, *value),
                 Stmt::Accumulate { local, with, value } => self.emit_accumulate(*local, *with, *value),
                 Stmt::Store { .. } => self.emit_stores(group),
-                Stmt::Contract(contract) => self.emit_contract(contract),
+                Stmt::Contract(_) => unreachable!("schedules for GPUs have no tiles"),
                 Stmt::Barrier => unreachable!("barriers part phases and stand in no loop"),
             }
         }
@@ -536,11 +565,10 @@ impl Cx<'_> {
             let element = self.prims().emit_pack(dtype, value);
             let place = self.store_place(*buffer, index);
             let index = self.pointer(&place);
-            let address = self.element(*buffer, index);
-            writes.push((address, element));
+            writes.push((*buffer, index, element));
         }
-        for (address, element) in writes {
-            self.w.store(address, element);
+        for (buffer, index, element) in writes {
+            self.store_element(buffer, index, element);
         }
         self.forget(&Writes::of(stores));
     }
@@ -551,90 +579,65 @@ impl Cx<'_> {
         self.places.of(&mut self.nest, element)
     }
 
-    /// The tile, element by element.
-    fn emit_contract(&mut self, contract: &Contract) {
-        let Contract {
-            dtype,
-            rows,
-            columns,
-            ref k,
-            ref a,
-            ref b,
-            ref c,
-            accumulate,
-        } = *contract;
-        let kind = register(dtype);
-        let starts = [a, b, c].map(|operand| self.index(operand.start));
-        let [rows, columns] = [rows, columns].map(|count| self.w.u32(count as u32));
-        let sum = self.w.local(kind);
-        self.emit_range(rows, |cx, row| {
-            cx.emit_range(columns, |cx, column| {
-                let [a_start, b_start, c_start] = starts;
-                let a_start = cx.step(a_start, row, a.across);
-                let b_start = cx.step(b_start, column, b.across);
-                let c_start = cx.step(c_start, row, c.across);
-                let c_start = cx.w.op(Op::IAdd, Kind::U32, &[c_start, column]);
-                let target = cx.tile_element(c, c_start);
-                let start = match accumulate {
-                    true => cx.w.load(kind, target),
-                    false => cx.w.constant(kind, 0),
-                };
-                cx.w.store(sum, start);
-                cx.emit_products(contract, k, 0, (a_start, b_start), sum);
-                let total = cx.w.load(kind, sum);
-                cx.w.store(target, total);
-            });
-        });
-        self.forget(&Writes {
-            buffers: vec![c.buffer],
-            ..Writes::default()
-        });
-    }
-
-    /// The loops of the sum from `depth` inwards.
-    fn emit_products(&mut self, contract: &Contract, k: &[usize], depth: usize, at: (Word, Word), sum: Word) {
-        let kind = register(contract.dtype);
-        let Some(&extent) = k.get(depth) else {
-            let [left, right] = [(&contract.a, at.0), (&contract.b, at.1)].map(|(operand, index)| {
-                let address = self.tile_element(operand, index);
-                self.w.load(kind, address)
-            });
-            let before = self.w.load(kind, sum);
-            let after = self.w.arithmetic(GlslStd450Op::Fma, kind, &[left, right, before]);
-            self.w.store(sum, after);
-            return;
-        };
-        let extent = self.w.u32(extent as u32);
-        self.emit_range(extent, |cx, step| {
-            let left = cx.step(at.0, step, contract.a.along[depth]);
-            let right = cx.step(at.1, step, contract.b.along[depth]);
-            cx.emit_products(contract, k, depth + 1, (left, right), sum);
-        });
-    }
-
-    fn step(&mut self, start: Word, count: Word, stride: usize) -> Word {
-        let stride = self.w.u32(stride as u32);
-        let distance = self.w.op(Op::IMul, Kind::U32, &[count, stride]);
-        self.w.op(Op::IAdd, Kind::U32, &[start, distance])
-    }
-
-    fn tile_element(&mut self, operand: &Operand, index: Word) -> Word {
-        let base = self.declared(operand.buffer).base;
-        let index = self.w.op(Op::IAdd, Kind::U32, &[base, index]);
-        self.element(operand.buffer, index)
-    }
-
-    /// The address of the element at an index from the start of a binding.
-    fn element(&mut self, buffer: BufferId, mut index: Word) -> Word {
-        let declared = self.declared(buffer);
-        let described = &self.nest.buffers[buffer.at()];
-        let kind = memory(described.ty.dtype);
-        if described.role == Role::WorkerScratch {
-            let workers = self.w.constant(Kind::U32, self.workers);
-            let row = self.w.op(Op::IMul, Kind::U32, &[index, workers]);
-            index = self.w.op(Op::IAdd, Kind::U32, &[row, self.worker]);
+    /// The element at an index from where a buffer's first binding begins.
+    fn load_element(&mut self, buffer: BufferId, index: Word) -> Word {
+        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
+        let index = self.own_index(buffer, index);
+        let windows = self.declared(buffer).windows.clone();
+        if let [window] = windows[..] {
+            let address = self.w.element(window, kind, index);
+            return self.w.load(kind, address);
         }
-        self.w.element(declared.variable, kind, index)
+        let found = self.w.local(kind);
+        self.emit_windows(buffer, &windows, index, |cx, address| {
+            let element = cx.w.load(kind, address);
+            cx.w.store(found, element);
+        });
+        self.w.load(kind, found)
+    }
+
+    /// Writes that element.
+    fn store_element(&mut self, buffer: BufferId, index: Word, element: Word) {
+        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
+        let index = self.own_index(buffer, index);
+        let windows = self.declared(buffer).windows.clone();
+        if let [window] = windows[..] {
+            let address = self.w.element(window, kind, index);
+            return self.w.store(address, element);
+        }
+        self.emit_windows(buffer, &windows, index, |cx, address| cx.w.store(address, element));
+    }
+
+    /// Does something with the address in whichever window the element lies.
+    fn emit_windows(&mut self, buffer: BufferId, windows: &[Word], index: Word, emit: impl Fn(&mut Self, Word)) {
+        let dtype = self.nest.buffers[buffer.at()].ty.dtype;
+        let elements = self.traits.window_bytes() / dtype.size_bytes() as u64;
+        let shift = self.w.u32(elements.ilog2());
+        let mask = self.w.u32((elements - 1) as u32);
+        let window = self.w.op(Op::ShiftRightLogical, Kind::U32, &[index, shift]);
+        let within = self.w.op(Op::BitwiseAnd, Kind::U32, &[index, mask]);
+        for (number, &variable) in windows.iter().enumerate() {
+            let number = self.w.u32(number as u32);
+            let is_here = self.w.op(Op::IEqual, Kind::Bool, &[window, number]);
+            self.emit_choice(
+                is_here,
+                |cx| {
+                    let address = cx.w.element(variable, memory(dtype), within);
+                    emit(cx, address);
+                },
+                |_| {},
+            );
+        }
+    }
+
+    /// An index into the invocation's own copy, if a buffer has one for each.
+    fn own_index(&mut self, buffer: BufferId, index: Word) -> Word {
+        if self.nest.buffers[buffer.at()].role != Role::WorkerScratch {
+            return index;
+        }
+        let workers = self.w.constant(Kind::U32, self.workers);
+        let row = self.w.op(Op::IMul, Kind::U32, &[index, workers]);
+        self.w.op(Op::IAdd, Kind::U32, &[row, self.worker])
     }
 
     // Expressions.
@@ -757,8 +760,7 @@ impl Cx<'_> {
             let base = self.declared(place.buffer).base;
             index = self.w.select(Kind::U32, inside, index, base);
         }
-        let address = self.element(place.buffer, index);
-        let element = self.w.load(memory(dtype), address);
+        let element = self.load_element(place.buffer, index);
         let value = self.prims().emit_unpack(dtype, element);
         match condition {
             Some(inside) => {
@@ -865,12 +867,7 @@ impl Cx<'_> {
                     let place = self.store_place(*buffer, index);
                     self.hoist_place(&place, writes, conditional, seen);
                 }
-                Stmt::Contract(contract) => {
-                    for operand in [&contract.a, &contract.b, &contract.c] {
-                        self.hoist_expr(operand.start, writes, conditional, seen);
-                    }
-                }
-                Stmt::Barrier => {}
+                Stmt::Contract(_) | Stmt::Barrier => {}
             }
         }
     }

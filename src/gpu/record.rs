@@ -378,17 +378,8 @@ impl Recorder<'_> {
                 None => self.range(place),
             })
             .collect();
-        let limit = self.device.description.tensor_bytes;
-        if let Some(range) = ranges.iter().find(|range| range.bytes > limit) {
-            return Err(Error::OverLimit {
-                what: format!("a tensor of kernel `{}`, in bytes,", kernel.name),
-                size: range.bytes,
-                limit,
-                name: "maxStorageBufferRange",
-            });
-        }
         // Where each binding begins, as devices want it aligned; the kernel is told how far from there its tensor begins.
-        let alignment = self.device.binding_alignment();
+        let alignment = self.device.traits.binding_alignment;
         let starts: Vec<u64> = ranges.iter().map(|range| range.start / alignment * alignment).collect();
         let set = self.set(id, &ranges, &starts)?;
         self.stamp(2 * self.timed.len() as u32)?;
@@ -457,20 +448,29 @@ impl Recorder<'_> {
         if let Some(set) = self.sets.get(&key) {
             return Ok(Arc::clone(set));
         }
-        let writes = ranges.iter().zip(starts).enumerate().map(|(binding, (range, &start))| {
+        let kernel = &self.kernels[id.0];
+        let mut writes = Vec::new();
+        for ((range, &start), buffer) in ranges.iter().zip(starts).zip(&kernel.buffers) {
             let area = self.area(range.area);
-            // A tensor of no elements is bound to something all the same, and never read.
-            let bytes: DeviceSize = (range.start - start + range.bytes).max(1);
-            let (start, bytes) = match start + bytes <= area.size() {
-                true => (start, bytes),
-                false => (0, area.size().min(ALIGN)),
+            let end = range.start + range.bytes;
+            let window = match buffer.bindings.len() {
+                1 => DeviceSize::MAX,
+                _ => self.device.traits.window_bytes(),
             };
-            WriteDescriptorSet::buffer(binding as u32, area.clone().slice(start..start + bytes))
-        });
+            for (number, binding) in (0..).zip(buffer.bindings.clone()) {
+                let start = start + number * window.min(end);
+                // Where a tensor has no elements, something is bound all the same, and never touched.
+                let (start, end) = match start < end {
+                    true => (start, end.min(start.saturating_add(window))),
+                    false => (0, area.size().min(ALIGN)),
+                };
+                writes.push(WriteDescriptorSet::buffer(binding, area.clone().slice(start..end)));
+            }
+        }
         let set = DescriptorSet::new(
             self.device.descriptors.clone(),
-            Arc::clone(&self.kernels[id.0].set_layout),
-            writes.collect::<Vec<_>>(),
+            Arc::clone(&kernel.set_layout),
+            writes,
             [],
         )
         .map_err(Error::of("binding a kernel's tensors"))?;

@@ -229,6 +229,7 @@ pub fn vulkan() -> Option<Arc<gpu::Device>> {
                 number: None,
                 validate: true,
                 cache: None,
+                tensor_bytes: None,
             };
             match gpu::Device::open(&options) {
                 Ok(device) => {
