@@ -23,6 +23,8 @@ need qemu-aarch64 qemu-user
 need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 need riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu
 need spirv-val spirv-tools
+# `dump --format html` is opened in a browser.
+need chromium chromium
 # A Vulkan that runs on the CPU, and the layers that check every call: with them no test of the GPU backend is skipped.
 shopt -s nullglob
 lavapipe=(/usr/share/vulkan/icd.d/lvp* /usr/local/share/vulkan/icd.d/lvp* /etc/vulkan/icd.d/lvp*)

@@ -8,7 +8,9 @@ mod check;
 mod compile;
 mod demo;
 mod devices;
+mod diff;
 mod dump;
+mod export;
 mod model;
 mod run;
 mod train;
@@ -39,6 +41,10 @@ enum Command {
     Compile(compile::Options),
     /// Show a model at a stage of the compiler
     Dump(dump::Options),
+    /// Write a model as ONNX
+    Export(export::Options),
+    /// Show what differs between two models, or what a pass changes in one
+    Diff(diff::Options),
     /// Time a model, compiled or eager
     Bench(bench::Options),
     /// Compare the oracle, the interpreter, the CPU and Vulkan on a model, kernel by kernel
@@ -92,6 +98,8 @@ pub fn run() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Compile(options) => compile::run(&options),
         Command::Dump(options) => dump::run(&options),
+        Command::Diff(options) => diff::run(&options),
+        Command::Export(options) => export::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Devices(options) => devices::run(&options),

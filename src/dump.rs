@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use netloom_ir::kernel::Nest;
 use target_lexicon::Architecture;
 
 use crate::compile::Lowered;
 use crate::cpu::emit::Listing;
 use crate::cpu::isa::Cpu;
 use crate::cpu::object::Object;
+use crate::device::Device;
 use crate::error::Error;
+#[cfg(feature = "vulkan")]
+use crate::gpu;
 use crate::plan::{Base, KernelId, Place, Plan, Step};
 
 /// The distinct kernels: what each computes.
@@ -138,8 +142,7 @@ pub fn assembly(lowered: &Lowered, cpu: &Cpu) -> Result<String, Error> {
     }
     let mut written = String::new();
     for (name, code) in listing(lowered, cpu)?.functions {
-        let _ = writeln!(written, "{name}: {} bytes", code.len());
-        written += &disassembled(&code);
+        written += &function_text(&name, &code);
     }
     Ok(written)
 }
@@ -151,6 +154,57 @@ fn listing(lowered: &Lowered, cpu: &Cpu) -> Result<Listing, Error> {
         emitter.emit(module, nest)?;
     }
     Ok(emitter.listing().cloned().unwrap_or_default())
+}
+
+/// What one kernel becomes on a device, by stage: Cranelift's language and machine code, or SPIR-V.
+///
+/// # Errors
+/// If there is no code for the device.
+pub fn kernel_code(nest: &Nest, device: &Device) -> Result<Vec<(&'static str, String)>, Error> {
+    match device {
+        Device::Cpu(cpu) => {
+            let mut object = Object::listed(cpu, "listing")?;
+            let (module, emitter) = object.parts();
+            emitter.emit(module, nest)?;
+            let Listing { clif, functions } = emitter.listing().cloned().unwrap_or_default();
+            let mut stages = vec![("clif", clif)];
+            if cpu.triple.architecture == Architecture::X86_64 {
+                let each = functions.iter().map(|(name, code)| function_text(name, code));
+                stages.push(("asm", each.collect()));
+            }
+            Ok(stages)
+        }
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(device) => Ok(vec![("spirv", spirv_text(nest, device)?)]),
+    }
+}
+
+/// The SPIR-V of the distinct kernels, disassembled: a module for each part between barriers.
+///
+/// # Errors
+/// If the device lacks what a kernel computes with.
+#[cfg(feature = "vulkan")]
+pub fn spirv(lowered: &Lowered, device: &gpu::device::Device) -> Result<String, Error> {
+    let nests = lowered.kernels.nests().iter();
+    nests.map(|nest| spirv_text(nest, device)).collect()
+}
+
+#[cfg(feature = "vulkan")]
+fn spirv_text(nest: &Nest, device: &gpu::device::Device) -> Result<String, Error> {
+    use rspirv::binary::Disassemble;
+    let phases = gpu::emit::emit(nest, &device.traits)?;
+    let texts = phases.iter().enumerate().map(|(number, phase)| {
+        let (name, invocations) = (&nest.name, phase.invocations);
+        format!(
+            "; {name}, part {number}, {invocations} invocations\n{}\n\n",
+            phase.module.disassemble()
+        )
+    });
+    Ok(texts.collect())
+}
+
+fn function_text(name: &str, code: &[u8]) -> String {
+    format!("{name}: {} bytes\n{}", code.len(), disassembled(code))
 }
 
 fn disassembled(code: &[u8]) -> String {

@@ -113,6 +113,13 @@ impl Eager {
         })
     }
 
+    /// Bytes that the kernels of one run of an entry read and write.
+    pub fn bytes_moved(&self, entry: &str) -> usize {
+        self.number(entry).map_or(0, |number| {
+            self.outlines[number].steps.iter().map(Step::bytes_moved).sum()
+        })
+    }
+
     /// Buffers allocated by the last run of an entry.
     pub fn allocations(&self, entry: &str) -> usize {
         self.number(entry).map_or(0, |number| self.counted[number])

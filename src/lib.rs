@@ -26,6 +26,7 @@ pub mod gpu;
 pub mod hoist;
 pub mod layout;
 pub mod nn;
+pub mod page;
 pub mod place;
 pub mod plan;
 pub mod profile;

@@ -156,6 +156,23 @@ impl Step {
         }
     }
 
+    /// Bytes that the step's kernels and copies read and write, each buffer once a call; a body of unknown length counts once.
+    pub fn bytes_moved(&self) -> usize {
+        let sum = |steps: &[Step]| steps.iter().map(Step::bytes_moved).sum::<usize>();
+        match self {
+            Step::Kernel { buffers, .. } => {
+                let shared = buffers.iter().filter(|place| place.base != Base::Worker);
+                shared.map(|place| place.bytes).sum()
+            }
+            Step::Copy { from, .. } => 2 * from.bytes,
+            Step::Count { to, .. } => to.bytes,
+            Step::Barrier => 0,
+            Step::Repeat { times, body } => times * sum(body),
+            Step::Branch { then, otherwise, .. } => sum(then).max(sum(otherwise)),
+            Step::While { condition, body, .. } => sum(condition) + sum(body),
+        }
+    }
+
     /// The number of kernels that the step starts; a body of unknown length counts once.
     pub fn kernel_runs(&self) -> usize {
         let sum = |steps: &[Step]| steps.iter().map(Step::kernel_runs).sum::<usize>();
@@ -182,6 +199,11 @@ impl Plan {
     /// The number of kernels that one run starts.
     pub fn kernel_runs(&self) -> usize {
         self.steps.iter().map(Step::kernel_runs).sum()
+    }
+
+    /// Bytes that the kernels and copies of one run read and write.
+    pub fn bytes_moved(&self) -> usize {
+        self.steps.iter().map(Step::bytes_moved).sum()
     }
 }
 

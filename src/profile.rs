@@ -1,4 +1,4 @@
-//! Profiles: what each kernel of a compiled entry costs, run one at a time.
+//! Profiles: what each kernel of a compiled entry costs, run one at a time, in sum or as a trace of one run.
 //!
 //! On a CPU the entry is improved and cut as [`compile`](crate::compile()) does; its kernels are then called by the host in the plan's order, so that
 //! each can be timed. What the plan saves besides, memory written over and calls from the host, is not seen. On Vulkan the device notes the time
@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 use netloom_ir::graph::Graph;
 use netloom_ir::kernel::{Expr, Kernel, Prim, Work};
 use netloom_ir::program::Program;
-use netloom_ir::{Tensor, fuse, passes};
+use netloom_ir::{Loc, Tensor, fuse, passes, text};
+use serde_json::json;
 
 #[cfg(feature = "vulkan")]
 use crate::compile::{assemble, lower};
-use crate::cpu::dispatch::Dispatcher;
+use crate::cpu::dispatch::{Dispatcher, KernelCall};
 use crate::cpu::isa::Cpu;
 use crate::device::Device;
 use crate::error::Error;
 use crate::layout::Layouts;
-use crate::plan::{self, Kernels, Memory};
+use crate::plan::{self, Kernels, Memory, Outline};
 use crate::session::Session;
 
 /// What a kernel costs in one run of its entry.
@@ -28,6 +29,8 @@ use crate::session::Session;
 pub struct KernelCost {
     /// Its name in dumps.
     pub name: String,
+    /// What it computes, as dumps show it.
+    pub algorithm: String,
     /// How often it runs.
     pub runs: usize,
     /// Floating-point operations of all those runs, as the kernel is written: a fused multiply-add counts twice.
@@ -74,26 +77,52 @@ fn on_cpu(
     inputs: &[&Tensor],
     limit: Duration,
 ) -> Result<Vec<KernelCost>, Error> {
-    program.verify()?;
-    let target = cpu.target();
-    let graphs: Vec<(String, Graph)> = (program.entries.iter())
-        .map(|entry| (entry.name.clone(), passes::run(&entry.graph, &target, &mut |_| {})))
-        .collect();
-    let layouts = Layouts::choose(&graphs, &program.states, &target);
-    let mut memory = Memory::new(&program.states, &layouts);
-    let mut kernels = Kernels::new(target);
-    let found = graphs.iter().find(|(name, _)| name == entry);
-    let (_, graph) = found.ok_or_else(|| no_entry(entry))?;
-    let outline = plan::outline(entry, graph, fuse::regions, &layouts, &mut memory, &mut kernels);
-    let states = memory.state_values(session)?;
-    let outlines = std::slice::from_ref(&outline);
-    let mut dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;
-    let mut outputs = session.results(entry)?;
+    let mut profiler = Profiler::new(program, entry, cpu, session)?;
     let least = least(limit, || {
-        dispatcher.run(&outline, inputs, &mut outputs, &mut |_, _| true)?;
-        Ok(dispatcher.take_times())
+        profiler.run(inputs)?;
+        Ok(profiler.dispatcher.take_times())
     })?;
-    Ok(costs(&kernels, least))
+    Ok(costs(&profiler.kernels, least))
+}
+
+/// An entry whose kernels the host calls one by one.
+struct Profiler {
+    graph: Graph,
+    kernels: Kernels,
+    outline: Outline,
+    dispatcher: Dispatcher,
+    outputs: Vec<Tensor>,
+}
+
+impl Profiler {
+    fn new(program: &Program, entry: &str, cpu: &Cpu, session: &Session) -> Result<Profiler, Error> {
+        program.verify()?;
+        let target = cpu.target();
+        let mut graphs: Vec<(String, Graph)> = (program.entries.iter())
+            .map(|entry| (entry.name.clone(), passes::run(&entry.graph, &target, &mut |_| {})))
+            .collect();
+        let layouts = Layouts::choose(&graphs, &program.states, &target);
+        let mut memory = Memory::new(&program.states, &layouts);
+        let mut kernels = Kernels::new(target);
+        let found = graphs.iter().position(|(name, _)| name == entry);
+        let (_, graph) = graphs.swap_remove(found.ok_or_else(|| no_entry(entry))?);
+        let outline = plan::outline(entry, &graph, fuse::regions, &layouts, &mut memory, &mut kernels);
+        let states = memory.state_values(session)?;
+        let outlines = std::slice::from_ref(&outline);
+        let dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;
+        Ok(Profiler {
+            graph,
+            kernels,
+            outline,
+            dispatcher,
+            outputs: session.results(entry)?,
+        })
+    }
+
+    fn run(&mut self, inputs: &[&Tensor]) -> Result<(), Error> {
+        let outputs = &mut self.outputs;
+        Ok(self.dispatcher.run(&self.outline, inputs, outputs, &mut |_, _| true)?)
+    }
 }
 
 /// The plan itself, its commands told to note the time between kernels.
@@ -163,18 +192,125 @@ fn costs(kernels: &Kernels, times: Vec<(usize, Duration)>) -> Vec<KernelCost> {
     let mut costs: Vec<KernelCost> = all
         .map(|((runs, time), id)| {
             let (kernel, nest) = (kernels.kernel(id), kernels.nest(id));
-            let bytes: usize = kernel.buffers.iter().map(|buffer| buffer.ty.len_bytes()).sum();
             KernelCost {
                 name: nest.name.clone(),
+                algorithm: kernel.to_string(),
                 runs,
                 flops: flops(kernel) * runs as f64,
-                bytes: bytes * runs,
+                bytes: bytes(kernel) * runs,
                 time,
             }
         })
         .collect();
     costs.sort_by_key(|cost| std::cmp::Reverse(cost.time));
     costs
+}
+
+/// One call of a kernel in a run.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// The kernel's name in dumps.
+    pub kernel: String,
+    /// The nodes it computes, as text; those of a body are not named.
+    pub nodes: Vec<String>,
+    /// Where those were written, each place once.
+    pub places: Vec<String>,
+    /// Floating-point operations, as [`KernelCost::flops`].
+    pub flops: f64,
+    /// Bytes of its buffers.
+    pub bytes: usize,
+    /// When it began, from the beginning of the run.
+    pub start: Duration,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The calls of kernels in the fastest of a few runs of an entry.
+///
+/// # Errors
+/// As [`kernels`].
+///
+/// # Panics
+/// As [`kernels`].
+pub fn slices(
+    program: &Program,
+    entry: &str,
+    cpu: &Cpu,
+    session: &Session,
+    inputs: &[&Tensor],
+) -> Result<Vec<Slice>, Error> {
+    let mut profiler = Profiler::new(program, entry, cpu, session)?;
+    let mut fastest: Option<(Duration, Instant, Vec<KernelCall>)> = None;
+    profiler.dispatcher.take_calls();
+    for _ in 0..FEWEST_RUNS + 2 {
+        let start = Instant::now();
+        profiler.run(inputs)?;
+        let (took, calls) = (start.elapsed(), profiler.dispatcher.take_calls());
+        if fastest.as_ref().is_none_or(|(least, ..)| took < *least) {
+            fastest = Some((took, start, calls));
+        }
+    }
+    let (_, start, calls) = fastest.expect("it ran");
+    let (graph, kernels) = (&profiler.graph, &profiler.kernels);
+    let slice = |call: KernelCall| {
+        let nodes = if call.is_inner { &[][..] } else { &call.nodes };
+        let mut places: Vec<String> = Vec::new();
+        for place in nodes
+            .iter()
+            .map(|&id| &graph.node(id).loc)
+            .filter(|loc| **loc != Loc::None)
+        {
+            let place = place.to_string();
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let kernel = kernels.kernel(call.kernel);
+        Slice {
+            kernel: kernels.nest(call.kernel).name.clone(),
+            nodes: nodes.iter().map(|&id| text::summary(graph, id)).collect(),
+            places,
+            flops: flops(kernel),
+            bytes: bytes(kernel),
+            start: call.start - start,
+            took: call.took,
+        }
+    };
+    Ok(calls.into_iter().map(slice).collect())
+}
+
+/// Slices as a trace for `chrome://tracing` and Perfetto: JSON, times in microseconds.
+pub fn trace(entry: &str, slices: &[Slice]) -> String {
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let event = |slice: &Slice| {
+        let seconds = slice.took.as_secs_f64().max(1e-9);
+        json!({
+            "name": slice.kernel,
+            "cat": "kernel",
+            "ph": "X",
+            "pid": 1,
+            "tid": 1,
+            "ts": micros(slice.start),
+            "dur": micros(slice.took),
+            "args": {
+                "nodes": slice.nodes,
+                "source": slice.places,
+                "flops": slice.flops,
+                "bytes": slice.bytes,
+                "Gflop/s": slice.flops / seconds / 1e9,
+                "GB/s": slice.bytes as f64 / seconds / 1e9,
+            },
+        })
+    };
+    let name = |kind: &str, name: &str| json!({"name": kind, "ph": "M", "pid": 1, "tid": 1, "args": {"name": name}});
+    let named = [name("process_name", "netloom"), name("thread_name", entry)];
+    let events: Vec<serde_json::Value> = named.into_iter().chain(slices.iter().map(event)).collect();
+    json!({ "displayTimeUnit": "ns", "traceEvents": events }).to_string()
+}
+
+/// Bytes of a kernel's buffers.
+fn bytes(kernel: &Kernel) -> usize {
+    kernel.buffers.iter().map(|buffer| buffer.ty.len_bytes()).sum()
 }
 
 /// The floating-point operations of a kernel in which each expression is computed once for all axes that it depends on.

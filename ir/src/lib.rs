@@ -23,6 +23,7 @@
 pub mod autodiff;
 pub mod builder;
 pub mod cost;
+pub mod diff;
 pub mod dtype;
 pub mod error;
 pub mod fuse;

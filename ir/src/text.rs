@@ -32,6 +32,7 @@ mod print;
 pub use dot::dot;
 pub use json::{VERSION, from_json, to_json};
 pub use parse::{parse, parse_program};
+pub use print::{op_summary, summary};
 
 use crate::dtype::DType;
 

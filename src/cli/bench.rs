@@ -1,12 +1,13 @@
 //! `netloom bench`: times a model, compiled or eager.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use netloom::eager::Eager;
-use netloom::formats::npz;
+use netloom::formats::{npz, write_whole};
 use netloom::ir::cost::{self, Flops};
 use netloom::ir::{DType, Tensor};
 use netloom::nn::layers::summary;
@@ -24,7 +25,7 @@ pub struct Options {
     /// Time the training step instead of prediction
     #[arg(long)]
     train: bool,
-    /// Run operation by operation instead of compiled
+    /// Run operation by operation, and compare that with the compiled model: time, kernels, bytes, allocations, memory
     #[arg(long)]
     eager: bool,
     /// Examples in a batch
@@ -51,6 +52,9 @@ pub struct Options {
     /// Show what each kernel costs, run one at a time
     #[arg(long, conflicts_with = "eager")]
     kernels: bool,
+    /// Write a trace of one run, kernel by kernel with nodes and source lines, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["eager", "kernels"])]
+    profile: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -76,10 +80,9 @@ impl Engine {
 pub fn run(options: &Options) -> Result<(), Error> {
     let (cpu, device) = (options.machine.cpu()?, options.machine.device()?);
     let is_cpu = matches!(device, Device::Cpu(_));
-    if !is_cpu && options.eager {
-        return Err(Error::Usage(
-            "`--eager` runs on the CPU; leave out `--device`".to_owned(),
-        ));
+    let on_cpu = [(options.eager, "--eager"), (options.profile.is_some(), "--profile")];
+    if let (false, Some((_, what))) = (is_cpu, on_cpu.iter().find(|(asked, _)| *asked)) {
+        return Err(Error::Usage(format!("`{what}` runs on the CPU; leave out `--device`")));
     }
     let threads = options.machine.threads();
     let arrays = options.input.as_deref().map(npz::load).transpose()?;
@@ -109,7 +112,16 @@ pub fn run(options: &Options) -> Result<(), Error> {
         print_kernels(&costs, options.json);
         return Ok(());
     }
+    if let Some(path) = &options.profile {
+        let slices = profile::slices(&program, &entry, &cpu, &session, &inputs)?;
+        write_whole(path, |file| file.write_all(profile::trace(&entry, &slices).as_bytes()))?;
+        eprintln!("wrote {}: {} kernels", path.display(), slices.len());
+        return Ok(());
+    }
     let mut outputs = session.results(&entry)?;
+    let compiled = (options.eager)
+        .then(|| compiled_row(&mut session, &entry, &inputs, seconds))
+        .transpose()?;
     let mut engine = if options.eager {
         Engine::Eager(Box::new(Eager::new(&program, &cpu, threads, &session)?))
     } else {
@@ -128,17 +140,15 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .map(|path| greatest_difference(&plan, &first, path))
         .transpose()?;
 
-    let mut times = Vec::new();
-    let until = Instant::now() + seconds;
-    while times.len() < 5 || Instant::now() < until && times.len() < 200_000 {
-        let start = Instant::now();
-        engine.run(&entry, &inputs, &mut outputs)?;
-        times.push(start.elapsed());
-    }
-    let median_ms = milliseconds(median(&mut times));
-    let (kernels, arena_bytes, allocations) = match &engine {
-        Engine::Compiled(session) => (plan.kernel_runs(), session.arena_bytes(), 0),
-        Engine::Eager(eager) => (eager.kernel_runs(&entry), eager.peak_bytes(), eager.allocations(&entry)),
+    let (median_ms, min_ms, runs) = timed(seconds, &mut || engine.run(&entry, &inputs, &mut outputs))?;
+    let (kernels, bytes_moved, arena_bytes, allocations) = match &engine {
+        Engine::Compiled(session) => (plan.kernel_runs(), plan.bytes_moved(), session.arena_bytes(), 0),
+        Engine::Eager(eager) => (
+            eager.kernel_runs(&entry),
+            eager.bytes_moved(&entry),
+            eager.peak_bytes(),
+            eager.allocations(&entry),
+        ),
     };
     let flops = program
         .entry(&entry)
@@ -153,13 +163,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "seed": options.seed,
         "batch": plan.inputs.first().and_then(|port| port.ty.shape.first()),
         "median_ms": median_ms,
-        "min_ms": milliseconds(times[0]),
-        "runs": times.len(),
+        "min_ms": min_ms,
+        "runs": runs,
         "compile_ms": compile_ms,
         "parameters": model.net.map(parameter_count).transpose()?,
         "flops": flops.all,
         "contraction_share": flops.contractions / flops.all.max(1.0),
         "kernels": kernels,
+        "bytes_moved": bytes_moved,
         "arena_bytes": arena_bytes,
         "allocations": allocations,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -172,14 +183,82 @@ pub fn run(options: &Options) -> Result<(), Error> {
         report["max_abs_err"] = error.greatest.into();
         report["max_rel_err"] = (error.greatest / error.scale).into();
     }
+    if let Some(compiled) = &compiled {
+        report["compiled"] = compiled.clone();
+    }
     if options.json {
         super::print_json(&report);
+    } else if let Some(compiled) = &compiled {
+        print_comparison(&report, compiled);
     } else {
         for (name, value) in report.as_object().into_iter().flatten() {
             println!("{name:<16} {value}");
         }
     }
     Ok(())
+}
+
+/// Runs for about so long; gives the median and the least time of a run in milliseconds, and the number of runs.
+fn timed(limit: Duration, run: &mut dyn FnMut() -> Result<(), Error>) -> Result<(f64, f64, usize), Error> {
+    let mut times = Vec::new();
+    let until = Instant::now() + limit;
+    while times.len() < 5 || Instant::now() < until && times.len() < 200_000 {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed());
+    }
+    let middle = milliseconds(median(&mut times));
+    Ok((middle, milliseconds(times[0]), times.len()))
+}
+
+/// What the compiled model takes, to be set beside eager execution; its states are as they were.
+fn compiled_row(
+    session: &mut Session,
+    entry: &str,
+    inputs: &[&Tensor],
+    limit: Duration,
+) -> Result<serde_json::Value, Error> {
+    let states = session.states();
+    let mut outputs = session.results(entry)?;
+    session.run(entry, inputs, &mut outputs)?;
+    let (median_ms, min_ms, runs) = timed(limit, &mut || session.run(entry, inputs, &mut outputs))?;
+    states
+        .iter()
+        .try_for_each(|(name, value)| session.set_state(name, value))?;
+    session.prepare()?;
+    let plan = session.executable().plan(entry).expect("it has just been run");
+    Ok(serde_json::json!({
+        "median_ms": median_ms,
+        "min_ms": min_ms,
+        "runs": runs,
+        "kernels": plan.kernel_runs(),
+        "bytes_moved": plan.bytes_moved(),
+        "arena_bytes": session.arena_bytes(),
+        "allocations": 0,
+    }))
+}
+
+/// Compiled beside eager, and how many times the one is the other.
+fn print_comparison(eager: &serde_json::Value, compiled: &serde_json::Value) {
+    println!("{:<14} {:>16} {:>16} {:>8}", "", "compiled", "eager", "ratio");
+    for (name, field) in [
+        ("median ms", "median_ms"),
+        ("least ms", "min_ms"),
+        ("kernels", "kernels"),
+        ("bytes moved", "bytes_moved"),
+        ("peak bytes", "arena_bytes"),
+        ("allocations", "allocations"),
+    ] {
+        let number = |of: &serde_json::Value| of[field].as_f64().unwrap_or(0.0);
+        let (a, b) = (number(compiled), number(eager));
+        let ratio = if a > 0.0 {
+            format!("{:.2}", b / a)
+        } else {
+            String::new()
+        };
+        let digits = if field.ends_with("_ms") { 4 } else { 0 };
+        println!("{name:<14} {a:>16.digits$} {b:>16.digits$} {ratio:>8}");
+    }
 }
 
 fn print_kernels(costs: &[KernelCost], json: bool) {
@@ -207,6 +286,7 @@ fn print_kernels(costs: &[KernelCost], json: bool) {
         flops,
         bytes,
         time,
+        ..
     } in costs
     {
         let seconds = time.as_secs_f64().max(1e-9);
@@ -231,6 +311,13 @@ fn parameter_count(net: &Net) -> Result<usize, Error> {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+/// Made-up arguments of an entry.
+pub fn made_up_arguments(session: &Session, entry: &str) -> Result<Vec<Tensor>, Error> {
+    let plan = session.executable().plan(entry);
+    let plan = plan.ok_or_else(|| Error::Unknown(format!("there is no entry `{entry}`")))?;
+    arguments(plan, None)
 }
 
 /// The arguments of an entry: from a file, or made up, the same each time.

@@ -1,21 +1,26 @@
 //! `netloom dump`: a model at a stage of the compiler.
 
 use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use netloom::compile::lower;
-use netloom::ir::{Graph, fuse, passes, text};
+use netloom::formats::write_whole;
+use netloom::ir::{Graph, Program, Tensor, fuse, passes, text};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
-use netloom::{Cpu, Error, dump};
+use netloom::page::html;
+use netloom::{Cpu, Device, Error, Session, compile, dump, profile};
 
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     open: super::model::Open,
-    /// graph, grad, optimized, a pass's name, regions, kernel, nest, clif, asm or plan
+    /// graph, grad, optimized, a pass's name, regions, kernel, nest, clif, asm, spirv (with --device vulkan) or plan
     #[arg(long, default_value = "graph")]
     stage: String,
-    /// How graphs are written
+    /// How graphs are written; html is a page of everything: graph, regions, loops, code, memory
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     /// The entry shown; by default `predict`, and for the stage grad `train_step`
@@ -24,15 +29,22 @@ pub struct Options {
     /// Examples in a batch
     #[arg(long)]
     batch: Option<usize>,
+    /// Where it is written, instead of standard output
+    #[arg(short, long)]
+    out: Option<PathBuf>,
+    /// Run the entry's kernels for a second, so that the page shows what each takes
+    #[arg(long)]
+    measure: bool,
     #[command(flatten)]
     machine: super::Machine,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Format {
     Text,
     Dot,
     Json,
+    Html,
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
@@ -59,8 +71,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
             names.join(", ")
         )));
     };
+    if options.format == Format::Html {
+        return write(
+            options,
+            &page(options, &model.name, &model.program.only(&name).prepared(), &name)?,
+        );
+    }
     let shown = |graph: &Graph| match options.format {
-        Format::Text => graph.to_string(),
+        Format::Text | Format::Html => graph.to_string(),
         Format::Dot => text::dot(graph),
         Format::Json => text::to_json(graph),
     };
@@ -75,6 +93,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 .map(|(number, region)| format!("region {number}: {region}\n"))
                 .collect()
         }
+        #[cfg(feature = "vulkan")]
+        "spirv" => match options.machine.device()? {
+            Device::Vulkan(device) => dump::spirv(&lower(&program, &device.target())?, &device)?,
+            Device::Cpu(_) => return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned())),
+        },
         "kernel" | "nest" | "plan" | "clif" | "asm" => {
             let lowered = lower(&program, &cpu.target())?;
             match options.stage.as_str() {
@@ -90,16 +113,43 @@ pub fn run(options: &Options) -> Result<(), Error> {
             None => {
                 let known: Vec<&str> = passes::PASSES.iter().map(|pass| pass.name).collect();
                 return Err(Error::Unknown(format!(
-                    "there is no stage `{pass}`; the stages are graph, grad, optimized, regions, kernel, nest, clif, asm, \
+                    "there is no stage `{pass}`; the stages are graph, grad, optimized, regions, kernel, nest, clif, asm, spirv, \
                      plan, and after each pass: {}",
                     known.join(", ")
                 )));
             }
         },
     };
-    // A reader such as `head` may close the pipe; that is no failure.
-    let _ = std::io::stdout().write_all(written.as_bytes());
-    Ok(())
+    write(options, &written)
+}
+
+/// Writes to the file that was asked for, or to standard output.
+fn write(options: &Options, text: &str) -> Result<(), Error> {
+    match &options.out {
+        Some(path) => write_whole(path, |file| file.write_all(text.as_bytes())),
+        None => {
+            // A reader such as `head` may close the pipe; that is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+    }
+}
+
+/// The page of an entry.
+fn page(options: &Options, title: &str, program: &Program, entry: &str) -> Result<String, Error> {
+    let device = options.machine.device()?;
+    let costs = match options.measure {
+        false => None,
+        true => {
+            let session = Session::new(Arc::new(compile(program, &device)?), options.machine.threads(), 0)?;
+            let inputs = super::bench::made_up_arguments(&session, entry)?;
+            let inputs: Vec<&Tensor> = inputs.iter().collect();
+            let limit = Duration::from_secs(1);
+            Some(profile::kernels(program, entry, &session, &inputs, limit)?)
+        }
+    };
+    let lowered = lower(program, &device.target())?;
+    html(title, entry, &lowered, &device, costs.as_deref())
 }
 
 /// The graph after the last run of a pass.

@@ -51,12 +51,13 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
         stem.map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned())
     };
     if path.extension().is_some_and(|ending| ending == "onnx") {
-        let graph = onnx::load_for(path, &open.extents, inputs)?;
+        let program = onnx::load_program_for(PREDICT, path, &open.extents, inputs)?;
+        let graph = &program.entries[0].graph;
         let is_bound = |name: &String| graph.input(name).is_none();
         let bound = inputs.iter().map(|(name, _)| name.clone()).filter(is_bound).collect();
         return Ok(Model {
             name: stem(),
-            program: Program::pure(training::PREDICT, graph),
+            program,
             net: None,
             bound,
         });

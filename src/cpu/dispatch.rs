@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use netloom_ir::Tensor;
+use netloom_ir::graph::NodeId;
 use netloom_ir::kernel::Role;
 
 use super::Error;
@@ -13,7 +14,7 @@ use super::isa::Cpu;
 use super::jit::{Jit, KernelFn};
 use super::runner::{Block, is_of_type};
 use super::threads::{Pool, yield_to_others};
-use crate::plan::{ALIGN, Base, Kernels, Outline, Place, Step, is_shared_kernel};
+use crate::plan::{ALIGN, Base, KernelId, Kernels, Outline, Place, Step, is_shared_kernel};
 
 /// Kernels, each compiled once, and the memory and threads to call them.
 pub struct Dispatcher {
@@ -32,6 +33,23 @@ pub struct Dispatcher {
     live_bytes: usize,
     peak_bytes: usize,
     allocations: usize,
+    /// The calls of kernels so far, if they are to be remembered.
+    calls: Option<Vec<KernelCall>>,
+}
+
+/// One call of a kernel.
+#[derive(Clone, Debug)]
+pub struct KernelCall {
+    /// Which.
+    pub kernel: KernelId,
+    /// The nodes that it computes.
+    pub nodes: Vec<NodeId>,
+    /// Whether those are nodes of a body.
+    pub is_inner: bool,
+    /// When it began.
+    pub start: Instant,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// A kernel ready to be called.
@@ -53,6 +71,8 @@ struct Frame<'a> {
     outputs: Vec<*mut u8>,
     /// The iteration numbers of the enclosing repeats, outermost first.
     iterations: Vec<usize>,
+    /// The number of enclosing repeats, branches and loops.
+    depth: usize,
 }
 
 // SAFETY: the pool's threads touch the memory only within `run`; the code is immutable.
@@ -118,7 +138,13 @@ impl Dispatcher {
             live_bytes: 0,
             peak_bytes: 0,
             allocations: 0,
+            calls: None,
         })
+    }
+
+    /// From now on remembers every call of a kernel; gives those since this was last asked.
+    pub fn take_calls(&mut self) -> Vec<KernelCall> {
+        self.calls.replace(Vec::new()).unwrap_or_default()
     }
 
     /// The block of states.
@@ -182,6 +208,7 @@ impl Dispatcher {
             inputs,
             outputs,
             iterations: Vec::new(),
+            depth: 0,
         };
         for (number, step) in outline.steps.iter().enumerate() {
             self.step(step, &mut frame)?;
@@ -227,7 +254,7 @@ impl Dispatcher {
 
     fn step(&mut self, step: &Step, frame: &mut Frame<'_>) -> Result<(), Error> {
         match step {
-            Step::Kernel { kernel, buffers, .. } => self.kernel(kernel.0, buffers, frame),
+            Step::Kernel { kernel, buffers, nodes } => self.kernel(*kernel, buffers, nodes, frame),
             Step::Copy { from, to } => {
                 let (source, target) = (self.address(from, frame, 0)?, self.address(to, frame, 0)?);
                 // SAFETY: a plan's copies are between places of equal length that do not overlap.
@@ -246,7 +273,7 @@ impl Dispatcher {
             Step::Repeat { times, body } => {
                 for iteration in 0..*times {
                     frame.iterations.push(iteration);
-                    body.iter().try_for_each(|step| self.step(step, frame))?;
+                    self.inner(body, frame)?;
                     frame.iterations.pop();
                 }
                 Ok(())
@@ -257,20 +284,34 @@ impl Dispatcher {
                 otherwise,
             } => {
                 let body = if self.truth(condition, frame)? { then } else { otherwise };
-                body.iter().try_for_each(|step| self.step(step, frame))
+                self.inner(body, frame)
             }
             Step::While { condition, go_on, body } => loop {
-                condition.iter().try_for_each(|step| self.step(step, frame))?;
+                self.inner(condition, frame)?;
                 if !self.truth(go_on, frame)? {
                     return Ok(());
                 }
-                body.iter().try_for_each(|step| self.step(step, frame))?;
+                self.inner(body, frame)?;
             },
         }
     }
 
-    fn kernel(&mut self, kernel: usize, buffers: &[Place], frame: &Frame<'_>) -> Result<(), Error> {
-        let Callable { function, shared, .. } = self.kernels[kernel].clone();
+    /// The steps of a body.
+    fn inner(&mut self, steps: &[Step], frame: &mut Frame<'_>) -> Result<(), Error> {
+        frame.depth += 1;
+        let done = steps.iter().try_for_each(|step| self.step(step, frame));
+        frame.depth -= 1;
+        done
+    }
+
+    fn kernel(
+        &mut self,
+        kernel: KernelId,
+        buffers: &[Place],
+        nodes: &[NodeId],
+        frame: &Frame<'_>,
+    ) -> Result<(), Error> {
+        let Callable { function, shared, .. } = self.kernels[kernel.0].clone();
         let workers = if shared { self.pool.workers() } else { 1 };
         let mut addresses = Vec::with_capacity(workers);
         for worker in 0..workers {
@@ -310,9 +351,19 @@ impl Dispatcher {
         } else {
             task(0)
         }
-        let (runs, time) = &mut self.kernels[kernel].times;
+        let took = start.elapsed();
+        let (runs, time) = &mut self.kernels[kernel.0].times;
         *runs += 1;
-        *time += start.elapsed();
+        *time += took;
+        if let Some(calls) = &mut self.calls {
+            calls.push(KernelCall {
+                kernel,
+                nodes: nodes.to_vec(),
+                is_inner: frame.depth > 0,
+                start,
+                took,
+            });
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! [`proto`] is the file format as prost generates it from ONNX's definition; [`tensors`] converts tensors, `import` walks a model,
 //! `node` is what one operator sees of its node, [`export`] writes.
 
+pub mod bound;
 pub mod export;
 mod import;
 mod node;
@@ -16,11 +17,12 @@ pub mod ops;
 #[rustfmt::skip]
 pub mod proto;
 pub mod tensors;
+mod weights;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use netloom_ir::{Graph, Problem, Problems, Tensor};
+use netloom_ir::{Graph, Problem, Problems, Program, Tensor};
 use prost::Message;
 
 use crate::error::Error;
@@ -62,9 +64,49 @@ impl std::fmt::Display for Refusal {
 /// If the file cannot be read, is not an ONNX model, or cannot be imported; all reasons at once.
 pub fn load_for(path: &Path, extents: &[(String, usize)], inputs: &[(String, Tensor)]) -> Result<Graph, Error> {
     let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    parse_for(&bytes, extents, inputs, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
+}
+
+/// The program of the model in a file for these inputs; see [`program_for`].
+///
+/// # Errors
+/// As [`load_for`].
+pub fn load_program_for(
+    entry: &str,
+    path: &Path,
+    extents: &[(String, usize)],
+    inputs: &[(String, Tensor)],
+) -> Result<Program, Error> {
+    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    program_for(entry, &bytes, extents, inputs, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
+}
+
+/// The folder that a model's file lies in.
+fn folder(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    parse_for(&bytes, extents, inputs, Some(folder)).map_err(|refusal| Error::file(path, refusal))
+    folder.unwrap_or(Path::new("."))
+}
+
+/// A model as a program of one entry, for these inputs as [`parse_for`]; its weights, the initialisers of float types, are states.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn program_for(
+    entry: &str,
+    bytes: &[u8],
+    extents: &[(String, usize)],
+    inputs: &[(String, Tensor)],
+    folder: Option<&Path>,
+) -> Result<Program, Refusal> {
+    let model = decode(bytes)?;
+    let graph = import_for(&model, extents, inputs, folder)?;
+    Ok(weights::program(entry, graph, &initialisers(&model)))
+}
+
+/// The names of a model's initialisers.
+fn initialisers(model: &proto::ModelProto) -> HashSet<&str> {
+    let all = model.graph.iter().flat_map(|graph| &graph.initializer);
+    all.map(|proto| proto.name()).collect()
 }
 
 /// The graph of a model for these inputs: open extents are theirs, and inputs whose values decide a shape are bound to them.
@@ -77,7 +119,15 @@ pub fn parse_for(
     inputs: &[(String, Tensor)],
     folder: Option<&Path>,
 ) -> Result<Graph, Refusal> {
-    let model = decode(bytes)?;
+    import_for(&decode(bytes)?, extents, inputs, folder)
+}
+
+fn import_for(
+    model: &proto::ModelProto,
+    extents: &[(String, usize)],
+    inputs: &[(String, Tensor)],
+    folder: Option<&Path>,
+) -> Result<Graph, Refusal> {
     let mut extents = extents.to_vec();
     for (name, tensor) in inputs {
         let along = tensor.shape().iter().enumerate();
@@ -90,7 +140,7 @@ pub fn parse_for(
             values: &values,
             folder,
         };
-        let refusal = match import::import(&model, binding) {
+        let refusal = match import::import(model, binding) {
             Ok(graph) => return Ok(graph),
             Err(refusal) => refusal,
         };

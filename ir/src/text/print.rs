@@ -86,6 +86,39 @@ pub(super) fn operand(graph: &Graph, id: NodeId) -> String {
     }
 }
 
+/// An op with its attributes, constants shortened and bodies left out: `sum axes=[0]`.
+pub fn op_summary(op: &Op) -> String {
+    if let Op::Input(input) = op {
+        return format!("input {}", Name(&input.name));
+    }
+    let mut text = op.name().to_owned();
+    for (name, attr) in op.rules().attrs() {
+        match (&attr, name) {
+            (Attr::Graph(_), _) => {}
+            (Attr::Tensor(tensor), _) => text += &format!(" {tensor:?}"),
+            (_, "") => text += &format!(" {attr}"),
+            (_, name) => text += &format!(" {name}={attr}"),
+        }
+    }
+    text
+}
+
+/// A node on one line, constants shortened and bodies left out: `%4: f32[] = sum %3 axes=[0]`.
+pub fn summary(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    let types: Vec<String> = node.types.iter().map(ToString::to_string).collect();
+    let args: Vec<String> = node.args.iter().map(|&arg| operand(graph, arg)).collect();
+    let op = op_summary(&node.op);
+    let (name, attrs) = op
+        .split_once(' ')
+        .map_or((&op[..], String::new()), |(name, attrs)| (name, format!(" {attrs}")));
+    match node.op {
+        Op::Input(_) => format!("{id}: {} = {op}", types.join(", ")),
+        _ if args.is_empty() => format!("{id}: {} = {op}", types.join(", ")),
+        _ => format!("{id}: {} = {name} {}{attrs}", types.join(", "), args.join(", ")),
+    }
+}
+
 /// The lines of a graph being written.
 struct Body<'a, 'f> {
     f: &'a mut fmt::Formatter<'f>,

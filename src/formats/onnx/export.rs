@@ -2,7 +2,10 @@
 //!
 //! Each of our op classes is a few ONNX operators. What ONNX has no operator for is reported, all of it at once.
 
-use std::collections::HashMap;
+mod loops;
+mod order;
+
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -31,19 +34,38 @@ const IR_VERSION: i64 = 8;
 ///
 /// # Errors
 /// Every node that ONNX has no operator for; or the file cannot be written.
-pub fn save(path: &Path, graph: &Graph) -> Result<(), Error> {
-    let bytes = to_bytes(graph)?;
+pub fn save(path: &Path, graph: &Graph, states: &[(String, Tensor)]) -> Result<(), Error> {
+    let bytes = to_bytes(graph, states)?;
     write_whole(path, |file| file.write_all(&bytes))
 }
 
-/// A graph as the bytes of an ONNX model.
+/// A graph as the bytes of an ONNX model. Inputs that are `states` become initialisers, but for those with an output of the same name: a state that
+/// changes stays an input, its next value is the output `NAME.next`, and its present one the initialiser that the input may be left out for.
 ///
 /// # Errors
 /// Every node that ONNX has no operator for.
-pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, Problems> {
+pub fn to_bytes(graph: &Graph, states: &[(String, Tensor)]) -> Result<Vec<u8>, Problems> {
     let mut writer = Writer::default();
+    let changing: HashSet<&str> = graph.outputs.iter().map(|(name, _)| name.as_str()).collect();
     let live = graph.live();
     let mut problems = Vec::new();
+    for &id in graph.inputs() {
+        let Op::Input(input) = &graph.node(id).op else { continue };
+        let state = states.iter().find(|(name, _)| *name == input.name);
+        if let Some((name, value)) = state.filter(|_| live[id.at()]) {
+            writer.out.initializer.push(tensors::to_proto(name, value));
+        }
+        if state.is_none() || changing.contains(input.name.as_str()) {
+            writer.out.input.push(value_info(&input.name, &input.ty));
+        }
+        writer.names.insert(id, input.name.clone());
+    }
+    writer.taken = writer
+        .names
+        .values()
+        .cloned()
+        .chain(graph.outputs.iter().map(|(name, _)| name.clone()))
+        .collect();
     for (id, node) in graph.nodes().filter(|(id, _)| live[id.at()]) {
         if let Err(reason) = writer.node(graph, id, node) {
             problems.push(Problem::new(format!("{}: {reason}", node.op.name()), node.loc.clone()));
@@ -54,14 +76,15 @@ pub fn to_bytes(graph: &Graph) -> Result<Vec<u8>, Problems> {
     }
     let mut out = writer.out;
     for (name, id) in &graph.outputs {
-        let node = NodeProto {
+        let is_input = graph.input(name).is_some();
+        let output = if is_input { format!("{name}.next") } else { name.clone() };
+        out.output.push(value_info(&output, graph.ty(*id)));
+        out.node.push(NodeProto {
             op_type: Some("Identity".to_owned()),
             input: vec![writer.names[id].clone()],
-            output: vec![name.clone()],
+            output: vec![output],
             ..NodeProto::default()
-        };
-        out.node.push(node);
-        out.output.push(value_info(name, graph.ty(*id)));
+        });
     }
     out.name = Some("netloom".to_owned());
     let model = ModelProto {
@@ -105,6 +128,34 @@ enum Value {
     Text(&'static str),
 }
 
+/// What becomes of a number whose bits are taken.
+enum Undone {
+    /// All that is done with the bits is to make the number of them again.
+    By,
+    /// This makes the number again.
+    Undoes(NodeId),
+    /// The bits are wanted.
+    Not,
+}
+
+fn undone(graph: &Graph, id: NodeId) -> Undone {
+    let source = |id: NodeId| match &graph.node(id).op {
+        Op::Map(map) if map.0.name.starts_with("bits_to_") => Some(graph.node(id).args[0]),
+        _ => None,
+    };
+    let original = source(id).and_then(source);
+    if let Some(original) = original.filter(|original| graph.ty(*original) == graph.ty(id)) {
+        return Undone::Undoes(original);
+    }
+    let back = |user: NodeId| source(user) == Some(id) && source(id).map(|x| graph.ty(x)) == Some(graph.ty(user));
+    let mut users = graph.nodes().filter(|(_, node)| node.args.contains(&id));
+    let is_output = graph.outputs.iter().any(|(_, output)| *output == id);
+    match !is_output && users.all(|(user, _)| back(user)) {
+        true => Undone::By,
+        false => Undone::Not,
+    }
+}
+
 fn sizes(values: &[usize]) -> Value {
     Value::Ints(values.iter().map(|&value| value as i64).collect())
 }
@@ -112,19 +163,34 @@ fn sizes(values: &[usize]) -> Value {
 #[derive(Default)]
 struct Writer {
     out: GraphProto,
+    /// What the nodes' first results are called.
     names: HashMap<NodeId, String>,
+    /// What the results of nodes with several are called.
+    parts: HashMap<NodeId, Vec<String>>,
+    /// Names that the model has for its inputs and outputs.
+    taken: HashSet<String>,
     made: usize,
 }
 
 impl Writer {
     fn fresh(&mut self) -> String {
-        self.made += 1;
-        format!("v{}", self.made)
+        loop {
+            self.made += 1;
+            let name = format!("v{}", self.made);
+            if !self.taken.contains(&name) {
+                return name;
+            }
+        }
     }
 
     /// A node; gives the name of its result.
     fn push(&mut self, op: &str, inputs: &[&str], attributes: Vec<(&str, Value)>) -> String {
-        let output = self.fresh();
+        self.push_many(op, inputs, attributes, 1).remove(0)
+    }
+
+    /// A node of so many results; gives their names.
+    fn push_many(&mut self, op: &str, inputs: &[&str], attributes: Vec<(&str, Value)>, results: usize) -> Vec<String> {
+        let outputs: Vec<String> = (0..results).map(|_| self.fresh()).collect();
         let attribute = |(name, value): (&str, Value)| {
             let mut attribute = AttributeProto {
                 name: Some(name.to_owned()),
@@ -149,13 +215,13 @@ impl Writer {
         };
         self.out.node.push(NodeProto {
             op_type: Some(op.to_owned()),
-            name: Some(output.clone()),
+            name: outputs.first().cloned(),
             input: inputs.iter().map(|&name| name.to_owned()).collect(),
-            output: vec![output.clone()],
+            output: outputs.clone(),
             attribute: attributes.into_iter().map(attribute).collect(),
             ..NodeProto::default()
         });
-        output
+        outputs
     }
 
     /// An initialiser; gives its name.
@@ -163,10 +229,6 @@ impl Writer {
         let name = self.fresh();
         self.out.initializer.push(tensors::to_proto(&name, tensor));
         name
-    }
-
-    fn ints(&mut self, values: &[i64]) -> String {
-        self.constant(&Tensor::from_i64([values.len()], values))
     }
 
     fn node(&mut self, graph: &Graph, id: NodeId, node: &Node) -> Result<(), String> {
@@ -178,10 +240,8 @@ impl Writer {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let types: Vec<&Type> = (node.args.iter()).map(|arg| &graph.node(*arg).types[0]).collect();
         let name = match &node.op {
-            Op::Input(input) => {
-                self.out.input.push(value_info(&input.name, &input.ty));
-                input.name.clone()
-            }
+            // Named before.
+            Op::Input(_) => return Ok(()),
             Op::Const(tensor) => self.constant(tensor),
             Op::Iota(iota) => {
                 let along = Tensor::from_fn(iota.dtype, [iota.shape[iota.axis]], |index| {
@@ -194,6 +254,12 @@ impl Writer {
                 let shape = self.ints(&shape);
                 self.push("Expand", &[&along, &shape], vec![])
             }
+            Op::Map(map) if map.0.name.starts_with("bits_to_") => match undone(graph, id) {
+                // Bits taken and given back: what keeps a value from being simplified changes nothing.
+                Undone::By => return Ok(()),
+                Undone::Undoes(original) => self.names[&original].clone(),
+                Undone::Not => return Err("the bits of a number have no operator in ONNX".to_owned()),
+            },
             Op::Map(map) => self.map(map.0.name, &args, node)?,
             Op::Fold(fold) => self.fold(fold, args[0], types[0])?,
             Op::View(view) => self.view(view, &args, types[0])?,
@@ -223,19 +289,51 @@ impl Writer {
                 ];
                 self.push("Conv", &args, attributes)
             }
-            Op::Gather(Gather { axis }) => self.push("Gather", &args, vec![("axis", Value::Int(*axis as i64))]),
+            Op::Gather(Gather { axis }) => {
+                // Ours reads the nearest where an index lies outside; ONNX refuses, or counts from the end.
+                let extent = types[0].shape[*axis];
+                let is_inside = match &graph.node(node.args[1]).op {
+                    Op::Const(at) => at.scalars().all(|at| (0..extent as i128).contains(&at.as_i128())),
+                    _ => false,
+                };
+                let at = if is_inside {
+                    args[1].to_owned()
+                } else {
+                    self.nearest(args[1], extent)
+                };
+                self.push("Gather", &[args[0], &at], vec![("axis", Value::Int(*axis as i64))])
+            }
+            Op::Pool(pool) if pool.kind == PoolKind::ArgMax => {
+                self.argmax_pool(&pool.window, args[0], types[0], node.ty())
+            }
             Op::Pool(pool) => self.pool(pool, args[0], types[0].dtype)?,
-            Op::Prefix(_)
-            | Op::Scatter(_)
-            | Op::Random(_)
-            | Op::Sort(_)
-            | Op::Scan(_)
-            | Op::If(_)
-            | Op::While(_)
-            | Op::Part(_) => return Err("it cannot be written to ONNX yet".to_owned()),
+            Op::Prefix(prefix) => self.prefix(prefix, args[0], types[0]),
+            Op::Scatter(scatter) => self.scatter(scatter, &args, &types),
+            Op::Sort(sort) => self.sort(sort, args[0], types[0]),
+            Op::Part(part) => self.parts[&node.args[0]][*part].clone(),
+            Op::Scan(scan) => {
+                let results = self.scan(scan, &args, node)?;
+                self.several(id, results)
+            }
+            Op::If(branch) => {
+                let results = self.branch(branch, &args, node)?;
+                self.several(id, results)
+            }
+            Op::While(whil) => {
+                let results = self.while_loop(whil, &args, node)?;
+                self.several(id, results)
+            }
+            Op::Random(_) => return Err("these random bits have no operator in ONNX".to_owned()),
         };
         self.names.insert(id, name);
         Ok(())
+    }
+
+    /// Remembers the results of a node with several, and gives the first.
+    fn several(&mut self, id: NodeId, results: Vec<String>) -> String {
+        let first = results.first().cloned().unwrap_or_default();
+        self.parts.insert(id, results);
+        first
     }
 
     fn map(&mut self, map: &str, args: &[&str], node: &Node) -> Result<String, String> {
@@ -402,7 +500,7 @@ impl Writer {
                 Ok(self.push("Mul", &[&mean, &count], vec![]))
             }
             PoolKind::Sum => Err("a sum over dilated windows has no operator in ONNX".to_owned()),
-            PoolKind::ArgMax => Err("the place in a window has no operator in ONNX".to_owned()),
+            PoolKind::ArgMax => unreachable!("it is written by itself"),
         }
     }
 
@@ -431,12 +529,14 @@ impl Writer {
                 self.push("Slice", &[args[0], &start, &end, &axes, &step], vec![])
             }
             View::Pad { low, high, inner, fill } => {
-                if inner.iter().any(|&inner| inner > 0) {
-                    return Err("padding between neighbours has no operator in ONNX".to_owned());
+                let mut x = args[0].to_owned();
+                let mut shape = signed(&ty.shape);
+                for (axis, &between) in inner.iter().enumerate().filter(|(_, between)| **between > 0) {
+                    x = self.spread(&x, &mut shape, axis, between as i64, fill);
                 }
                 let pads: Vec<i64> = low.iter().chain(high).map(|&pad| pad as i64).collect();
                 let (pads, fill) = (self.ints(&pads), self.constant(fill));
-                self.push("Pad", &[args[0], &pads, &fill], vec![("mode", Value::Text("constant"))])
+                self.push("Pad", &[&x, &pads, &fill], vec![("mode", Value::Text("constant"))])
             }
             View::Flip(axes) => {
                 let axes = signed(axes);

@@ -18,6 +18,7 @@ mod shape;
 mod signal;
 mod tokens;
 mod training;
+mod trees;
 mod window;
 
 use super::node::{Cx, Done};

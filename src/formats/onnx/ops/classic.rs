@@ -1,6 +1,6 @@
 //! Classical machine learning: the domain `ai.onnx.ml`.
 
-use super::Row;
+use super::{Row, trees};
 
 /// Its operators.
 pub static TABLES: &[&[Row]] = &[&[
@@ -8,6 +8,7 @@ pub static TABLES: &[&[Row]] = &[&[
         let x = cx.arg(0)?;
         Ok(vec![x.gt(cx.float("threshold", 0.0)).cast(x.dtype())])
     }),
+    Row("TreeEnsemble", trees::ensemble),
     Row("Scaler", |cx| {
         let x = cx.arg(0)?;
         let row = |name: &str, default: f64| {
