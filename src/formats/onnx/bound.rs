@@ -11,6 +11,9 @@ use crate::compile::{Executable, compile};
 use crate::device::Device;
 use crate::error::Error;
 
+/// Extents by name, sorted.
+type Extents = Vec<(String, usize)>;
+
 /// A model whose extents are bound when it is run. One executable is kept for each binding, the most recently used ones, as many as asked for.
 ///
 /// ```no_run
@@ -30,7 +33,7 @@ pub struct Model {
     device: Device,
     most: usize,
     /// By binding, the most recently used last.
-    kept: Vec<(Vec<(String, usize)>, Arc<Executable>)>,
+    kept: Vec<(Extents, Arc<Executable>)>,
 }
 
 impl Model {
