@@ -16,9 +16,11 @@ use super::fold::once;
 /// of rows to the next.
 const STRIP_BYTES: usize = 512 << 10;
 /// The sets of the caches, as bytes after which addresses fall into the same set again, and the lines that a set holds, as found in most
-/// processors, half of them for the second, which other data wants too: what is read again and again must not take more.
+/// processors: what is read again and again must not take more.
 const FIRST_CACHE: (usize, usize) = (4 << 10, 8);
-const SECOND_CACHE: (usize, usize) = (128 << 10, 4);
+const SECOND_CACHE: (usize, usize) = (128 << 10, 8);
+/// Tiles of so many rows read a panel of B seldom enough to share the second cache's sets with no one; lower ones have half of them.
+const HIGH_TILE: usize = 12;
 
 /// Whether `count` lines so many bytes apart do not fit into a cache because they share too few of its sets.
 fn crowds(count: usize, bytes: usize, (period, ways): (usize, usize)) -> bool {
@@ -323,7 +325,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
-    let source = source(draft, form, columns * wide, m);
+    let source = source(draft, form, columns * wide, (m, rows));
     let b_free = draft.free(form.b);
     let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
     // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
@@ -583,8 +585,8 @@ impl Band {
             .filter(|band| band.columns <= Band::COLUMNS)
             .min_by_key(|band| band.count * padded(band.columns))?;
         let fills = best.count * padded(best.columns) * 20 < extent * padded(length) * 19;
-        let width = padded(best.columns);
-        (fills && matches!(source(draft, form, width, rows), Source::Direct)).then_some(best)
+        let (width, high) = (padded(best.columns), tile(form.dtype, target, rows, best.columns).0);
+        (fills && matches!(source(draft, form, width, (rows, high)), Source::Direct)).then_some(best)
     }
 }
 
@@ -666,8 +668,8 @@ enum Source {
     Packed { shared: bool },
 }
 
-/// Where B is best read, for tiles side by side of so many columns together, and a result of so many rows.
-fn source(draft: &mut Draft, form: &Form, width: usize, rows: usize) -> Source {
+/// Where B is best read, for tiles side by side of so many columns together, and a result of so many rows in tiles of so many.
+fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, usize)) -> Source {
     let Form {
         column,
         ref k,
@@ -687,7 +689,12 @@ fn source(draft: &mut Draft, form: &Form, width: usize, rows: usize) -> Source {
     // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what a hundred rows gain.
     let again = |&axis: &AxisId| {
         let bytes = address.factor(axis) as usize * form.dtype.size_bytes();
-        crowds(draft.extent(axis), bytes, SECOND_CACHE)
+        let (period, ways) = SECOND_CACHE;
+        crowds(
+            draft.extent(axis),
+            bytes,
+            (period, if high < HIGH_TILE { ways / 2 } else { ways }),
+        )
     };
     if address.factor(column) != 1 || limit < 0 || (rows >= 112 && k.iter().any(again)) {
         return packed;
