@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `NAME.o`, `libNAME.a` or `libNAME.so` | the code |
 //! | `NAME.h` | what it offers ([`header`]) |
-//! | `NAME.states` | the block of states, unless it is within the object or [`INIT`](crate::compile::INIT) makes it |
+//! | `NAME.states` | the block of states, unless it is within the object or [`INIT`] makes it |
 //! | `manifest.json` | the same for programs ([`manifest`]); the files beside it are written from it |
 //! | `example.c`, `CMakeLists.txt` | a program that runs every entry ([`sample`]) |
 //! | `rust/` | a crate around it, if asked for ([`wrapper`]) |

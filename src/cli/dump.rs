@@ -11,7 +11,7 @@ use netloom::formats::write_whole;
 use netloom::ir::{Graph, Program, Tensor, fuse, passes, text};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::page::html;
-use netloom::{Cpu, Device, Error, Session, compile, dump, profile};
+use netloom::{Cpu, Error, Session, compile, dump, profile};
 
 #[derive(Args)]
 pub struct Options {
@@ -95,8 +95,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
         #[cfg(feature = "vulkan")]
         "spirv" => match options.machine.device()? {
-            Device::Vulkan(device) => dump::spirv(&lower(&program, &device.target())?, &device)?,
-            Device::Cpu(_) => return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned())),
+            netloom::Device::Vulkan(device) => dump::spirv(&lower(&program, &device.target())?, &device)?,
+            netloom::Device::Cpu(_) => {
+                return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned()));
+            }
         },
         "kernel" | "nest" | "plan" | "clif" | "asm" => {
             let lowered = lower(&program, &cpu.target())?;
