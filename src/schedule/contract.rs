@@ -310,7 +310,9 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         Some(_) => {
             let columns = tile_columns(target, n);
             let most = most_rows(dtype, target, columns) / length;
-            (m.div_ceil(m.div_ceil(most)), columns)
+            // As many lines as divide the image best: what is computed twice costs more than a low tile.
+            let waste = |lines: &usize| (m.next_multiple_of(*lines), std::cmp::Reverse(*lines));
+            ((1..=most).min_by_key(waste).expect("a line fits into a tile"), columns)
         }
     };
     let (tiles, panels) = (m.div_ceil(rows), n.div_ceil(columns));
