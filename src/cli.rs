@@ -15,10 +15,13 @@ mod model;
 mod run;
 mod train;
 
+use std::io::Write;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use netloom::formats::write_whole;
 use netloom::{Cpu, Device, Error};
 
 /// A compiler and runtime for neural networks.
@@ -51,6 +54,18 @@ enum Command {
     Check(check::Options),
     /// List the devices found
     Devices(devices::Options),
+}
+
+/// Writes to the file that was asked for, or to standard output.
+fn write(out: Option<&Path>, text: &str) -> Result<(), Error> {
+    match out {
+        Some(path) => write_whole(path, |file| file.write_all(text.as_bytes())),
+        None => {
+            // A reader such as `head` may close the pipe; that is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+    }
 }
 
 /// What every command that runs something takes.

@@ -79,18 +79,21 @@ pub struct Lowered {
 pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     program.verify()?;
     let mut stages = Stages::default();
-    let entries = program.entries.iter().cloned().chain(init_entry(program));
-    let improve = |entry: Entry| {
-        let graph = stages.time("improve", || passes::run(&entry.graph, target, &mut |_| {}));
-        (entry.name, graph)
-    };
-    let graphs: Vec<(String, Graph)> = entries.map(improve).collect();
+    let graphs = stages.time("improve", || improved(program, target));
     let layouts = stages.time("layout", || Layouts::choose(&graphs, &program.states, target));
     let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL);
     for (stage, took) in std::mem::replace(&mut lowered.stages, stages).0 {
         lowered.stages.add(stage, took);
     }
     Ok(lowered)
+}
+
+/// The graphs of all entries after the passes, [`INIT`]'s included: what layouts are chosen for.
+pub(crate) fn improved(program: &Program, target: &Target) -> Vec<(String, Graph)> {
+    let entries = program.entries.iter().cloned().chain(init_entry(program));
+    entries
+        .map(|entry| (entry.name, passes::run(&entry.graph, target, &mut |_| {})))
+        .collect()
 }
 
 /// The same from improved graphs on, whose values have these layouts.

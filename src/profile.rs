@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use netloom_ir::graph::Graph;
 use netloom_ir::kernel::{Expr, Kernel, Prim, Work};
 use netloom_ir::program::Program;
-use netloom_ir::{Loc, Tensor, fuse, passes, text};
+use netloom_ir::{Loc, Tensor, fuse, text};
 use serde_json::json;
 
+use crate::compile::improved;
 #[cfg(feature = "vulkan")]
 use crate::compile::{assemble, lower};
 use crate::cpu::dispatch::{Dispatcher, KernelCall};
@@ -98,9 +99,7 @@ impl Profiler {
     fn new(program: &Program, entry: &str, cpu: &Cpu, session: &Session) -> Result<Profiler, Error> {
         program.verify()?;
         let target = cpu.target();
-        let mut graphs: Vec<(String, Graph)> = (program.entries.iter())
-            .map(|entry| (entry.name.clone(), passes::run(&entry.graph, &target, &mut |_| {})))
-            .collect();
+        let mut graphs = improved(program, &target);
         let layouts = Layouts::choose(&graphs, &program.states, &target);
         let mut memory = Memory::new(&program.states, &layouts);
         let mut kernels = Kernels::new(target);

@@ -136,28 +136,33 @@ fn a_wrong_nest_is_blamed_on_the_schedule() {
     assert!(blame.starts_with("schedule"), "{blame}, {what}");
 }
 
-/// A CPU whose code for the second piece is off in the last element, by a little more than rounding.
-struct Broken(Compiled);
+/// A CPU some of whose results are spoiled.
+struct Spoiled {
+    name: &'static str,
+    cpu: Compiled,
+    /// What becomes of the results of a piece.
+    piece: fn(usize, &mut [Tensor]),
+    /// What becomes of the results of the whole.
+    whole: fn(&mut [(String, Tensor)]),
+}
 
-impl Engine for Broken {
+impl Engine for Spoiled {
     fn name(&self) -> String {
-        "broken".to_owned()
+        self.name.to_owned()
     }
 
     fn target(&self) -> Target {
-        self.0.target()
+        self.cpu.target()
     }
 
     fn load(&mut self, pieces: &Lowered) -> Result<(), Error> {
-        self.0.load(pieces)
+        self.cpu.load(pieces)
     }
 
     fn run(&mut self, piece: usize, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, Error> {
-        let mut results = self.0.run(piece, inputs)?;
-        if let (1, Some(results)) = (piece, &mut results) {
-            let last = results[0].count() - 1;
-            let value = results[0].get(last).as_f64();
-            results[0].set(last, Scalar::Float(value * 1.001).round(DType::F32));
+        let mut results = self.cpu.run(piece, inputs)?;
+        if let Some(results) = &mut results {
+            (self.piece)(piece, results);
         }
         Ok(results)
     }
@@ -168,13 +173,30 @@ impl Engine for Broken {
         entry: &str,
         inputs: &[(String, Tensor)],
     ) -> Result<Option<Vec<(String, Tensor)>>, Error> {
-        self.0.run_whole(program, entry, inputs)
+        let mut results = self.cpu.run_whole(program, entry, inputs)?;
+        if let Some(results) = &mut results {
+            (self.whole)(results);
+        }
+        Ok(results)
     }
 }
 
 #[test]
 fn wrong_code_is_blamed_on_the_emitter_and_later_nodes_are_not() {
-    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Broken(Compiled::on(Cpu::native(), 1)))];
+    // The second piece is off in the last element, by a little more than rounding.
+    let broken = Spoiled {
+        name: "broken",
+        cpu: Compiled::on(Cpu::native(), 1),
+        piece: |piece, results| {
+            if piece == 1 {
+                let last = results[0].count() - 1;
+                let value = results[0].get(last).as_f64();
+                results[0].set(last, Scalar::Float(value * 1.001).round(DType::F32));
+            }
+        },
+        whole: |_| {},
+    };
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(broken)];
     engines.extend(cpu());
     let outcomes = outcomes(&mut engines, USUAL);
     let difference = outcomes[0].difference.as_ref().expect("something is wrong");
@@ -189,44 +211,18 @@ fn wrong_code_is_blamed_on_the_emitter_and_later_nodes_are_not() {
     assert!(outcomes[1].difference.is_none(), "{:?}", outcomes[1]);
 }
 
-/// Wrong as a whole, though its pieces are right.
-struct BadPlan(Compiled);
-
-impl Engine for BadPlan {
-    fn name(&self) -> String {
-        "bad plan".to_owned()
-    }
-
-    fn target(&self) -> Target {
-        self.0.target()
-    }
-
-    fn load(&mut self, pieces: &Lowered) -> Result<(), Error> {
-        self.0.load(pieces)
-    }
-
-    fn run(&mut self, piece: usize, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, Error> {
-        self.0.run(piece, inputs)
-    }
-
-    fn run_whole(
-        &mut self,
-        program: &Program,
-        entry: &str,
-        inputs: &[(String, Tensor)],
-    ) -> Result<Option<Vec<(String, Tensor)>>, Error> {
-        let mut results = self.0.run_whole(program, entry, inputs)?;
-        if let Some(results) = &mut results {
-            let first = results[0].1.get(1);
-            results[0].1.set(0, first);
-        }
-        Ok(results)
-    }
-}
-
 #[test]
 fn a_wrong_whole_is_blamed_on_the_plan() {
-    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(BadPlan(Compiled::on(Cpu::native(), 1)))];
+    let bad_plan = Spoiled {
+        name: "bad plan",
+        cpu: Compiled::on(Cpu::native(), 1),
+        piece: |_, _| {},
+        whole: |results| {
+            let first = results[0].1.get(1);
+            results[0].1.set(0, first);
+        },
+    };
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(bad_plan)];
     let (blame, _) = blamed(&mut engines, USUAL);
     assert!(blame.starts_with("plan"), "{blame}");
 }

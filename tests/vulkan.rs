@@ -155,10 +155,8 @@ fn the_validation_layers_speak_when_provoked() {
         return;
     }
     let options = Options {
-        number: None,
         validate: true,
-        cache: None,
-        tensor_bytes: None,
+        ..Options::default()
     };
     let device = Device::open(&options).expect("it was opened before");
     assert_eq!(device.messages(), [""; 0]);
@@ -237,10 +235,8 @@ fn pipelines_are_kept_on_disk_and_damage_is_noticed() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let options = Options {
-        number: None,
-        validate: false,
         cache: Some(folder.path().to_owned()),
-        tensor_bytes: None,
+        ..Options::default()
     };
     let run = || {
         let b = Builder::new();
@@ -280,10 +276,9 @@ fn tensors_beyond_the_range_of_a_binding_are_bound_in_windows() {
         return;
     }
     let options = Options {
-        number: None,
         validate: true,
-        cache: None,
         tensor_bytes: Some(5000),
+        ..Options::default()
     };
     let device = Device::open(&options).expect("it was opened before");
     let b = Builder::new();
@@ -375,9 +370,7 @@ fn too_little_memory_is_said_with_the_bytes_asked_for() {
 fn what_there_is_not_is_said() {
     let options = Options {
         number: Some(1000),
-        validate: false,
-        cache: None,
-        tensor_bytes: None,
+        ..Options::default()
     };
     let Err(error) = Device::open(&options) else {
         panic!("there is no device 1000")

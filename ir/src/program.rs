@@ -18,7 +18,7 @@ pub const SEED: &str = "seed";
 pub struct State {
     /// The name, distinct in the program; the entries that read it have an input of this name and type.
     pub name: String,
-    /// Its type; the layout is its home in every entry.
+    /// Its type. Where its elements lie in memory, the same in every entry, is for the compiler to choose.
     pub ty: Type,
     /// How it starts.
     pub init: Init,

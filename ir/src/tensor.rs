@@ -15,7 +15,7 @@ pub struct Type {
     pub dtype: DType,
     /// Extents, outermost first; empty for a scalar; an extent may be zero.
     pub shape: Vec<usize>,
-    /// Where the elements lie; dense until the layout pass.
+    /// Where the elements lie. Values of graphs are dense; the compiler gives kernels' buffers and states their layouts.
     pub layout: Layout,
 }
 

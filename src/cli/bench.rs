@@ -92,13 +92,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         [only] => only.name.clone(),
         _ => wanted.to_owned(),
     };
+    model.entry(&entry)?;
     let start = Instant::now();
     let program = model.program.only(&entry).prepared();
     let executable = Arc::new(compile(&program, &device)?);
     let compile_ms = milliseconds(start.elapsed());
-    let Some(plan) = executable.plan(&entry).cloned() else {
-        return Err(Error::Unknown(format!("`{}` has no entry `{entry}`", model.name)));
-    };
+    let plan = executable.plan(&entry).cloned().expect("an entry of the program");
     let inputs = arguments(&plan, options.input.as_deref())?;
     let inputs: Vec<&Tensor> = inputs.iter().collect();
     let mut session = Session::new(Arc::clone(&executable), threads, options.seed)?;

@@ -93,13 +93,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let (name, net) = (models[0].1.name.clone(), models[0].1.net);
     for (_, model) in &models {
         for entry in &wanted {
-            if model.program.entry(entry).is_none() {
-                let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
-                return Err(Error::Unknown(format!(
-                    "`{name}` has no entry `{entry}`; it has {}",
-                    names.join(", ")
-                )));
-            }
+            model.entry(entry)?;
         }
     }
     let programs = models

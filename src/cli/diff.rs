@@ -1,10 +1,8 @@
 //! `netloom diff`: what differs between two models, or what a pass changes in one.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use netloom::formats::write_whole;
 use netloom::ir::diff::{Diff, diff};
 use netloom::ir::{Graph, passes};
 use netloom::nn::training::PREDICT;
@@ -63,14 +61,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             .map(|(heading, diff)| format!("{heading}\n{diff}"))
             .collect(),
     };
-    match &options.out {
-        Some(path) => write_whole(path, |file| file.write_all(text.as_bytes())),
-        None => {
-            // A reader such as `head` may close the pipe; that is no failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(())
-        }
-    }
+    super::write(options.out.as_deref(), &text)
 }
 
 /// A heading with what is compared under it.
@@ -116,8 +107,7 @@ fn before_and_after(options: &Options, wanted: &str) -> Result<Vec<Pair>, Error>
     let model = super::model::read(&options.open, options.batch, name, &[])?;
     let entry = match (&model.program.entries[..], &options.entry) {
         ([only], None) => only,
-        _ => (model.program.entry(name))
-            .ok_or_else(|| Error::Unknown(format!("`{}` has no entry `{name}`", model.name)))?,
+        _ => model.entry(name)?,
     };
     let target = options.machine.device()?.target();
     if wanted == "all" {

@@ -1,13 +1,11 @@
 //! `netloom dump`: a model at a stage of the compiler.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use netloom::compile::lower;
-use netloom::formats::write_whole;
 use netloom::ir::{Graph, Program, Tensor, fuse, passes, text};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::page::html;
@@ -59,23 +57,15 @@ pub fn run(options: &Options) -> Result<(), Error> {
         ([only], None) => only.name.clone(),
         _ => wanted.to_owned(),
     };
-    let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
+    model.entry(&name)?;
     let program = match options.stage.as_str() {
         "graph" | "grad" => model.program.only(&name),
         _ => model.program.only(&name).prepared(),
     };
-    let Some(entry) = program.entries.first() else {
-        return Err(Error::Unknown(format!(
-            "`{}` has no entry `{name}`; it has {}",
-            model.name,
-            names.join(", ")
-        )));
-    };
+    let entry = &program.entries[0];
     if options.format == Format::Html {
-        return write(
-            options,
-            &page(options, &model.name, &model.program.only(&name).prepared(), &name)?,
-        );
+        let page = page(options, &model.name, &model.program.only(&name).prepared(), &name)?;
+        return super::write(options.out.as_deref(), &page);
     }
     let shown = |graph: &Graph| match options.format {
         Format::Text | Format::Html => graph.to_string(),
@@ -122,19 +112,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             }
         },
     };
-    write(options, &written)
-}
-
-/// Writes to the file that was asked for, or to standard output.
-fn write(options: &Options, text: &str) -> Result<(), Error> {
-    match &options.out {
-        Some(path) => write_whole(path, |file| file.write_all(text.as_bytes())),
-        None => {
-            // A reader such as `head` may close the pipe; that is no failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(())
-        }
-    }
+    super::write(options.out.as_deref(), &written)
 }
 
 /// The page of an entry.

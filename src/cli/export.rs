@@ -37,15 +37,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         other => other,
     };
     let model = super::model::read(&options.open, options.batch, wanted, &[])?;
+    let entry = model.entry(wanted)?;
     let program = model.program.only(wanted);
-    let Some(entry) = program.entries.first() else {
-        let names: Vec<&str> = model.program.entries.iter().map(|entry| entry.name.as_str()).collect();
-        return Err(Error::Unknown(format!(
-            "`{}` has no entry `{wanted}`; it has {}",
-            model.name,
-            names.join(", ")
-        )));
-    };
     let mut session = Session::new(Arc::new(compile(&program, Cpu::native())?), 1, options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use netloom::Error;
 use netloom::formats::{onnx, safetensors};
-use netloom::ir::{Program, Tensor, text};
+use netloom::ir::{Entry, Program, Tensor, text};
 use netloom::nn::scope::{KEY, STEP};
 use netloom::nn::training::{self, PREDICT};
 use netloom::nn::zoo::{self, Net};
@@ -21,6 +21,17 @@ pub struct Model {
     pub net: Option<&'static Net>,
     /// Inputs that are constants of the program, since a shape depends on them.
     pub bound: Vec<String>,
+}
+
+impl Model {
+    /// The entry of that name, or an error that lists those there are.
+    pub fn entry(&self, name: &str) -> Result<&Entry, Error> {
+        self.program.entry(name).ok_or_else(|| {
+            let names: Vec<&str> = self.program.entries.iter().map(|entry| entry.name.as_str()).collect();
+            let known = names.join(", ");
+            Error::Unknown(format!("`{}` has no entry `{name}`; it has {known}", self.name))
+        })
+    }
 }
 
 /// What a command is told about the model that it reads.

@@ -246,7 +246,7 @@ pub enum Home {
 }
 
 /// How a device is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Which; the best if not said.
     pub number: Option<usize>,

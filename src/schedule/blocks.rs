@@ -20,9 +20,8 @@ pub fn spell(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
         .iter()
         .flat_map(|task| task.index.iter().copied().chain([task.value]))
         .collect();
-    let below = draft.below(&roots);
     let mut split = Split::default();
-    for &id in &below {
+    for id in draft.below(&roots) {
         if let Expr::Load { buffer, index, .. } = draft.source.get(id).clone() {
             split.along(draft, buffer, &index);
         }
@@ -30,17 +29,16 @@ pub fn spell(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
     for task in &tasks {
         split.along(draft, task.buffer, &task.index);
     }
-    for &id in &below {
-        split.rewrite(draft, id);
-    }
+    let Split { parts, mut known } = split;
+    draft.rewrite(&roots, &mut known, |over| axes(&parts, over), digits);
     let tasks: Vec<Task> = (tasks.into_iter())
         .map(|task| {
-            let index: Vec<ExprId> = task.index.iter().map(|id| split.known[id]).collect();
+            let index = task.index.iter().map(|id| known[id]).collect();
             Task {
                 buffer: task.buffer,
-                over: split.axes(&task.over),
-                index: split.digits(draft, task.buffer, &index),
-                value: split.known[&task.value],
+                over: axes(&parts, &task.over),
+                index: digits(draft, task.buffer, index),
+                value: known[&task.value],
             }
         })
         .collect();
@@ -57,11 +55,13 @@ pub fn spell(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
     in_order(draft, tasks)
 }
 
-/// Axes that are split, and what has been rewritten so far.
+/// For each axis that is split, the one over blocks and the one within.
+type Parts = BTreeMap<AxisId, [AxisId; 2]>;
+
+/// Axes that are split, and what stands for each.
 #[derive(Default)]
 struct Split {
-    /// For each axis the one over blocks and the one within.
-    parts: BTreeMap<AxisId, [AxisId; 2]>,
+    parts: Parts,
     known: HashMap<ExprId, ExprId>,
 }
 
@@ -92,64 +92,40 @@ impl Split {
             }
         }
     }
+}
 
-    /// The axes in place of some: what is within blocks last, as it lies in memory.
-    fn axes(&self, axes: &[AxisId]) -> Vec<AxisId> {
-        let outer = axes
-            .iter()
-            .map(|axis| self.parts.get(axis).map_or(*axis, |parts| parts[0]));
-        let inner = axes.iter().filter_map(|axis| Some(self.parts.get(axis)?[1]));
-        outer.chain(inner).collect()
-    }
+/// The axes in place of some: what is within blocks last, as it lies in memory.
+fn axes(parts: &Parts, axes: &[AxisId]) -> Vec<AxisId> {
+    let outer = axes.iter().map(|axis| parts.get(axis).map_or(*axis, |parts| parts[0]));
+    let inner = axes.iter().filter_map(|axis| Some(parts.get(axis)?[1]));
+    outer.chain(inner).collect()
+}
 
-    /// Rewrites an expression whose operands are rewritten.
-    fn rewrite(&mut self, draft: &mut Draft, id: ExprId) {
-        if self.known.contains_key(&id) {
-            return;
-        }
-        let dtype = draft.source.dtype(id);
-        let new = match draft.source.get(id).clone() {
-            Expr::Load { buffer, index, guarded } => {
-                let index: Vec<ExprId> = index.iter().map(|id| self.known[id]).collect();
-                let index = self.digits(draft, buffer, &index);
-                draft.source.load(buffer, dtype, index, guarded)
+/// The digits of an index, rounded down where it is negative, so that a guard stays exact.
+fn digits(draft: &mut Draft, buffer: BufferId, index: Vec<ExprId>) -> Vec<ExprId> {
+    let ty = draft.buffers[buffer.at()].ty.clone();
+    let digits = ty.layout.digits(&ty.shape).into_iter();
+    digits
+        .map(|Digit { axis, step, extent }| {
+            let (mut value, whole) = (index[axis], extent * step >= ty.shape[axis]);
+            if step == 1 && whole {
+                return value;
             }
-            Expr::Prim(prim, dtype, args) => {
-                let args: Vec<ExprId> = args.iter().map(|id| self.known[id]).collect();
-                draft.source.prim(prim, dtype, &args)
+            let (low, _) = draft.source.range(value).expect("an index along blocks has a range");
+            let block = if whole { step } else { step * extent } as i64;
+            let blocks = ((-low).max(0) + block - 1) / block;
+            let op = |draft: &mut Draft, prim: Prim, a: ExprId, b: i64| {
+                let b = draft.source.int(b);
+                draft.source.prim(prim, DType::I64, &[a, b])
+            };
+            value = op(draft, Prim::Add, value, blocks * block);
+            value = op(draft, Prim::Div, value, step as i64);
+            match whole {
+                true => op(draft, Prim::Sub, value, blocks),
+                false => op(draft, Prim::Rem, value, extent as i64),
             }
-            Expr::Fold { with, over, value } => draft.source.fold(with, self.axes(&over), self.known[&value]),
-            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => id,
-        };
-        self.known.insert(id, new);
-    }
-
-    /// The digits of an index, rounded down where it is negative, so that a guard stays exact.
-    fn digits(&self, draft: &mut Draft, buffer: BufferId, index: &[ExprId]) -> Vec<ExprId> {
-        let ty = draft.buffers[buffer.at()].ty.clone();
-        let digits = ty.layout.digits(&ty.shape).into_iter();
-        digits
-            .map(|Digit { axis, step, extent }| {
-                let (mut value, whole) = (index[axis], extent * step >= ty.shape[axis]);
-                if step == 1 && whole {
-                    return value;
-                }
-                let (low, _) = draft.source.range(value).expect("an index along blocks has a range");
-                let block = if whole { step } else { step * extent } as i64;
-                let blocks = ((-low).max(0) + block - 1) / block;
-                let op = |draft: &mut Draft, prim: Prim, a: ExprId, b: i64| {
-                    let b = draft.source.int(b);
-                    draft.source.prim(prim, DType::I64, &[a, b])
-                };
-                value = op(draft, Prim::Add, value, blocks * block);
-                value = op(draft, Prim::Div, value, step as i64);
-                match whole {
-                    true => op(draft, Prim::Sub, value, blocks),
-                    false => op(draft, Prim::Rem, value, extent as i64),
-                }
-            })
-            .collect()
-    }
+        })
+        .collect()
 }
 
 /// The tasks with their axes in the order in which the widest result lies in memory.

@@ -28,9 +28,10 @@ pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
             ),
         ]);
         for task in &mut tasks {
-            join(&mut task.over, outer, inner, joint);
+            task.over = join(&task.over, outer, inner, joint);
+            let joined = |axes: &[AxisId]| join(axes, outer, inner, joint);
             let roots: Vec<ExprId> = task.index.iter().copied().chain([task.value]).collect();
-            let roots = rewrite(draft, &roots, known.clone(), |over| join(over, outer, inner, joint));
+            let roots = draft.rewrite(&roots, &mut known.clone(), joined, |_, _, index| index);
             let (value, index) = roots.split_last().expect("a value");
             (task.value, task.index) = (*value, index.to_vec());
         }
@@ -38,44 +39,10 @@ pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
     tasks
 }
 
-/// Replaces two neighbours by one.
-fn join(axes: &mut Vec<AxisId>, outer: AxisId, inner: AxisId, joint: AxisId) {
-    axes.retain(|&axis| axis != inner);
-    axes.iter_mut()
-        .filter(|axis| **axis == outer)
-        .for_each(|axis| *axis = joint);
-}
-
-/// Rewrites expressions of the source with replacements, and the axes of their folds.
-fn rewrite(
-    draft: &mut Draft,
-    roots: &[ExprId],
-    mut known: HashMap<ExprId, ExprId>,
-    axes: impl Fn(&mut Vec<AxisId>),
-) -> Vec<ExprId> {
-    for id in draft.below(roots) {
-        if known.contains_key(&id) {
-            continue;
-        }
-        let dtype = draft.source.dtype(id);
-        let new = match draft.source.get(id).clone() {
-            Expr::Load { buffer, index, guarded } => {
-                let index = index.iter().map(|id| known[id]).collect();
-                draft.source.load(buffer, dtype, index, guarded)
-            }
-            Expr::Prim(prim, dtype, args) => {
-                let args: Vec<ExprId> = args.iter().map(|id| known[id]).collect();
-                draft.source.prim(prim, dtype, &args)
-            }
-            Expr::Fold { with, mut over, value } => {
-                axes(&mut over);
-                draft.source.fold(with, over, known[&value])
-            }
-            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => id,
-        };
-        known.insert(id, new);
-    }
-    roots.iter().map(|id| known[id]).collect()
+/// The axes with one in place of two neighbours.
+fn join(axes: &[AxisId], outer: AxisId, inner: AxisId, joint: AxisId) -> Vec<AxisId> {
+    let kept = axes.iter().copied().filter(|&axis| axis != inner);
+    kept.map(|axis| if axis == outer { joint } else { axis }).collect()
 }
 
 /// The two innermost axes of tasks without folds, if the inner one is short.

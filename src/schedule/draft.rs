@@ -225,6 +225,39 @@ impl Draft {
         index::substitute(&from, &mut self.source, &mut known.clone(), id)
     }
 
+    /// Rewrites expressions of the source with replacements, which what is rewritten joins, the axes of their folds, and the indices of their
+    /// loads.
+    pub fn rewrite(
+        &mut self,
+        roots: &[ExprId],
+        known: &mut HashMap<ExprId, ExprId>,
+        axes: impl Fn(&[AxisId]) -> Vec<AxisId>,
+        index: impl Fn(&mut Draft, BufferId, Vec<ExprId>) -> Vec<ExprId>,
+    ) -> Vec<ExprId> {
+        for id in self.below(roots) {
+            if known.contains_key(&id) {
+                continue;
+            }
+            let dtype = self.source.dtype(id);
+            let new = |operands: &[ExprId]| -> Vec<ExprId> { operands.iter().map(|operand| known[operand]).collect() };
+            let new = match self.source.get(id).clone() {
+                Expr::Load {
+                    buffer,
+                    index: at,
+                    guarded,
+                } => {
+                    let at = index(self, buffer, new(&at));
+                    self.source.load(buffer, dtype, at, guarded)
+                }
+                Expr::Prim(prim, dtype, args) => self.source.prim(prim, dtype, &new(&args)),
+                Expr::Fold { with, over, value } => self.source.fold(with, axes(&over), known[&value]),
+                Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => id,
+            };
+            known.insert(id, new);
+        }
+        roots.iter().map(|id| known[id]).collect()
+    }
+
     /// The same fold with one of its axes replaced by another, in the value too.
     pub fn refold(&mut self, fold: ExprId, axis: AxisId, by: AxisId, at: ExprId) -> ExprId {
         let Expr::Fold { with, mut over, value } = self.source.get(fold).clone() else {

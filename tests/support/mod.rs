@@ -226,10 +226,8 @@ pub fn vulkan() -> Option<Arc<gpu::Device>> {
     OPENED
         .get_or_init(|| {
             let options = gpu::Options {
-                number: None,
                 validate: true,
-                cache: None,
-                tensor_bytes: None,
+                ..gpu::Options::default()
             };
             match gpu::Device::open(&options) {
                 Ok(device) => {
