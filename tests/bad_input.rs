@@ -267,6 +267,36 @@ fn weights(folder: &Path, out: &str) -> Vec<(String, Tensor)> {
     safetensors::load(&folder.join(out).join("weights.safetensors")).expect("weights were saved")
 }
 
+#[test]
+fn several_seeds_train_apart_and_their_mean_is_told() {
+    let folder = folder();
+    stripes(folder.path(), 80);
+    let more = ["--seeds", "2", "--seed", "5", "--dropout", "0.3", "--best", "--json"];
+    let output = netloom(folder.path(), &train("out", "3", &more));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("an object");
+    let loss = |report: &serde_json::Value| report["test_loss"].as_f64().expect("a number");
+    let each: Vec<f64> = report["seeds"].as_array().expect("two").iter().map(loss).collect();
+    assert!(each.len() == 2 && each[0] != each[1], "{report}");
+    assert!((loss(&report) - (each[0] + each[1]) / 2.0).abs() < 1e-12, "{report}");
+    for seed in ["out/seed-5", "out/seed-6"] {
+        // What is kept is the best epoch, and names do not depend on dropout.
+        let best = safetensors::load(&folder.path().join(seed).join("best.safetensors")).expect("it was saved");
+        assert!(best == weights(folder.path(), seed), "{seed}");
+        assert!(best.iter().any(|(name, _)| name == "4.weight"), "{seed}");
+    }
+    for (more, part) in [
+        (&["--turn", "5"][..], "`mlp` takes no pictures"),
+        (&["--dropout", "1.5"], "found 1.5"),
+        (
+            &["--seeds", "2", "--resume", "out/seed-5/best.safetensors"],
+            "instead of `--seeds`",
+        ),
+    ] {
+        refuses(folder.path(), &train("other", "3", more), 1, &[part]);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_training_saves_and_says_where() {

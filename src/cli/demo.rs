@@ -52,6 +52,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         seed: options.seed,
         resume: None,
         patience: None,
+        dropout: None,
         augment: Augmentation::shift(SHIFT, options.seed),
         balance: false,
         out: &options.out,

@@ -1,14 +1,16 @@
 //! `netloom train`: trains a network and writes what it learnt.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use netloom::nn::layers::Dropout;
 use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::zoo::{self, Net};
-use netloom::nn::{Optimiser, Rate, Training};
+use netloom::nn::{Optimiser, Rate, Sequential, Training};
 use netloom::train::metrics::{Confusion, Scores};
 use netloom::train::model::ModelOptions;
 use netloom::train::page::Page;
@@ -41,9 +43,27 @@ pub struct Options {
     /// Go on from a checkpoint, with the same options: the result is as if there had been no interruption
     #[arg(long)]
     resume: Option<PathBuf>,
-    /// Stop when the validation loss has not improved for so many epochs
+    /// Stop when the validation loss has not improved for so many epochs; the best epoch counts
     #[arg(long)]
     patience: Option<usize>,
+    /// Let the epoch with the least validation loss count instead of the last
+    #[arg(long)]
+    best: bool,
+    /// Train so many times, from this seed and the next ones, each into a folder of its own
+    #[arg(long, default_value = "1")]
+    seeds: NonZeroU64,
+    /// Drop this share of what the last layer is given
+    #[arg(long, value_name = "SHARE")]
+    dropout: Option<f64>,
+    /// The greatest distance in pixels that pictures are moved
+    #[arg(long, value_name = "PIXELS", default_value_t = SHIFT)]
+    shift: usize,
+    /// The greatest angle by which pictures are turned
+    #[arg(long, value_name = "DEGREES", default_value_t = 0.0)]
+    turn: f64,
+    /// The greatest share by which pictures grow or shrink
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    zoom: f64,
     /// Show every second picture mirrored
     #[arg(long)]
     flip: bool,
@@ -68,28 +88,75 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let net = zoo::find(&options.net)?.for_training();
-    let data = Data::read(net, options.data.as_deref(), options.seed)?;
-    let plan = Fit {
-        net,
-        rate: options.rate.unwrap_or(RATE),
-        batch: options.batch.unwrap_or(net.batch),
-        epochs: options.epochs,
-        seed: options.seed,
-        resume: options.resume.as_deref(),
-        patience: options.patience,
-        augment: Augmentation {
-            flip: options.flip,
-            crop: options.crop.unwrap_or(1.0),
-            ..Augmentation::shift(SHIFT, options.seed)
-        },
-        balance: options.balance,
-        out: &options.out,
-        nan: options.nan,
-        machine: &options.machine,
+    let changes = options.flip || options.crop.is_some() || options.turn > 0.0 || options.zoom > 0.0;
+    if changes && net.example.len() != 3 {
+        return Err(Error::Usage(format!(
+            "`{}` takes no pictures, so that there is nothing to mirror, cut, turn or zoom; leave `--flip`, `--crop`, `--turn` and `--zoom` out",
+            net.name
+        )));
+    }
+    let trained = |seed: u64, out: &Path| {
+        let data = Data::read(net, options.data.as_deref(), seed)?;
+        let plan = Fit {
+            net,
+            rate: options.rate.unwrap_or(RATE),
+            batch: options.batch.unwrap_or(net.batch),
+            epochs: options.epochs,
+            seed,
+            resume: options.resume.as_deref(),
+            patience: options.patience.or(options.best.then_some(usize::MAX)),
+            dropout: options.dropout,
+            augment: Augmentation {
+                flip: options.flip,
+                crop: options.crop.unwrap_or(1.0),
+                turn: options.turn,
+                zoom: options.zoom,
+                ..Augmentation::shift(options.shift, seed)
+            },
+            balance: options.balance,
+            out,
+            nan: options.nan,
+            machine: &options.machine,
+        };
+        Ok::<Report, Error>(fit(&plan, &data)?.1)
     };
-    let (_, report) = fit(&plan, &data)?;
+    let json = |report: &Report| report.json(net.name, options.machine.threads());
+    if options.seeds == NonZeroU64::MIN {
+        let report = trained(options.seed, &options.out)?;
+        if options.json {
+            super::print_json(&json(&report));
+        }
+        return Ok(());
+    }
+    if options.resume.is_some() {
+        let message = "`--resume` goes on with one training; give its seed instead of `--seeds`";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    let seeds = options.seed..=options.seed.saturating_add(options.seeds.get() - 1);
+    let reports = seeds
+        .map(|seed| {
+            eprintln!("seed {seed}");
+            trained(seed, &options.out.join(format!("seed-{seed}")))
+        })
+        .collect::<Result<Vec<Report>, Error>>()?;
+    let accuracies: Option<Vec<f64>> = reports.iter().map(|report| report.test_accuracy).collect();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let losses: Vec<f64> = reports.iter().map(|report| report.test_loss).collect();
+    eprint!("{} seeds: mean test loss {:.4}", reports.len(), mean(&losses));
+    if let Some(accuracies) = &accuracies {
+        let [least, greatest] = [f64::min, f64::max]
+            .map(|pick: fn(f64, f64) -> f64| accuracies.iter().copied().reduce(pick).unwrap_or(0.0));
+        let [mean, least, greatest] = [mean(accuracies), least, greatest].map(|share| 100.0 * share);
+        eprint!(", accuracy {mean:.2} %, from {least:.2} to {greatest:.2}");
+    }
+    eprintln!();
     if options.json {
-        super::print_json(&report.json(net.name, options.machine.threads()));
+        super::print_json(&serde_json::json!({
+            "net": net.name,
+            "test_loss": mean(&losses),
+            "test_accuracy": accuracies.as_deref().map(mean),
+            "seeds": reports.iter().map(json).collect::<Vec<_>>(),
+        }));
     }
     Ok(())
 }
@@ -183,6 +250,8 @@ pub struct Fit<'a> {
     pub seed: u64,
     pub resume: Option<&'a Path>,
     pub patience: Option<usize>,
+    /// The share of what the last layer is given that is dropped in training.
+    pub dropout: Option<f64>,
     /// What happens to pictures before a step.
     pub augment: Augmentation,
     /// Whether all classes count the same.
@@ -195,10 +264,19 @@ pub struct Fit<'a> {
 /// The greatest learning rate where none is given.
 pub const RATE: f64 = 1e-3;
 
-/// The greatest distance in pixels that pictures are moved in training.
+/// The greatest distance in pixels that pictures are moved in training where none is given.
 pub const SHIFT: usize = 1;
 
 impl Fit<'_> {
+    /// The network, with dropout if there is to be some.
+    pub fn layers(&self) -> Sequential {
+        let layers = (self.net.layers)();
+        match self.dropout {
+            Some(share) => layers.before_last(Dropout(share)),
+            None => layers,
+        }
+    }
+
     /// The network's loss, made small by Adam with a rate that falls to zero over the whole training. This suits every network; the zoo's own
     /// training is for comparing systems.
     pub fn training(&self, data: &Data) -> Training {
@@ -258,7 +336,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         seed: plan.seed,
         device: plan.machine.device()?,
     };
-    let mut model = Model::compile((plan.net.layers)(), &plan.training(data), &data.train, options)?;
+    let mut model = Model::compile(plan.layers(), &plan.training(data), &data.train, options)?;
     eprint!("{}", model.summary()?);
     let steps = data.train.len() / plan.batch;
     let mut steps_done = 0;
@@ -461,7 +539,7 @@ fn explained(model: &mut Model, plan: &Fit<'_>, data: &Data, message: String) ->
     use netloom::eager::Eager;
     use netloom::nn::training::program;
     let (input, target) = (plan.net.input(plan.batch), plan.net.target(plan.batch));
-    let program = program(&(plan.net.layers)(), &input, &target, &plan.training(data))?.only(TRAIN_STEP);
+    let program = program(&plan.layers(), &input, &target, &plan.training(data))?.only(TRAIN_STEP);
     let mut eager = Eager::new(&program, &plan.machine.cpu()?, plan.machine.threads(), model.session())?;
     let mut loss = model.session().results(TRAIN_STEP)?;
     let order: Vec<usize> = (0..data.train.len()).collect();

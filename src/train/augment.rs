@@ -1,7 +1,9 @@
 //! Pictures changed at random, so that a network learns what does not matter.
 
-use netloom_ir::Tensor;
 use netloom_ir::sample::SplitMix;
+use netloom_ir::{DType, Tensor, Type};
+
+use crate::error::Error;
 
 /// What may happen to each picture of a batch before a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,6 +14,10 @@ pub struct Augmentation {
     pub flip: bool,
     /// The least share of each side that is kept: a part of the picture at a random place, enlarged to the whole. With 1 nothing is cut off.
     pub crop: f64,
+    /// The greatest angle, in degrees, by which it is turned about its middle; what turns in is 0.
+    pub turn: f64,
+    /// The greatest share by which it grows or shrinks about its middle.
+    pub zoom: f64,
     /// What all that is drawn from, together with the step.
     pub seed: u64,
 }
@@ -23,33 +29,62 @@ impl Augmentation {
             shift: most,
             flip: false,
             crop: 1.0,
+            turn: 0.0,
+            zoom: 0.0,
             seed,
         }
+    }
+
+    /// Whether pixels come to lie between pixels, so that values are interpolated.
+    fn warps(&self) -> bool {
+        self.crop < 1.0 || self.turn > 0.0 || self.zoom > 0.0
+    }
+
+    /// Whether batches of this type can be changed so.
+    ///
+    /// # Errors
+    /// If they are no pictures `[n, channels, height, width]`, of `f32` where values are interpolated, or a number of the options makes no sense.
+    pub fn check(&self, batch: &Type) -> Result<(), Error> {
+        let problem = if batch.rank() != 4 {
+            format!("only pictures [batch, channels, height, width] can be augmented, not {batch}")
+        } else if !(self.crop > 0.0 && self.crop <= 1.0) {
+            let crop = self.crop;
+            format!("a part of a picture is a share between 0 and 1 of its sides, found {crop}")
+        } else if !(0.0..=180.0).contains(&self.turn) {
+            format!("pictures are turned by up to 180 degrees, found {}", self.turn)
+        } else if !(0.0..1.0).contains(&self.zoom) {
+            format!("pictures grow and shrink by a share below 1, found {}", self.zoom)
+        } else if self.warps() && batch.dtype != DType::F32 {
+            format!("pictures are cut, turned and zoomed as f32, not as {}", batch.dtype)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Usage(problem))
     }
 
     /// Changes the pictures `[n, channels, height, width]` of training step `step`. Moving and mirroring allocate nothing.
     ///
     /// # Panics
-    /// If the tensor has another rank.
+    /// If [`Augmentation::check`] refuses their type.
     pub fn apply(&self, step: u64, pictures: &mut Tensor) {
+        self.check(&pictures.ty())
+            .expect("the pictures can be changed so: `check` says whether");
         let &[count, channels, height, width] = pictures.shape() else {
-            panic!(
-                "pictures have the shape [n, channels, height, width], found {}",
-                pictures.ty()
-            );
+            unreachable!("pictures have four axes")
         };
         let pixel = pictures.dtype().size_bytes();
         let picture = channels * height * width * pixel;
         let mut draws = SplitMix(SplitMix(self.seed).bits() ^ step);
+        let mut before = Vec::new();
         for number in 0..count {
             let mut distance = || draws.below(2 * self.shift + 1) as isize - self.shift as isize;
             let (down, right) = (distance(), distance());
             let is_flipped = self.flip && draws.below(2) == 1;
-            let part = (self.crop < 1.0).then(|| Part::draw(self.crop.max(0.0), &mut draws));
+            let warp = self.warps().then(|| Warp::draw(self, height, width, &mut draws));
             let bytes = &mut pictures.bytes_mut()[number * picture..][..picture];
             for plane in bytes.chunks_exact_mut((height * width * pixel).max(1)) {
-                if let Some(part) = part {
-                    part.enlarge(plane, height, width, pixel);
+                if let Some(warp) = &warp {
+                    warp.apply(plane, height, width, &mut before);
                 }
                 if is_flipped {
                     plane.chunks_exact_mut(width * pixel).for_each(|row| mirror(row, pixel));
@@ -60,32 +95,64 @@ impl Augmentation {
     }
 }
 
-/// A part of a picture, as shares of its sides.
-#[derive(Clone, Copy)]
-struct Part {
-    top: f64,
-    left: f64,
-    side: f64,
+/// Where each pixel comes from: row and column in the picture before are `at + down * row + right * column`.
+struct Warp {
+    at: [f64; 2],
+    down: [f64; 2],
+    right: [f64; 2],
 }
 
-impl Part {
-    fn draw(least: f64, draws: &mut SplitMix) -> Part {
-        let side = draws.between((least, 1.0));
-        let mut start = || draws.unit() * (1.0 - side);
-        let (top, left) = (start(), start());
-        Part { top, left, side }
+impl Warp {
+    fn draw(augment: &Augmentation, height: usize, width: usize, draws: &mut SplitMix) -> Warp {
+        let extents = [height as f64, width as f64];
+        let side = draws.between((augment.crop, 1.0));
+        let starts = extents.map(|extent| draws.unit() * (1.0 - side) * extent);
+        let angle = draws.between((-augment.turn, augment.turn)).to_radians();
+        let scale = side / (1.0 + draws.between((-augment.zoom, augment.zoom)));
+        let (sin, cos) = (scale * angle.sin(), scale * angle.cos());
+        let (down, right) = ([cos, -sin], [sin, cos]);
+        // The middle of the picture comes from the middle of the part; the middle of pixel 0 lies at 1/2.
+        let from = |axis: usize| {
+            let middle = starts[axis] + 0.5 * side * extents[axis];
+            middle - down[axis] * (extents[0] - 1.0) / 2.0 - right[axis] * (extents[1] - 1.0) / 2.0 - 0.5
+        };
+        Warp {
+            at: [from(0), from(1)],
+            down,
+            right,
+        }
     }
 
-    /// Each pixel becomes the one of the part that lies where it lies in the whole.
-    fn enlarge(self, plane: &mut [u8], height: usize, width: usize, pixel: usize) {
-        let source = plane.to_vec();
-        let place = |start: f64, at: usize, extent: usize| {
-            let along = start * extent as f64 + (at as f64 + 0.5) * self.side;
-            (along as usize).min(extent - 1)
+    /// Each pixel becomes what lies at its place among the four nearest before; 0 beyond the edge.
+    fn apply(&self, plane: &mut [u8], height: usize, width: usize, before: &mut Vec<f32>) {
+        const SIZE: usize = size_of::<f32>();
+        let value = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        before.clear();
+        before.extend(plane.chunks_exact(SIZE).map(value));
+        // The two lines around a place and the weight of the second.
+        let between = |place: f64, extent: usize| {
+            let last = (extent - 1) as f64;
+            (-0.5..=last + 0.5).contains(&place).then(|| {
+                let place = place.clamp(0.0, last);
+                let first = place as usize;
+                (first, (first + 1).min(extent - 1), (place - first as f64) as f32)
+            })
         };
-        for (at, target) in plane.chunks_exact_mut(pixel).enumerate() {
-            let (row, column) = (place(self.top, at / width, height), place(self.left, at % width, width));
-            target.copy_from_slice(&source[(row * width + column) * pixel..][..pixel]);
+        for (number, target) in plane.chunks_exact_mut(SIZE).enumerate() {
+            let (row, column) = ((number / width) as f64, (number % width) as f64);
+            let place = |axis: usize| self.at[axis] + self.down[axis] * row + self.right[axis] * column;
+            let value = match (between(place(0), height), between(place(1), width)) {
+                (Some((above, below, down)), Some((left, right, along))) => {
+                    let line = |row: usize| {
+                        let (first, second) = (before[row * width + left], before[row * width + right]);
+                        first + along * (second - first)
+                    };
+                    let (upper, lower) = (line(above), line(below));
+                    upper + down * (lower - upper)
+                }
+                _ => 0.0,
+            };
+            target.copy_from_slice(&value.to_ne_bytes());
         }
     }
 }
@@ -188,5 +255,82 @@ mod tests {
             enlarged += usize::from(found != start);
         }
         assert!((10..30).contains(&flipped) && enlarged > 15, "{flipped} {enlarged}");
+    }
+
+    /// A quarter turn moves rows to columns exactly; a blot in the middle stays there, and zooming changes how much of it there is, not where.
+    #[test]
+    fn pictures_are_turned_and_zoomed_about_their_middle() {
+        let start: Vec<f32> = (0..25).map(|x| x as f32).collect();
+        let quarter = Warp {
+            at: [0.0, 4.0],
+            down: [0.0, -1.0],
+            right: [1.0, 0.0],
+        };
+        let mut turned = Tensor::from_f32([5, 5], &start);
+        quarter.apply(turned.bytes_mut(), 5, 5, &mut Vec::new());
+        let expected: Vec<f32> = (0..25).map(|at| start[at % 5 * 5 + 4 - at / 5]).collect();
+        assert_eq!(turned.to_f32(), expected);
+
+        let augment = Augmentation {
+            turn: 30.0,
+            zoom: 0.2,
+            ..Augmentation::shift(0, 1)
+        };
+        let blot =
+            |at: usize| (-((at / 21) as f64 - 10.0).powi(2) / 8.0 - ((at % 21) as f64 - 10.0).powi(2) / 8.0).exp();
+        let blot: Vec<f32> = (0..441).map(|at| blot(at) as f32).collect();
+        let (mut least, mut greatest) = (f32::MAX, f32::MIN);
+        for step in 0..40 {
+            let mut picture = Tensor::from_f32([1, 1, 21, 21], &blot);
+            augment.apply(step, &mut picture);
+            let found = picture.to_f32();
+            let mass: f32 = found.iter().sum();
+            let centre = |of: &dyn Fn(usize) -> usize| {
+                found.iter().enumerate().map(|(at, x)| of(at) as f32 * x).sum::<f32>() / mass
+            };
+            let (row, column) = (centre(&|at| at / 21), centre(&|at| at % 21));
+            assert!(
+                (row - 10.0).abs() < 0.01 && (column - 10.0).abs() < 0.01,
+                "step {step}: {row} {column}"
+            );
+            (least, greatest) = (least.min(mass), greatest.max(mass));
+        }
+        // Between 0.8² and 1.2² of the 8π that the blot has.
+        assert!(
+            (15.8..20.0).contains(&least) && (30.0..36.5).contains(&greatest),
+            "{least} {greatest}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_changed_so_is_named() {
+        let pictures = Type::new(DType::F32, [2, 1, 4, 4]);
+        let plain = Augmentation::shift(1, 0);
+        for (augment, batch, said) in [
+            (plain, Type::new(DType::F32, [2, 16]), "not f32[2,16]"),
+            (Augmentation { crop: 0.0, ..plain }, pictures.clone(), "found 0"),
+            (
+                Augmentation { turn: -3.0, ..plain },
+                pictures.clone(),
+                "180 degrees, found -3",
+            ),
+            (
+                Augmentation {
+                    zoom: f64::NAN,
+                    ..plain
+                },
+                pictures.clone(),
+                "below 1, found NaN",
+            ),
+            (
+                Augmentation { turn: 3.0, ..plain },
+                Type::new(DType::U8, [2, 1, 4, 4]),
+                "not as u8",
+            ),
+        ] {
+            let message = augment.check(&batch).unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+        assert!(plain.check(&pictures).is_ok());
     }
 }

@@ -181,21 +181,7 @@ impl Model {
     /// If the data do not fit, fewer examples than a batch are given, the loss is no number, or a callback fails.
     pub fn fit(&mut self, data: &Dataset, mut options: FitOptions<'_>) -> Result<History, Error> {
         self.check(data)?;
-        if options.augment.is_some() && self.input.rank() != 4 {
-            return Err(Error::Usage(format!(
-                "only pictures [batch, channels, height, width] can be augmented, not {}",
-                self.input
-            )));
-        }
-        if let Some(crop) = options
-            .augment
-            .map(|augment| augment.crop)
-            .filter(|crop| !(*crop > 0.0 && *crop <= 1.0))
-        {
-            return Err(Error::Usage(format!(
-                "a part of a picture is a share between 0 and 1 of its sides, found {crop}"
-            )));
-        }
+        options.augment.map_or(Ok(()), |augment| augment.check(&self.input))?;
         let batch_size = self.options.batch;
         let steps = data.len() / batch_size;
         if steps == 0 {

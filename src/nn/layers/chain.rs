@@ -64,6 +64,14 @@ impl Sequential {
         self
     }
 
+    /// The same chain with a layer before its last one, which asks for its parameters at the scope of the whole: the others keep their names.
+    #[must_use]
+    pub fn before_last(mut self, layer: impl Layer + 'static) -> Sequential {
+        let place = self.parts.len().saturating_sub(1);
+        self.parts.insert(place, Part::new(None, layer));
+        self
+    }
+
     /// The number of layers.
     pub fn len(&self) -> usize {
         self.parts.len()
