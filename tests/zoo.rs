@@ -17,11 +17,12 @@ use netloom::{Cpu, Device, Session, compile};
 
 /// Parameters and the shape of the scores of one example. The counts are torchvision's; of `alexnet_2012` and `googlenet_2014`, the
 /// papers' networks as Caffe has them.
-const SIZES: [(&str, usize, &[usize]); 18] = [
+const SIZES: [(&str, usize, &[usize]); 19] = [
     ("tiny", 105, &[1, 1]),
     ("mlp", 669_706, &[1, 10]),
     ("autoencoder", 437_664, &[1, 784]),
     ("lenet", 431_080, &[1, 10]),
+    ("lstm", 100_106, &[1, 10]),
     ("alexnet", 61_100_840, &[1, 1000]),
     ("alexnet_2012", 60_965_224, &[1, 1000]),
     ("vgg16", 138_357_544, &[1, 1000]),

@@ -9,6 +9,7 @@ pub mod densenet;
 pub mod googlenet;
 pub mod lenet;
 pub mod mobilenet;
+pub mod recurrent;
 pub mod resnet;
 pub mod small;
 pub mod squeezenet;
@@ -75,6 +76,7 @@ pub static NETS: &[&Net] = &[
     &small::MLP,
     &small::AUTOENCODER,
     &lenet::LENET,
+    &recurrent::LSTM,
     &alexnet::ALEXNET,
     &alexnet::ALEXNET_2012,
     &vgg::VGG16,

@@ -6,6 +6,8 @@
 //! | `weight` of a dense layer, `[out, in]` | `[in, out]` |
 //! | `num_batches_tracked`, read by nothing but cumulative averages | not kept |
 //! | `aux1`, `aux2` of GoogLeNet | in training only |
+//! | `weight_ih_l0`, `weight_hh_l0` of a recurrent layer | `weight_ih`, `weight_hh` |
+//! | `bias_ih_l0` and `bias_hh_l0` of an LSTM or a simple cell | their sum, `bias_ih` |
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,7 +30,7 @@ pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Vec<(Stri
     let known = states_of(net, Mode::Training);
     let mut problems = Vec::new();
     let mut converted: Vec<(String, Tensor)> = Vec::new();
-    for (name, tensor) in tensors {
+    for (name, tensor) in with_one_bias(tensors, &known) {
         if name.ends_with("num_batches_tracked") {
             continue;
         }
@@ -56,6 +58,29 @@ pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Vec<(Stri
         net.name,
         problems.join("; ")
     )))
+}
+
+/// The tensors of recurrent layers without the number of the layer, and biases that only occur as a sum added up.
+fn with_one_bias(tensors: Vec<(String, Tensor)>, known: &States) -> Vec<(String, Tensor)> {
+    let plain = |name: String| name.strip_suffix("_l0").map(str::to_owned).unwrap_or(name);
+    let mut tensors: Vec<(String, Tensor)> = tensors.into_iter().map(|(name, x)| (plain(name), x)).collect();
+    let is_known = |name: &str| known.states().iter().any(|state| state.name == name);
+    let second = |(name, _): &(String, Tensor)| name.ends_with("bias_hh") && !is_known(name);
+    while let Some(at) = tensors.iter().position(second) {
+        let (name, other) = tensors.swap_remove(at);
+        let name = name.replace("bias_hh", "bias_ih");
+        let first = tensors
+            .iter_mut()
+            .find(|(known, x)| *known == name && x.ty() == other.ty());
+        match first {
+            Some((_, bias)) => {
+                let sum: Vec<f32> = bias.to_f32().iter().zip(other.to_f32()).map(|(a, b)| a + b).collect();
+                *bias = Tensor::from_f32(bias.shape(), &sum);
+            }
+            None => tensors.push((name, other)),
+        }
+    }
+    tensors
 }
 
 fn states_of(net: &Net, mode: Mode) -> States {
@@ -94,6 +119,34 @@ fn transposed(tensor: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_two_biases_of_an_lstm_are_added() {
+        let net = super::super::find("lstm").unwrap();
+        let tensor = |shape: &[usize], value: f32| Tensor::from_f32(shape, &vec![value; shape.iter().product()]);
+        let tensors = [
+            ("rnn.weight_ih_l0", tensor(&[512, 64], 1.0)),
+            ("rnn.weight_hh_l0", tensor(&[512, 128], 2.0)),
+            ("rnn.bias_ih_l0", tensor(&[512], 3.0)),
+            ("rnn.bias_hh_l0", tensor(&[512], 4.0)),
+            ("out.weight", tensor(&[10, 128], 5.0)),
+            ("out.bias", tensor(&[10], 6.0)),
+        ];
+        let named = |tensors: &[(&str, Tensor)]| tensors.iter().map(|(n, x)| ((*n).to_owned(), x.clone())).collect();
+        let converted = from_torch(net, named(&tensors)).unwrap();
+        let bias = converted
+            .iter()
+            .find(|(name, _)| name == "rnn.bias_ih")
+            .expect("a bias");
+        assert_eq!(bias.1.to_f32(), [7.0; 512]);
+        assert!(
+            converted
+                .iter()
+                .any(|(name, x)| name == "rnn.weight_hh" && x.shape() == [128, 512])
+        );
+        let wrong = from_torch(net, named(&tensors[..2])).unwrap_err().to_string();
+        assert!(wrong.contains("`rnn.bias_ih` is missing"), "{wrong}");
+    }
 
     #[test]
     fn a_matrix_is_transposed_whatever_its_size() {
