@@ -82,6 +82,12 @@ impl Builder {
     /// # Panics
     /// If the inputs are not as many as the graph's, or not of their types.
     pub fn inline<'g>(&'g self, graph: &Graph, inputs: &[Val<'g>]) -> Vec<Val<'g>> {
+        let vals = self.inline_all(graph, inputs);
+        graph.outputs.iter().map(|(_, id)| vals[id.at()]).collect()
+    }
+
+    /// The same, but gives what each node has become; dead ones are ignored.
+    pub(crate) fn inline_all<'g>(&'g self, graph: &Graph, inputs: &[Val<'g>]) -> Vec<Val<'g>> {
         assert_eq!(inputs.len(), graph.inputs().len(), "inputs of the graph inlined");
         let live = graph.live();
         let mut vals = vec![self.val(POISON); graph.len()];
@@ -97,7 +103,7 @@ impl Builder {
                 self.set_place(place);
             }
         }
-        graph.outputs.iter().map(|(_, id)| vals[id.at()]).collect()
+        vals
     }
 
     /// Gives nodes made from now on this place instead of the caller's line; `None` ends that. Returns what held before.

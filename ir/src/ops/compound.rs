@@ -3,6 +3,9 @@
 //! A body is a graph whose inputs are matched by position. Bodies see nothing outside: what they need from around them is an
 //! operand and a body input.
 
+mod back;
+pub(crate) mod remake;
+
 use std::sync::Arc;
 
 use crate::autodiff::{Vjp, grad_from};
@@ -194,154 +197,12 @@ impl Rules for Scan {
         carried.into_iter().map(Arc::unwrap_or_clone).chain(stacked).collect()
     }
 
-    /// A forward scan that stacks what is carried into each step, then a scan the other way whose body is the gradient of this
-    /// body. It carries the gradients of the carried values, and sums those of the constants.
     fn grad<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Option<Val<'g>>> {
-        let mut operands = ScanOperands::new(self, &vjp.args);
-        let body_outputs = output_types(&self.body);
-        let is_seeded = |result: &usize| body_outputs[*result].dtype.is_float();
-        let seeded_carried: Vec<usize> = (0..self.carried).filter(is_seeded).collect();
-        let seeded_stacked: Vec<usize> = (self.carried..body_outputs.len())
-            .filter(|&result| vjp.seeds[result].is_some())
-            .collect();
-        let wanted_sliced: Vec<usize> = operands.sliced_places().filter(|&place| vjp.wanted[place]).collect();
-        let wanted_constants: Vec<usize> = operands.constant_places().filter(|&place| vjp.wanted[place]).collect();
-
-        let back = Builder::for_body(vjp.to);
-        // In the order that a scan wants: carried, sliced, constants, count.
-        let inputs = body_input_types(&self.body);
-        let declare =
-            |name: &str, place: usize, ty: &Type| back.input(&format!("{name}{place}"), ty.dtype, ty.shape.clone());
-        let declare_all = |name: &str, places: &[usize], types: &[Type]| -> Vec<Val<'_>> {
-            places
-                .iter()
-                .map(|&place| declare(name, place, &types[place]))
-                .collect()
-        };
-        let carried_seeds = declare_all("carried_seed", &seeded_carried, &body_outputs);
-        let sums = declare_all("sum", &wanted_constants, &inputs);
-        let before: Vec<usize> = (0..self.carried + self.sliced).collect();
-        let mut body_args = declare_all("x", &before, &inputs);
-        let stacked_seeds = declare_all("stacked_seed", &seeded_stacked, &body_outputs);
-        let after: Vec<usize> = (self.carried + self.sliced..inputs.len()).collect();
-        body_args.extend(declare_all("x", &after, &inputs));
-
-        let outputs = back.inline(&self.body, &body_args);
-        let results = seeded_carried.iter().chain(&seeded_stacked);
-        let seeds: Vec<(Val<'_>, Val<'_>)> = results
-            .zip(carried_seeds.iter().chain(&stacked_seeds))
-            .map(|(&result, &seed)| (outputs[result], seed))
-            .collect();
-        let wrt: Vec<Val<'_>> = [&seeded_carried, &wanted_sliced, &wanted_constants]
-            .into_iter()
-            .flatten()
-            .map(|&place| body_args[place])
-            .collect();
-        let gradients = grad_from(&seeds, &wrt);
-        let (carried_gradients, rest) = gradients.split_at(seeded_carried.len());
-        let (sliced_gradients, constant_gradients) = rest.split_at(wanted_sliced.len());
-        let summed = sums
-            .iter()
-            .zip(constant_gradients)
-            .map(|(&sum, &gradient)| sum + gradient);
-        let back_outputs: Vec<Val<'_>> = carried_gradients
-            .iter()
-            .copied()
-            .chain(summed)
-            .chain(sliced_gradients.iter().copied())
-            .collect();
-        let body = match finish_body(&back, &back_outputs) {
-            Ok(body) => body,
-            Err(problems) => {
-                vjp.to.report(problems);
-                return vec![None; vjp.args.len()];
-            }
-        };
-
-        let scan = Scan {
-            body,
-            length: self.length,
-            carried: seeded_carried.len() + wanted_constants.len(),
-            sliced: self.carried + self.sliced + seeded_stacked.len(),
-            counted: self.counted,
-            reverse: !self.reverse,
-        };
-        let zeros = |ty: &Type| vjp.to.full(ty.dtype, ty.shape.clone(), 0.0);
-        let mut args: Vec<Val<'g>> = Vec::new();
-        args.extend(
-            seeded_carried
-                .iter()
-                .map(|&result| vjp.seeds[result].unwrap_or_else(|| zeros(&body_outputs[result]))),
-        );
-        args.extend(wanted_constants.iter().map(|&place| zeros(&inputs[place])));
-        args.extend(self.carried_before_each_step(vjp));
-        args.append(&mut operands.sliced);
-        args.extend(seeded_stacked.iter().flat_map(|&result| vjp.seeds[result]));
-        args.append(&mut operands.constants);
-        let whole = vjp.to.push(Op::Scan(scan), &args);
-
-        let places = seeded_carried.iter().chain(&wanted_constants).chain(&wanted_sliced);
-        let mut gradients = vec![None; vjp.args.len()];
-        for (result, &place) in places.enumerate() {
-            gradients[place] = Some(whole.part(result));
-        }
-        gradients
+        back::grad(self, vjp)
     }
 
     fn kernel(&self, _: &mut KernelCx<'_>) -> Option<ExprId> {
         None
-    }
-}
-
-impl Scan {
-    /// Every carried value as it enters each step, stacked: the results of a scan like this one that stacks only those.
-    fn carried_before_each_step<'g>(&self, vjp: &Vjp<'_, 'g>) -> Vec<Val<'g>> {
-        if self.carried == 0 {
-            return Vec::new();
-        }
-        let mut body = Graph::clone(&self.body);
-        body.outputs.truncate(self.carried);
-        let entering = body.inputs()[..self.carried].to_vec();
-        let named = entering
-            .into_iter()
-            .enumerate()
-            .map(|(place, id)| (format!("entering{place}"), id));
-        body.outputs.extend(named);
-        let scan = Scan {
-            body: Arc::new(body),
-            ..self.clone()
-        };
-        let whole = vjp.to.push(Op::Scan(scan), &vjp.args);
-        (self.carried..2 * self.carried)
-            .map(|result| whole.part(result))
-            .collect()
-    }
-}
-
-/// The operands of a scan by what they are for.
-struct ScanOperands<'g> {
-    carried_count: usize,
-    sliced: Vec<Val<'g>>,
-    constants: Vec<Val<'g>>,
-}
-
-impl<'g> ScanOperands<'g> {
-    fn new(scan: &Scan, args: &[Val<'g>]) -> ScanOperands<'g> {
-        let (sliced, constants) = args[scan.carried..].split_at(scan.sliced);
-        ScanOperands {
-            carried_count: scan.carried,
-            sliced: sliced.to_vec(),
-            constants: constants.to_vec(),
-        }
-    }
-
-    fn sliced_places(&self) -> std::ops::Range<usize> {
-        self.carried_count..self.carried_count + self.sliced.len()
-    }
-
-    fn constant_places(&self) -> std::ops::Range<usize> {
-        let first = self.carried_count + self.sliced.len();
-        first..first + self.constants.len()
     }
 }
 

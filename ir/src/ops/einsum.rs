@@ -49,6 +49,13 @@ impl Einsum {
         }
         summed
     }
+
+    /// A letter that no operand has.
+    pub(crate) fn free_letter(&self) -> char {
+        let is_free = |letter: &char| !self.left.contains(letter) && !self.right.contains(letter);
+        let free = ('a'..='z').chain('A'..='Z').find(is_free);
+        free.expect("a tensor has fewer axes than there are letters")
+    }
 }
 
 impl Rules for Einsum {
