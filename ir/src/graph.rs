@@ -230,6 +230,7 @@ impl Graph {
         let mut to = Rebuild {
             graph: Graph::new(),
             loc: Loc::None,
+            old: NodeId(u32::MAX),
         };
         let mut new_ids = vec![NodeId(u32::MAX); self.len()];
         let is_input = |(_, node): &(NodeId, &Node)| matches!(node.op, Op::Input(_));
@@ -237,6 +238,7 @@ impl Graph {
         for (id, node) in self.nodes().filter(is_input).chain(others) {
             let args: Vec<NodeId> = node.args.iter().map(|arg| new_ids[arg.at()]).collect();
             to.loc = node.loc.clone();
+            to.old = id;
             new_ids[id.at()] = make(&mut to, node, &args);
         }
         to.graph.outputs = self
@@ -279,6 +281,8 @@ pub struct Rebuild {
     pub graph: Graph,
     /// The place of the node being replaced.
     pub loc: Loc,
+    /// The id that the node being replaced had.
+    pub old: NodeId,
 }
 
 impl Rebuild {
