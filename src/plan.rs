@@ -503,6 +503,18 @@ fn resolve(steps: &mut [Step], offsets: &[usize]) {
     }
 }
 
+/// Where the values of a carried value lie that is stacked.
+struct History {
+    /// A stack of what enters each step.
+    before: Place,
+    /// A stack of what leaves it.
+    after: Place,
+    /// What enters the first step.
+    first: Place,
+    /// What leaves the last.
+    last: Place,
+}
+
 /// The state of planning one entry.
 struct Planner<'a> {
     cut: Cut,
@@ -566,7 +578,7 @@ impl Planner<'_> {
                     let dying = |id: &NodeId| last_read.get(id) == Some(&time);
                     self.kernel(graph, region, &mut places, &fixed, dying, steps);
                 }
-                RegionKind::Compound => self.compound(graph, region, &places, steps),
+                RegionKind::Compound => self.compound(graph, region, &mut places, &fixed, steps),
             }
         }
         self.copy_results(unwritten.into_iter().flatten().collect(), &places, steps);
@@ -679,41 +691,125 @@ impl Planner<'_> {
         }
     }
 
-    fn compound(&mut self, graph: &Graph, region: &Region, places: &HashMap<NodeId, Place>, steps: &mut Vec<Step>) {
+    /// Appends the steps of a loop or branch, whose outputs in `fixed` stay where they are.
+    fn compound(
+        &mut self,
+        graph: &Graph,
+        region: &Region,
+        places: &mut HashMap<NodeId, Place>,
+        fixed: &[NodeId],
+        steps: &mut Vec<Step>,
+    ) {
         let [id] = region.nodes[..] else {
             unreachable!("a compound region is one node")
         };
         let node = graph.node(id);
         let args: Vec<Place> = node.args.iter().map(|arg| places[arg].clone()).collect();
-        let results: Vec<Place> = node
+        let output_of = |part: usize| {
+            let is_part = |output: &&NodeId| {
+                let output = graph.node(**output);
+                output.op == Op::Part(part) && output.args == [id]
+            };
+            region.outputs.iter().find(is_part).copied()
+        };
+        let mut results: Vec<Place> = node
             .types
             .iter()
             .enumerate()
-            .map(|(part, ty)| {
-                let wanted = region
-                    .outputs
-                    .iter()
-                    .find(|&&output| graph.node(output).op == Op::Part(part) && graph.node(output).args == [id]);
-                match wanted {
-                    Some(output) => places[output].clone(),
-                    None => self.temps.place(ty.len_bytes()),
-                }
+            .map(|(part, ty)| match output_of(part) {
+                Some(output) => places[&output].clone(),
+                None => self.temps.place(ty.len_bytes()),
             })
             .collect();
         match &node.op {
-            Op::Scan(scan) => self.scan(scan, &args, results, steps),
+            Op::Scan(scan) => {
+                let is_free = |part: usize| output_of(part).is_none_or(|output| !fixed.contains(&output));
+                let histories = self.histories(scan, &mut results, is_free);
+                for (part, place) in results.iter().enumerate() {
+                    if let Some(output) = output_of(part) {
+                        places.insert(output, place.clone());
+                    }
+                }
+                self.scan(scan, &args, results, &histories, steps);
+            }
             Op::If(branch) => self.branch(branch, &args, results, steps),
             Op::While(repeat) => self.while_loop(repeat, &args, results, steps),
             _ => unreachable!("a compound region holds a scan, if or while"),
         }
     }
 
-    fn scan(&mut self, scan: &Scan, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
+    /// Finds the carried values that are stacked too, as they enter or as they leave each step, and gives each a history: its value before
+    /// the first step and after every step, one behind the other. A step then reads one entry and writes the next, and nothing is copied.
+    /// The results that are part of it move there if they are free to.
+    fn histories(
+        &mut self,
+        scan: &Scan,
+        results: &mut [Place],
+        is_free: impl Fn(usize) -> bool,
+    ) -> Vec<Option<History>> {
+        let body = &scan.body;
+        let of = |carried: usize| {
+            let len_bytes = results[carried].bytes;
+            let stacked_as = |id: NodeId| -> Vec<usize> {
+                let is_it = |part: &usize| body.outputs[*part].1 == id && is_free(*part);
+                (scan.carried..results.len()).filter(is_it).collect()
+            };
+            let (before, after) = (stacked_as(body.inputs()[carried]), stacked_as(body.outputs[carried].1));
+            let is_kept = len_bytes > 0 && scan.length > 0 && !(before.is_empty() && after.is_empty());
+            is_kept.then_some((carried, len_bytes, before, after))
+        };
+        let kept: Vec<_> = (0..scan.carried).map(of).collect();
+        let mut taken = HashSet::new();
+        let history = |kept: Option<(usize, usize, Vec<usize>, Vec<usize>)>| {
+            let (carried, len_bytes, before, after) = kept?;
+            let whole = self.temps.place(len_bytes * (scan.length + 1));
+            let part = |first: usize, count: usize| Place {
+                offset: first * len_bytes,
+                bytes: count * len_bytes,
+                ..whole.clone()
+            };
+            let (early, late) = (part(0, scan.length), part(1, scan.length));
+            let (first, last) = (part(0, 1), part(scan.length, 1));
+            let history = match scan.reverse {
+                false => History {
+                    before: early,
+                    after: late,
+                    first,
+                    last,
+                },
+                true => History {
+                    before: late,
+                    after: early,
+                    first: last,
+                    last: first,
+                },
+            };
+            let moves = before.into_iter().map(|part| (part, &history.before));
+            let moves = moves.chain(after.into_iter().map(|part| (part, &history.after)));
+            let moves = moves.chain(is_free(carried).then_some((carried, &history.last)));
+            for (part, place) in moves {
+                // A result that two values have is in the history of the first.
+                if taken.insert(part) {
+                    self.temps.give_up(&results[part]);
+                    results[part] = place.clone();
+                }
+            }
+            Some(history)
+        };
+        kept.into_iter().map(history).collect()
+    }
+
+    fn scan(
+        &mut self,
+        scan: &Scan,
+        args: &[Place],
+        results: Vec<Place>,
+        histories: &[Option<History>],
+        steps: &mut Vec<Step>,
+    ) {
         let (carried, rest) = args.split_at(scan.carried);
         let (sliced, constants) = rest.split_at(scan.sliced);
-        // Carried values live in the results' places, one iteration's after the other's.
         let (state, stacked) = results.split_at(scan.carried);
-        let mut given: Vec<Place> = self.copy_in(carried, state, steps);
         let entry = |place: &Place, depth: usize| {
             let bytes = place.bytes / scan.length.max(1);
             let (first, stride) = match scan.reverse {
@@ -730,15 +826,33 @@ impl Planner<'_> {
                 bytes,
             }
         };
+        // Without a history a carried value lives in its result's place, one iteration's after the other's.
+        let pairs = || state.iter().zip(histories);
+        let first: Vec<Place> = pairs()
+            .map(|(state, history)| history.as_ref().map_or(state, |history| &history.first).clone())
+            .collect();
+        self.copy_in(carried, &first, steps);
+        let mut given: Vec<Place> = pairs()
+            .map(|(state, history)| match history {
+                Some(history) => entry(&history.before, self.depth),
+                None => state.clone(),
+            })
+            .collect();
         given.extend(sliced.iter().map(|place| entry(place, self.depth)));
         given.extend(constants.iter().cloned());
-        let wanted: Vec<Place> = state
-            .iter()
-            .cloned()
+        let next = pairs().map(|(state, history)| match history {
+            Some(history) => entry(&history.after, self.depth),
+            None => state.clone(),
+        });
+        let wanted: Vec<Place> = next
             .chain(stacked.iter().map(|place| entry(place, self.depth)))
             .collect();
         let start = self.temps.open();
-        stacked.iter().chain(state).for_each(|place| self.temps.touch(place));
+        stacked
+            .iter()
+            .chain(state)
+            .chain(&first)
+            .for_each(|place| self.temps.touch(place));
         let mut body = Vec::new();
         self.depth += 1;
         if scan.counted {
@@ -755,12 +869,21 @@ impl Planner<'_> {
         }
         self.body(&scan.body, &given, &wanted, &mut body);
         self.depth -= 1;
-        args.iter().chain(&results).for_each(|place| self.temps.touch(place));
+        let touched = args.iter().chain(&results).chain(&first);
+        touched.for_each(|place| self.temps.touch(place));
         self.temps.close(start);
         steps.push(Step::Repeat {
             times: scan.length,
             body,
         });
+        for (state, history) in state.iter().zip(histories) {
+            if let Some(history) = history
+                && history.last != *state
+            {
+                let (from, to) = (history.last.clone(), state.clone());
+                self.step(steps, Step::Copy { from, to });
+            }
+        }
     }
 
     fn branch(&mut self, branch: &Branch, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
@@ -780,7 +903,8 @@ impl Planner<'_> {
 
     fn while_loop(&mut self, repeat: &Loop, args: &[Place], results: Vec<Place>, steps: &mut Vec<Step>) {
         let (carried, constants) = args.split_at(repeat.carried);
-        let mut given = self.copy_in(carried, &results, steps);
+        self.copy_in(carried, &results, steps);
+        let mut given = results.clone();
         given.extend(constants.iter().cloned());
         let start = self.temps.open();
         results.iter().for_each(|place| self.temps.touch(place));
@@ -797,7 +921,7 @@ impl Planner<'_> {
     }
 
     /// Copies the first carried values to where the loop keeps them.
-    fn copy_in(&mut self, carried: &[Place], state: &[Place], steps: &mut Vec<Step>) -> Vec<Place> {
+    fn copy_in(&mut self, carried: &[Place], state: &[Place], steps: &mut Vec<Step>) {
         for (from, to) in carried.iter().zip(state) {
             if from.bytes > 0 {
                 self.step(
@@ -809,7 +933,6 @@ impl Planner<'_> {
                 );
             }
         }
-        state.to_vec()
     }
 
     fn body(&mut self, graph: &Graph, given: &[Place], wanted: &[Place], steps: &mut Vec<Step>) {

@@ -39,6 +39,13 @@ impl Temps {
         Place::new(Base::Temp(TempId(self.temps.len() - 1)), 0, bytes)
     }
 
+    /// The value is not used after all.
+    pub fn give_up(&mut self, place: &Place) {
+        if let Base::Temp(id) = place.base {
+            self.temps[id.0].bytes = 0;
+        }
+    }
+
     /// The number of values.
     pub fn len(&self) -> usize {
         self.temps.len()
@@ -68,9 +75,10 @@ impl Temps {
         }
     }
 
-    /// Whether this is a value made within the innermost body, so that no other iteration or branch sees it.
+    /// Whether this is the whole of a value made within the innermost body, so that no other iteration or branch sees it.
     pub fn is_local(&self, place: &Place) -> bool {
-        matches!(place.base, Base::Temp(id) if self.temps[id.0].nesting == self.nesting)
+        let is_whole = |temp: &Temp| temp.nesting == self.nesting && temp.bytes == place.bytes;
+        matches!(place.base, Base::Temp(id) if is_whole(&self.temps[id.0]))
     }
 
     /// Enters a loop's or branch's bodies; give the result to [`Temps::close`].
