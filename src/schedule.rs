@@ -103,8 +103,8 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
         loop {
             match next(draft, &group, target, alone) {
                 Step::Stage(id) => stage(draft, &mut group, id, target, alone, &mut phases),
-                Step::Cut(fold) => {
-                    let pieces = cut(draft, fold);
+                Step::Cut(fold, length) => {
+                    let pieces = cut(draft, fold, length);
                     let known = HashMap::from([(fold, pieces.whole)]);
                     group
                         .iter_mut()
@@ -136,8 +136,8 @@ enum Step {
     Stage(ExprId),
     /// Copy the tensor that an expression loads from, with the zeros around it.
     Pad(ExprId),
-    /// Cut a fold into pieces.
-    Cut(ExprId),
+    /// Cut a fold into pieces of about so many elements.
+    Cut(ExprId, usize),
     /// Write the loops: of a contraction.
     Contract(Form),
     /// Write the loops: of a fold in blocks.
@@ -169,7 +169,7 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
     let Some(form) = form else {
         let plan = Plan::of(draft, group, &folds);
         return match (plan.long(draft, &folds), plan.misfit(draft, group, &folds, alone)) {
-            (Some(fold), _) => Step::Cut(fold),
+            (Some((fold, length)), _) => Step::Cut(fold, length),
             (None, Some(fold)) => Step::Stage(fold),
             (None, None) => match Block::of(draft, group, &folds, target) {
                 Some(block) if block.is_long(draft, group) => Step::Stage(block.fold),
@@ -184,7 +184,7 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
     if let Some(side) = [form.b, form.a].into_iter().find(|&side| form.is_padded(draft, side)) {
         Step::Pad(side)
     } else if form.is_narrow(draft) {
-        Step::Cut(form.fold)
+        Step::Cut(form.fold, draft.grain.long() / 2)
     } else if folds.len() > 1 || !form.spans(&group[0]) {
         Step::Stage(form.fold)
     } else if !form.reads_a(draft) {
@@ -292,8 +292,8 @@ struct Pieces {
     whole: ExprId,
 }
 
-/// Cuts a fold along its longest axis, where the piece's length depends on the shape alone.
-fn cut(draft: &mut Draft, fold: ExprId) -> Pieces {
+/// Cuts a fold along its longest axis into pieces of at most so many elements, if they have one each.
+fn cut(draft: &mut Draft, fold: ExprId, length: usize) -> Pieces {
     let Expr::Fold { with, over, .. } = draft.source.get(fold).clone() else {
         unreachable!("a fold")
     };
@@ -303,7 +303,7 @@ fn cut(draft: &mut Draft, fold: ExprId) -> Pieces {
         .expect("a fold over an axis");
     let extent = draft.extent(axis);
     let others = draft.count(&over) / extent;
-    let length = (draft.grain.long() / 2 / others).clamp(1, extent);
+    let length = (length / others).clamp(1, extent);
     let count = extent / length;
     let number = draft.axis("piece", count);
     let inner = draft.axis("part", length);

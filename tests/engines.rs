@@ -315,6 +315,37 @@ fn contractions() {
     check(&cpus(), &[1, 3], &cases);
 }
 
+/// Products whose sums are cut, or go on in another tile: exact ones, and numbers of which every order of summation shows.
+#[test]
+fn large_products() {
+    let mut cases = Vec::new();
+    for (dtype, m, n, k) in [
+        (DType::F32, 1, 1010, 1100),
+        (DType::F64, 1, 1010, 1100),
+        (DType::F32, 1, 130, 9001),
+        (DType::F32, 130, 100, 1100),
+    ] {
+        let exact = exact_case(format!("exact {dtype} {m} {n} {k}"), |b| {
+            b.input("a", dtype, [m, k]).matmul(b.input("w", dtype, [k, n]))
+        });
+        let mut random = SplitMix(k as u64);
+        let mut inputs = inputs_of(&exact.graph);
+        for (_, x) in &mut inputs {
+            let elements = (0..x.count()).map(|_| Scalar::Float(random.between((-1.0, 1.0)) as f32 as f64));
+            *x = Tensor::from_scalars(dtype, x.shape().to_vec(), elements);
+        }
+        cases.push(Case {
+            name: format!("{dtype} {m} {n} {k}"),
+            graph: exact.graph.clone(),
+            inputs,
+            // Of k additions each errs by half a last place of a partial sum, which is at most k.
+            allowed: Allowed::Relative((k * k) as f64 * f64::from(f32::EPSILON) / 2.0),
+        });
+        cases.push(exact);
+    }
+    check(&cpus(), &[1, 2, 3, 7], &cases);
+}
+
 #[test]
 fn convolutions_and_pools() {
     let mut cases = Vec::new();
