@@ -77,6 +77,9 @@ struct Machine {
     /// The CPU to compile for: native, x86-64, x86-64-v3 or x86-64-v4
     #[arg(long, default_value = "native")]
     cpu: String,
+    /// Compute all convolutions directly: those of 3x3 filters that Winograd's algorithm makes faster round a little more
+    #[arg(long)]
+    direct: bool,
     /// Where it runs: cpu, vulkan, vulkan:N (see `netloom devices`), or auto: a GPU if there is one
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -91,7 +94,15 @@ impl Machine {
 
     /// The CPU.
     fn cpu(&self) -> Result<Cpu, Error> {
-        Ok(Cpu::named(&self.cpu)?)
+        Ok(self.allow(Cpu::named(&self.cpu)?))
+    }
+
+    /// A CPU with what is allowed on it.
+    fn allow(&self, cpu: Cpu) -> Cpu {
+        Cpu {
+            winograd: !self.direct,
+            ..cpu
+        }
     }
 
     /// The device; where `auto` takes the CPU, it says why.

@@ -230,7 +230,12 @@ fn note_depths(body: &[Stmt], depth: usize, depths: &mut [usize]) {
                 note_depths(then, depth, depths);
                 note_depths(otherwise, depth, depths);
             }
-            Stmt::Set { .. } | Stmt::Accumulate { .. } | Stmt::Store { .. } | Stmt::Contract(_) | Stmt::Barrier => {}
+            Stmt::Set { .. }
+            | Stmt::Accumulate { .. }
+            | Stmt::Store { .. }
+            | Stmt::Prefetch { .. }
+            | Stmt::Contract(_)
+            | Stmt::Barrier => {}
         }
     }
 }

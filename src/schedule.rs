@@ -16,6 +16,7 @@ mod prefix;
 mod registers;
 mod scatter;
 mod sort;
+mod winograd;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -112,6 +113,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     stage(draft, &mut group, pieces.piece, target, alone, &mut phases);
                 }
                 Step::Pad(load) => pad(draft, &mut group, load, target, alone, &mut phases),
+                Step::Winograd(form) => {
+                    phases.extend(winograd::schedule(draft, &group, &form, target));
+                    break;
+                }
                 Step::Contract(form) => {
                     phases.extend(contract::schedule(draft, &group, &form, target));
                     break;
@@ -138,6 +143,8 @@ enum Step {
     Pad(ExprId),
     /// Cut a fold into pieces of about so many elements.
     Cut(ExprId, usize),
+    /// Write the loops: of a convolution by Winograd's algorithm.
+    Winograd(winograd::Form),
     /// Write the loops: of a contraction.
     Contract(Form),
     /// Write the loops: of a fold in blocks.
@@ -180,6 +187,12 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
     };
     if let Some(&nested) = draft.folds(&[form.a, form.b]).first() {
         return Step::Stage(nested);
+    }
+    if let Some(form) = winograd::Form::of(draft, &form, target) {
+        return match folds.len() == 1 && form.spans(&group[0]) {
+            true => Step::Winograd(form),
+            false => Step::Stage(form.fold),
+        };
     }
     if let Some(side) = [form.b, form.a].into_iter().find(|&side| form.is_padded(draft, side)) {
         Step::Pad(side)

@@ -211,16 +211,16 @@ fn a_counter_counts() {
     );
 }
 
-/// The step of a net that begins with `body(x, w, v)`, over the filters `w` and `v`, on an image `[2, channels, 7, 5]`.
+/// The step of a net that begins with `body(x, w, v)`, over the filters `w` and `v`, on images.
 fn check_filters(
     name: &str,
-    channels: usize,
+    images: [usize; 4],
     filters: [[usize; 4]; 2],
     body: impl for<'g> Fn(Val<'g>, Val<'g>, Val<'g>) -> Val<'g>,
 ) {
     println!("{name}");
     let b = Builder::new();
-    let x = b.input("x", DType::F32, [2, channels, 7, 5]);
+    let x = b.input("x", DType::F32, images);
     let [w, v] = [("w", filters[0]), ("v", filters[1])].map(|(name, shape)| b.input(name, DType::F32, shape));
     let y = body(x, w, v);
     let gradients = autodiff::grad((y * y).sum_all(), &[w, v, x]);
@@ -233,7 +233,33 @@ fn check_filters(
         ])
         .unwrap_or_else(|problems| panic!("{name}: {problems}"));
     let states = [("w", floats(&filters[0], 1)), ("v", floats(&filters[1], 2))];
-    check_states(&graph, &states, &[("x", floats(&[2, channels, 7, 5], 3))], 1e-4);
+    check_states(&graph, &states, &[("x", floats(&images, 3))], 1e-4);
+}
+
+#[test]
+fn convolutions_by_winograd() {
+    let conv = |pad: i64| Conv {
+        pad_low: vec![pad; 2],
+        pad_high: vec![pad; 2],
+        ..Conv::unit(2)
+    };
+    // The last squares of a line and of the image are cut, and the last group of them is moved back over what lies under the result.
+    check_filters("many squares", [1, 32, 23, 14], [[32, 32, 3, 3]; 2], |x, w, v| {
+        let y = x.conv(w, conv(1)).relu();
+        (y.conv(v, conv(1)) + y).tanh()
+    });
+    check_filters(
+        "few squares",
+        [1, 128, 8, 8],
+        [[32, 128, 3, 3], [128, 32, 3, 3]],
+        |x, w, v| x.conv(w, conv(1)).relu().conv(v, conv(1)),
+    );
+    check_filters(
+        "several images",
+        [3, 16, 9, 11],
+        [[48, 16, 3, 3], [32, 48, 3, 3]],
+        |x, w, v| x.conv(w, conv(0)).sigmoid().conv(v, conv(2)).tanh(),
+    );
 }
 
 #[test]
@@ -252,31 +278,44 @@ fn images_and_filters_in_blocks() {
         pad_high: vec![pad; 2],
         dilation: vec![1; 2],
     };
-    check_filters("flattened", 3, [[16, 3, 3, 3], [32, 16, 3, 3]], |x, w, v| {
+    check_filters("flattened", [2, 3, 7, 5], [[16, 3, 3, 3], [32, 16, 3, 3]], |x, w, v| {
         let y = x.conv(w, conv(1, 1, 1)).relu().conv(v, conv(2, 1, 1));
         y.reshape([2, 32 * 4 * 3])
     });
-    check_filters("residual", 16, [[16, 16, 3, 3], [16, 16, 1, 1]], |x, w, v| {
-        let y = x.conv(w, conv(1, 1, 1)).relu();
-        (x.conv(v, conv(1, 0, 1)) + y).tanh()
-    });
-    check_filters("pooled", 3, [[32, 3, 3, 3], [16, 32, 3, 3]], |x, w, v| {
+    check_filters(
+        "residual",
+        [2, 16, 7, 5],
+        [[16, 16, 3, 3], [16, 16, 1, 1]],
+        |x, w, v| {
+            let y = x.conv(w, conv(1, 1, 1)).relu();
+            (x.conv(v, conv(1, 0, 1)) + y).tanh()
+        },
+    );
+    check_filters("pooled", [2, 3, 7, 5], [[32, 3, 3, 3], [16, 32, 3, 3]], |x, w, v| {
         let y = x.conv(w, conv(1, 1, 1)).max_pool(square(3, 2, 1));
         y.conv(v, conv(1, 1, 1)).avg_pool(square(2, 1, 0)).mean([2, 3])
     });
-    check_filters("concatenated", 16, [[32, 16, 1, 1], [16, 48, 3, 3]], |x, w, v| {
-        let y = Val::concat(&[x.conv(w, conv(1, 0, 1)), x.relu()], 1);
-        y.conv(v, conv(1, 0, 1))
-    });
-    check_filters("uneven channels", 5, [[24, 5, 3, 3], [16, 24, 3, 3]], |x, w, v| {
-        x.conv(w, conv(1, 1, 1)).sigmoid().conv(v, conv(1, 0, 1))
-    });
-    check_filters("grouped", 32, [[32, 16, 3, 3], [32, 1, 3, 3]], |x, w, v| {
+    check_filters(
+        "concatenated",
+        [2, 16, 7, 5],
+        [[32, 16, 1, 1], [16, 48, 3, 3]],
+        |x, w, v| {
+            let y = Val::concat(&[x.conv(w, conv(1, 0, 1)), x.relu()], 1);
+            y.conv(v, conv(1, 0, 1))
+        },
+    );
+    check_filters(
+        "uneven channels",
+        [2, 5, 7, 5],
+        [[24, 5, 3, 3], [16, 24, 3, 3]],
+        |x, w, v| x.conv(w, conv(1, 1, 1)).sigmoid().conv(v, conv(1, 0, 1)),
+    );
+    check_filters("grouped", [2, 32, 7, 5], [[32, 16, 3, 3], [32, 1, 3, 3]], |x, w, v| {
         x.conv(w, conv(1, 1, 2)).relu().conv(v, conv(2, 1, 32))
     });
     check_filters(
         "channels padded, cropped and normalised",
-        16,
+        [2, 16, 7, 5],
         [[32, 16, 1, 1], [16, 16, 1, 1]],
         |x, w, v| {
             let y = x

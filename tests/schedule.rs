@@ -96,6 +96,7 @@ fn check_region(
                     TargetKind::Cpu => Target::SHARE_FROM,
                     TargetKind::Vulkan => 0,
                 },
+                winograd: true,
             };
             check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);
         }

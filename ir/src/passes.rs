@@ -226,6 +226,7 @@ mod tests {
         vector_registers: 16,
         invocations: 1,
         share_from: Target::SHARE_FROM,
+        winograd: false,
     };
 
     fn small() -> Graph {

@@ -58,10 +58,10 @@ enum Emit {
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let cpu = match &options.target {
-        Some(triple) => Cpu::for_triple(
-            triple,
-            Some(options.machine.cpu.as_str()).filter(|cpu| *cpu != "native"),
-        )?,
+        Some(triple) => {
+            let name = Some(options.machine.cpu.as_str()).filter(|cpu| *cpu != "native");
+            options.machine.allow(Cpu::for_triple(triple, name)?)
+        }
         None => options.machine.cpu()?,
     };
     let emit = match (options.emit, options.rust) {

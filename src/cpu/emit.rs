@@ -344,6 +344,7 @@ impl Cx<'_> {
                 Stmt::Set { local, value } => self.emit_set(*local, *value),
                 Stmt::Accumulate { local, with, value } => self.emit_accumulate(*local, *with, *value),
                 Stmt::Store { buffer, index, value } => self.emit_store(*buffer, index, *value),
+                Stmt::Prefetch { .. } => {}
                 Stmt::Contract(contract) => self.emit_contract(contract)?,
                 Stmt::Barrier => self.emit_barrier()?,
             }
@@ -758,7 +759,7 @@ impl Cx<'_> {
                         self.hoist_expr(operand.start, writes, conditional, seen);
                     }
                 }
-                Stmt::Barrier => {}
+                Stmt::Prefetch { .. } | Stmt::Barrier => {}
             }
         }
         Ok(())

@@ -31,6 +31,8 @@ pub struct Cpu {
     pub has_fma: bool,
     /// The work from which workers share a kernel, see [`Target::share_from`].
     pub share_from: usize,
+    /// Whether convolutions may be computed by Winograd's algorithm, see [`Target::winograd`].
+    pub winograd: bool,
 }
 
 /// The names that [`Cpu::named`] knows, beside `native`, and what each lets the code use: level, FMA.
@@ -76,6 +78,7 @@ impl Cpu {
             triple,
             level,
             share_from: Target::SHARE_FROM,
+            winograd: true,
         }
     }
 
@@ -117,6 +120,7 @@ impl Cpu {
                     level: Level::Portable,
                     has_fma: true,
                     share_from: Target::SHARE_FROM,
+                    winograd: true,
                 }),
                 Some(name) => Err(Error::UnknownCpu {
                     name: name.to_string(),
@@ -132,6 +136,7 @@ impl Cpu {
                 level,
                 has_fma,
                 share_from: Target::SHARE_FROM,
+                winograd: true,
             }),
             None => Err(Error::UnknownCpu {
                 name: name.to_string(),
@@ -180,6 +185,7 @@ impl Cpu {
             vector_registers,
             invocations: 1,
             share_from: self.share_from,
+            winograd: self.winograd,
         }
     }
 

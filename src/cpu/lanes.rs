@@ -13,7 +13,7 @@ use netloom_ir::DType;
 use netloom_ir::kernel::index::{Linear, is_within, offset};
 use netloom_ir::kernel::{AxisId, Buffer, BufferId, Expr, ExprId, Exprs, Nest, Prim, Stmt};
 
-use super::wide::{Body, Sink, Value, ValueId};
+use super::wide::{Body, Origin, Sink, Value, ValueId};
 
 /// A vector loop ready to be called: the body, and where each of its slots comes from.
 #[derive(Clone, Debug)]
@@ -69,6 +69,10 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
                 let slot = analysis.contiguous(*buffer, index)?;
                 Sink::Store(analysis.buffers[buffer.at()].ty.dtype, slot, value)
             }
+            Stmt::Prefetch { buffer, index } => {
+                let dtype = analysis.buffers[buffer.at()].ty.dtype;
+                Sink::Prefetch(dtype, analysis.contiguous(*buffer, index)?)
+            }
             // Each row would begin anew.
             Stmt::Accumulate { .. } if rows.is_some() => return None,
             Stmt::Accumulate { with, value, .. } => {
@@ -85,13 +89,8 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
         };
         analysis.body.sinks.push(sink);
     }
-    analysis.body.slots = analysis.slots.len();
     let strides = analysis.strides()?;
-    Some(Lanes {
-        body: analysis.body,
-        slots: analysis.slots,
-        strides,
-    })
+    Some(analysis.share(strides))
 }
 
 struct Analysis<'n> {
@@ -270,6 +269,44 @@ impl Analysis<'_> {
         }
         self.slots = slots;
         Some(strides)
+    }
+
+    /// The same with one slot for all streams that stay equally far apart.
+    fn share(self, strides: Vec<i64>) -> Lanes {
+        let Analysis {
+            buffers,
+            exprs,
+            mut body,
+            slots: apart,
+            ..
+        } = self;
+        let mut shared = Lanes {
+            body: Body::default(),
+            slots: Vec::new(),
+            strides: Vec::new(),
+        };
+        // For each address in a slot, its buffer, what it is the sum of, and its stride.
+        let mut known: BTreeMap<(BufferId, Vec<(ExprId, i64)>, i64), (usize, i64)> = BTreeMap::new();
+        for (slot, stride) in apart.into_iter().zip(strides) {
+            let mut origin = Origin {
+                slot: shared.slots.len(),
+                bytes: 0,
+            };
+            if let Slot::Address(buffer, at) = slot {
+                let Linear { terms, constant } = Linear::of(exprs, at);
+                let start = constant * buffers[buffer.at()].ty.dtype.size_bytes() as i64;
+                let &mut (slot, first) = known.entry((buffer, terms, stride)).or_insert((origin.slot, start));
+                if let Ok(bytes) = i32::try_from(start - first) {
+                    origin = Origin { slot, bytes };
+                }
+            }
+            body.origins.push(origin);
+            if origin.slot == shared.slots.len() {
+                shared.slots.push(slot);
+                shared.strides.push(stride);
+            }
+        }
+        Lanes { body, ..shared }
     }
 
     /// The address of an element as what stays, an expression, and the terms that move with the lane.
@@ -717,7 +754,7 @@ mod tests {
                 .count(),
             1
         );
-        assert_eq!(body.slots, 4);
+        assert_eq!(body.slots(), 4);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Body`], straight-line code over one lane variable. Out: the bytes of a System V function
 //! `fn(slots: *mut u64, count: u64, rows: u64)` that runs the body for lanes `0 .. count`, again for each of `rows` rows. A slot is the
-//! address of a stream, or the bits of a scalar in its low end. Behind the slots stand as many strides: the bytes by which each stream's
+//! address of a stream, or the bits of a scalar in its low end. Streams that stay equally far apart share a slot. Behind the slots stand as many strides: the bytes by which each stream's
 //! address moves from row to row; the function may leave the slots changed. Accumulators go on over the rows. The bits of the results are
 //! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
@@ -26,8 +26,17 @@ pub struct Body {
     /// What is done with it, in order; in each lane all that sinks need is read before any of them writes, so that what is written may
     /// lie over a stream that is read at the same lanes.
     pub sinks: Vec<Sink>,
-    /// The number of slots.
-    pub slots: usize,
+    /// Where the addresses and scalars are that values and sinks name by their place here.
+    pub origins: Vec<Origin>,
+}
+
+/// Where an address is found: in a slot, and so many bytes further on. Of a scalar, the slot alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The slot.
+    pub slot: usize,
+    /// What is added to the address in it.
+    pub bytes: i32,
 }
 
 /// A value in each lane.
@@ -58,6 +67,8 @@ pub enum Value {
 pub enum Sink {
     /// Writes element `lane` of the stream whose address is in a slot.
     Store(DType, usize, ValueId),
+    /// Brings element `lane` of a stream, which need not exist, into the second cache.
+    Prefetch(DType, usize),
     /// Combines into virtual lane `lane % 16` of the 16 elements at the address in a slot, which hold the state before and after.
     Accumulate(DType, usize, Combine, ValueId),
 }
@@ -72,6 +83,11 @@ pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
 }
 
 impl Body {
+    /// The number of slots.
+    pub fn slots(&self) -> usize {
+        self.origins.iter().map(|origin| origin.slot + 1).max().unwrap_or(0)
+    }
+
     /// The slots that hold addresses of streams.
     pub fn streams(&self) -> Vec<usize> {
         let read = self.values.iter().filter_map(|value| match *value {
@@ -83,10 +99,10 @@ impl Body {
             Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Prim(..) => None,
         });
         let written = self.sinks.iter().filter_map(|sink| match *sink {
-            Sink::Store(_, slot, _) => Some(slot),
+            Sink::Store(_, slot, _) | Sink::Prefetch(_, slot) => Some(slot),
             Sink::Accumulate(..) => None,
         });
-        let mut streams: Vec<usize> = read.chain(written).collect();
+        let mut streams: Vec<usize> = read.chain(written).map(|origin| self.origins[origin].slot).collect();
         streams.sort_unstable();
         streams.dedup();
         streams
@@ -258,6 +274,7 @@ mod tests {
                     Sink::Store(dtype, slot, id) => {
                         slots[slot].set(dtype, row + lane, values[id.0 as usize].to_bits(dtype));
                     }
+                    Sink::Prefetch(..) => {}
                     Sink::Accumulate(dtype, slot, with, id) => {
                         let mut exprs = Exprs::default();
                         let state = Scalar::from_bits(slots[slot].get(dtype, lane % 16), dtype);
@@ -366,8 +383,9 @@ mod tests {
 
         fn slot(&mut self, dtype: Option<DType>) -> usize {
             self.types.push(dtype);
-            self.body.slots = self.types.len();
-            self.types.len() - 1
+            let slot = self.types.len() - 1;
+            self.body.origins.push(Origin { slot, bytes: 0 });
+            slot
         }
 
         fn load(&mut self, dtype: DType) -> ValueId {

@@ -393,6 +393,7 @@ impl Device {
             vector_registers,
             invocations,
             share_from: 0,
+            winograd: false,
         }
     }
 

@@ -239,7 +239,7 @@ fn roots<'a>(body: &'a [Stmt], visit: &mut impl FnMut(Root<'a>)) {
                 visit(Root::Value(*value));
                 visit(Root::Element(*buffer, index));
             }
-            Stmt::Contract(_) | Stmt::Barrier => {}
+            Stmt::Prefetch { .. } | Stmt::Contract(_) | Stmt::Barrier => {}
         }
     }
 }
@@ -353,6 +353,7 @@ impl Cx<'_> {
                 Stmt::Set { local, value } => self.emit_set(*local, *value),
                 Stmt::Accumulate { local, with, value } => self.emit_accumulate(*local, *with, *value),
                 Stmt::Store { .. } => self.emit_stores(group),
+                Stmt::Prefetch { .. } => {}
                 Stmt::Contract(_) => unreachable!("schedules for GPUs have no tiles"),
                 Stmt::Barrier => unreachable!("barriers part phases and stand in no loop"),
             }
@@ -867,7 +868,7 @@ impl Cx<'_> {
                     let place = self.store_place(*buffer, index);
                     self.hoist_place(&place, writes, conditional, seen);
                 }
-                Stmt::Contract(_) | Stmt::Barrier => {}
+                Stmt::Prefetch { .. } | Stmt::Contract(_) | Stmt::Barrier => {}
             }
         }
     }

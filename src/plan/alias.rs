@@ -67,7 +67,7 @@ impl Search<'_> {
             Stmt::Contract(contract) => [&contract.a, &contract.b, &contract.c]
                 .iter()
                 .all(|operand| operand.buffer != self.input && operand.buffer != self.output),
-            Stmt::Barrier => true,
+            Stmt::Prefetch { .. } | Stmt::Barrier => true,
         })
     }
 

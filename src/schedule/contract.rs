@@ -39,9 +39,9 @@ const MOST_PACKED: usize = 8192;
 pub struct Form {
     /// The fold.
     pub fold: ExprId,
-    dtype: DType,
+    pub dtype: DType,
     /// The axes summed over.
-    k: Vec<AxisId>,
+    pub k: Vec<AxisId>,
     /// The side whose rows are the tile's rows.
     pub a: ExprId,
     /// The side whose columns run along the lanes.
@@ -51,11 +51,11 @@ pub struct Form {
     /// Where a row is a line of an image: the axis along it, all of which is rows of the tile.
     line: Option<AxisId>,
     /// The axis of the tile's columns.
-    column: AxisId,
+    pub column: AxisId,
     /// Every other axis of the result.
     outer: Vec<AxisId>,
     /// Whether the result is contiguous along the tile's rows, rather than its columns.
-    along_rows: bool,
+    pub along_rows: bool,
 }
 
 impl Form {
@@ -264,7 +264,8 @@ fn tile_columns(target: &Target, n: usize) -> usize {
     if target.vector_registers < 32 { 16 } else { columns }
 }
 
-fn most_rows(dtype: DType, target: &Target, columns: usize) -> usize {
+/// The most rows of a tile of so many columns.
+pub fn most_rows(dtype: DType, target: &Target, columns: usize) -> usize {
     let vectors = (columns * dtype.size_bytes()).div_ceil(4 * target.vector_lanes);
     let sums = match (target.vector_registers, target.vector_lanes) {
         (32.., _) => 28,

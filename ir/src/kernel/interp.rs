@@ -292,6 +292,7 @@ impl Run<'_, '_> {
                 self.memory(*buffer).set(offset, value);
                 self.worker.clock += 1;
             }
+            Stmt::Prefetch { .. } => {}
             Stmt::Contract(contract) => self.contract(contract),
             Stmt::Barrier => unreachable!("a barrier inside a `Workers` loop"),
         }
@@ -320,7 +321,7 @@ impl Run<'_, '_> {
         let mut next = accumulators.iter_mut();
         for stmt in body {
             match stmt {
-                Stmt::Store { .. } => self.stmt(stmt),
+                Stmt::Store { .. } | Stmt::Prefetch { .. } => self.stmt(stmt),
                 Stmt::Accumulate { value, .. } => {
                     let value = self.eval(*value);
                     let Accumulator { local, with, lanes } = next.next().expect("one for each accumulation");

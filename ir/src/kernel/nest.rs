@@ -56,7 +56,7 @@ pub enum Bind {
     Serial,
     /// In order, copied out; for small constant extents.
     Unroll,
-    /// As vectors. The body holds only `Store` and `Accumulate`; iterations are independent but for `Accumulate`.
+    /// As vectors. The body holds only `Store`, `Accumulate` and `Prefetch`; iterations are independent but for `Accumulate`.
     Lanes,
     /// Shared among the workers, each a contiguous range. Not nested in another `Workers` loop.
     Workers,
@@ -113,6 +113,14 @@ pub enum Stmt {
         index: Vec<ExprId>,
         /// The element.
         value: ExprId,
+    },
+    /// In a `Lanes` loop: `buffer[index]` will be read soon, so it may be brought closer. No effect on what is computed, and the index may
+    /// lie outside.
+    Prefetch {
+        /// The buffer that will be read.
+        buffer: BufferId,
+        /// One `i64` an axis.
+        index: Vec<ExprId>,
     },
     /// The batch-reduce tile: a small matrix product over a long sum.
     Contract(Contract),

@@ -192,6 +192,11 @@ impl<'a> Text<'a> {
                 let line = format!("{} = {}", self.element(buffer.at(), index), self.expr(*value));
                 self.line(&line);
             }
+            Stmt::Prefetch { buffer, index } => {
+                self.lets(index);
+                let line = format!("prefetch {}", self.element(buffer.at(), index));
+                self.line(&line);
+            }
             Stmt::Contract(contract) => {
                 let [a, b, c] = [&contract.a, &contract.b, &contract.c];
                 self.lets(&[a.start, b.start, c.start]);

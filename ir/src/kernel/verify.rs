@@ -14,7 +14,7 @@ const CASES: usize = 4;
 ///
 /// - every load, unless guarded, every store and every element of a tile lies within its buffer, for all values of the axes;
 /// - each axis is bound once on a path, by a loop no longer than its extent, before it is used;
-/// - vector loops hold only stores and accumulations;
+/// - vector loops hold only stores, accumulations and prefetches, which stand nowhere else;
 /// - outside `Workers` loops only locals and worker scratch are written, inside there is neither barrier nor another `Workers` loop;
 /// - inputs are not written, and types agree.
 pub fn verify(nest: &Nest) -> Result<(), Vec<String>> {
@@ -66,7 +66,10 @@ impl Check<'_> {
 
     fn stmt(&mut self, stmt: &Stmt) {
         if self.in_lanes {
-            let allowed = matches!(stmt, Stmt::Store { .. } | Stmt::Accumulate { .. });
+            let allowed = matches!(
+                stmt,
+                Stmt::Store { .. } | Stmt::Accumulate { .. } | Stmt::Prefetch { .. }
+            );
             self.require(allowed, || {
                 "a vector loop holds something other than stores and accumulations".into()
             });
@@ -95,6 +98,11 @@ impl Check<'_> {
                 self.expr(*value, self.nest.buffers[buffer.at()].ty.dtype);
                 index.iter().for_each(|&at| self.expr(at, DType::I64));
                 self.within(*buffer, index, "store to");
+            }
+            Stmt::Prefetch { index, .. } => {
+                let in_lanes = self.in_lanes;
+                self.require(in_lanes, || "a prefetch stands outside a vector loop".into());
+                index.iter().for_each(|&at| self.expr(at, DType::I64));
             }
             Stmt::Contract(contract) => self.contract(contract),
             Stmt::Barrier => self.require(!self.in_workers, || "a barrier stands inside a `Workers` loop".into()),

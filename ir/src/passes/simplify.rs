@@ -296,6 +296,7 @@ mod tests {
         vector_registers: 16,
         invocations: 1,
         share_from: Target::SHARE_FROM,
+        winograd: false,
     };
 
     /// Values at which equations fail if they can: NaN, infinities, both zeros, denormals, the ends of each type.

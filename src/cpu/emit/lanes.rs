@@ -17,7 +17,7 @@ use super::prim::{emit_combine, emit_const, emit_pack, emit_unpack, memory_type}
 use super::{Cx, memory, trusted};
 use crate::cpu::isa::Level;
 use crate::cpu::lanes::{Slot, analyse};
-use crate::cpu::wide::{self, Body, Sink, ValueId};
+use crate::cpu::wide::{self, Body, Origin, Sink, ValueId};
 use crate::hoist::{Hoist, Writes};
 
 /// A vector loop whose body is the same code in every lane.
@@ -191,7 +191,8 @@ impl Cx<'_> {
                         let value = cx.value(*value);
                         emit_step(&mut cx.builder, accumulation, at, value);
                     }
-                    _ => unreachable!("a vector loop holds only stores and accumulations"),
+                    Stmt::Prefetch { .. } => {}
+                    _ => unreachable!("a vector loop holds only stores, accumulations and prefetches"),
                 }
             }
             Ok(())
@@ -257,7 +258,7 @@ impl Cx<'_> {
             .iter()
             .map(|value| match *value {
                 wide::Value::Const(dtype, bits) => Some(splat_const(b, dtype, bits)),
-                wide::Value::Scalar(dtype, slot) => Some(splat(b, dtype, slots[slot].0)),
+                wide::Value::Scalar(dtype, origin) => Some(splat(b, dtype, slots[code.origins[origin].slot].0)),
                 _ => None,
             })
             .collect();
@@ -273,9 +274,10 @@ impl Cx<'_> {
         for (value, spread) in code.values.iter().zip(spread) {
             let value = match (value, spread) {
                 (_, Some(value)) => value,
-                (&wide::Value::Load(dtype, slot), _) => {
+                (&wide::Value::Load(dtype, origin), _) => {
+                    let Origin { slot, bytes } = code.origins[origin];
                     let address = b.ins().iadd(slots[slot].0, offset);
-                    b.ins().load(vector_type(dtype), memory(), address, 0)
+                    b.ins().load(vector_type(dtype), memory(), address, bytes)
                 }
                 (wide::Value::Lane, _) => {
                     let first = b.ins().ireduce(I32, at);
@@ -297,11 +299,14 @@ impl Cx<'_> {
         }
         for sink in &code.sinks {
             match *sink {
-                Sink::Store(_, slot, value) => {
+                Sink::Store(_, origin, value) => {
+                    let Origin { slot, bytes } = code.origins[origin];
                     let address = b.ins().iadd(slots[slot].0, offset);
-                    b.ins().store(memory(), values[value.0 as usize], address, 0);
+                    b.ins().store(memory(), values[value.0 as usize], address, bytes);
                 }
-                Sink::Accumulate(dtype, slot, with, value) => {
+                Sink::Prefetch(..) => {}
+                Sink::Accumulate(dtype, origin, with, value) => {
+                    let slot = code.origins[origin].slot;
                     let mask = b.ins().iconst(I64, 4 * LANES as i64 - 1);
                     let lane = b.ins().band(offset, mask);
                     let address = b.ins().iadd(slots[slot].0, lane);
@@ -398,6 +403,7 @@ fn fits(body: &Body) -> bool {
     });
     let sinks = body.sinks.iter().all(|sink| match sink {
         Sink::Store(dtype, ..) | Sink::Accumulate(dtype, ..) => is_wide(*dtype),
+        Sink::Prefetch(..) => true,
     });
     values && sinks
 }

@@ -10,7 +10,7 @@ use netloom_ir::DType;
 use netloom_ir::kernel::{Combine, Prim};
 
 use super::registers::{RESERVE, registers_of};
-use super::{Body, Level, Sink, Value, ValueId};
+use super::{Body, Level, Origin, Sink, Value, ValueId};
 
 /// A virtual register: a position in [`Program::registers`]. All but accumulators are written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +50,8 @@ pub struct Described {
 /// A stream in memory, as one vector of a block of 16 lanes sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
-    /// The slot with the address.
-    pub slot: usize,
+    /// Where the address is.
+    pub origin: usize,
     /// Bytes of an element.
     pub bytes: usize,
     /// Which vector of the block.
@@ -79,6 +79,8 @@ pub enum Do {
     Load(Code, Stream),
     /// Reads what the tail has of a vector of narrow elements, byte by byte.
     LoadPart(Code, Stream),
+    /// Brings a line closer.
+    Prefetch(Stream),
     /// Writes a vector; a second operand masks it.
     Store(Code, Option<u32>, Stream),
     /// Writes what the tail has of a vector of narrow elements, byte by byte.
@@ -108,6 +110,8 @@ pub struct Program {
     pub constants: Vec<u32>,
     /// The number of slots.
     pub slots: usize,
+    /// See [`Body::origins`].
+    pub origins: Vec<Origin>,
     /// The slots whose addresses move from row to row.
     pub streams: Vec<usize>,
     /// Scalars whose form in a register is not their form in the slot.
@@ -133,7 +137,8 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
         body,
         level,
         program: Program {
-            slots: body.slots,
+            slots: body.slots(),
+            origins: body.origins.clone(),
             streams: body.streams(),
             ..Program::default()
         },
@@ -162,7 +167,7 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
             for half in 0..halves {
                 let state = lowering.register(File::Vector, None, true);
                 let stream = Stream {
-                    slot,
+                    origin: slot,
                     bytes: 4,
                     half,
                     moves: false,
@@ -225,8 +230,9 @@ impl Lowering<'_> {
         let body = self.body;
         let mut wanted = vec![false; body.values.len()];
         for later in &body.sinks[sink + 1..] {
-            let (Sink::Store(_, _, id) | Sink::Accumulate(_, _, _, id)) = *later;
-            wanted[id.0 as usize] = true;
+            if let Sink::Store(_, _, id) | Sink::Accumulate(_, _, _, id) = *later {
+                wanted[id.0 as usize] = true;
+            }
         }
         // Users come after their operands.
         for at in (0..wanted.len()).rev().filter(|&at| self.known[at].is_none()) {
@@ -355,7 +361,7 @@ impl Lowering<'_> {
 
     fn stream(&self, dtype: DType, slot: usize) -> Stream {
         Stream {
-            slot,
+            origin: slot,
             bytes: dtype.size_bytes(),
             half: self.half,
             moves: true,
@@ -424,7 +430,7 @@ impl Lowering<'_> {
         }
         let code = self.pick(Code::VEX_Vbroadcastss_ymm_m32, Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32);
         let stream = Stream {
-            slot,
+            origin: slot,
             bytes: 4,
             half: 0,
             moves: false,
@@ -504,6 +510,14 @@ impl Lowering<'_> {
                 let value = self.value(id)?;
                 self.read_ahead(at)?;
                 self.store(dtype, slot, value)
+            }
+            // The two vectors of a block share a line.
+            Sink::Prefetch(dtype, slot) => {
+                if self.half == 0 {
+                    let stream = self.stream(dtype, slot);
+                    self.step(Do::Prefetch(stream), None, &[]);
+                }
+                Ok(())
             }
             Sink::Accumulate(dtype, _, with, id) => {
                 let value = self.value(id)?;

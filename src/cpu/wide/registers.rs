@@ -10,8 +10,8 @@ use iced_x86::code_asm::{dl, eax, edx, r10, r12, r13, r14, r15, rax, rbx, rdx, x
 use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpCodeOperandKind, Register};
 use netloom_ir::DType;
 
-use super::Level;
 use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
+use super::{Level, Origin};
 
 /// The function of a program.
 ///
@@ -130,11 +130,12 @@ impl<'p> Assigner<'p> {
         let pool = asm.create_label();
         let mut pointers: Vec<usize> = Vec::new();
         for step in &program.block {
-            let slot = match step.what {
-                Do::Load(_, stream) | Do::Store(_, _, stream) => stream.slot,
-                Do::Gather(slot, _) => slot,
+            let origin = match step.what {
+                Do::Load(_, stream) | Do::Store(_, _, stream) | Do::Prefetch(stream) => stream.origin,
+                Do::Gather(origin, _) => origin,
                 _ => continue,
             };
+            let slot = program.origins[origin].slot;
             if !pointers.contains(&slot) && pointers.len() < POINTERS.len() {
                 pointers.push(slot);
             }
@@ -267,8 +268,8 @@ impl<'p> Assigner<'p> {
 
     /// Brings a scalar into the form that it has in registers.
     fn convert(&mut self, at: usize) -> Result<(), IcedError> {
-        let (dtype, slot) = self.program.converted[at];
-        let from = rdi + 8 * slot as i32;
+        let (dtype, origin) = self.program.converted[at];
+        let from = rdi + 8 * self.program.origins[origin].slot as i32;
         match dtype {
             DType::Bool | DType::U8 => self.asm.movzx(eax, byte_ptr(from))?,
             DType::I8 => self.asm.movsx(eax, byte_ptr(from))?,
@@ -344,7 +345,7 @@ impl<'p> Assigner<'p> {
             .expect("a value is kept somewhere");
         let from = match source {
             Source::Constant(place) => memory(Register::R11, 64 + 4 * place as i64),
-            Source::Slot(slot) => memory(Register::RDI, 8 * slot as i64),
+            Source::Slot(origin) => memory(Register::RDI, 8 * self.program.origins[origin].slot as i64),
             Source::Converted(place) => memory(Register::RSP, CONVERTED + 4 * place as i64),
         };
         let code = match (is_mask, wide) {
@@ -639,6 +640,10 @@ impl<'p> Assigner<'p> {
                 }
                 self.add(instruction)
             }
+            Do::Prefetch(stream) => {
+                let source = self.address(stream)?;
+                self.add(Instruction::with1(Code::Prefetcht1_m8, source)?)
+            }
             Do::LoadPart(code, stream) => {
                 self.asm.mov(qword_ptr(rsp), 0i32)?;
                 self.asm.mov(qword_ptr(rsp + 8), 0i32)?;
@@ -654,10 +659,11 @@ impl<'p> Assigner<'p> {
                 })?;
                 self.part(stream, false)
             }
-            Do::Gather(slot, scale) => {
-                let base = self.pointer(slot)?;
+            Do::Gather(origin, scale) => {
+                let (base, bytes) = self.pointer(origin)?;
                 let (offset, mask) = (self.whole(from[0]), self.whole(from[1]));
-                let source = MemoryOperand::new(base, offset, scale, 0, 0, false, Register::None);
+                let size = u32::from(bytes != 0);
+                let source = MemoryOperand::new(base, offset, scale, bytes, size, false, Register::None);
                 let zero = if wide {
                     Code::EVEX_Vpxord_zmm_k1z_zmm_zmmm512b32
                 } else {
@@ -709,19 +715,20 @@ impl<'p> Assigner<'p> {
         self.asm.jne(next)
     }
 
-    /// The register with the address in a slot.
-    fn pointer(&mut self, slot: usize) -> Result<Register, IcedError> {
+    /// A register, and how many bytes are added to what is in it.
+    fn pointer(&mut self, origin: usize) -> Result<(Register, i64), IcedError> {
+        let Origin { slot, bytes } = self.program.origins[origin];
         if let Some(at) = self.pointers.iter().position(|&kept| kept == slot) {
-            return Ok(POINTERS[at]);
+            return Ok((POINTERS[at], bytes.into()));
         }
         let from = memory(Register::RDI, 8 * slot as i64);
         self.add(Instruction::with2(Code::Mov_r64_rm64, Register::RAX, from)?)?;
-        Ok(Register::RAX)
+        Ok((Register::RAX, bytes.into()))
     }
 
     fn address(&mut self, stream: Stream) -> Result<MemoryOperand, IcedError> {
-        let base = self.pointer(stream.slot)?;
-        let offset = (8 * stream.half * stream.bytes) as i64;
+        let (base, bytes) = self.pointer(stream.origin)?;
+        let offset = bytes + (8 * stream.half * stream.bytes) as i64;
         if !stream.moves {
             return Ok(memory(base, offset));
         }
