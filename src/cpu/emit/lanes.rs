@@ -277,7 +277,9 @@ impl Cx<'_> {
                 (&wide::Value::Load(dtype, origin), _) => {
                     let Origin { slot, bytes } = code.origins[origin];
                     let address = b.ins().iadd(slots[slot].0, offset);
-                    b.ins().load(vector_type(dtype), memory(), address, bytes)
+                    // As integers: a load of floats would be folded into `cmpps`, which without AVX faults unless it is aligned.
+                    let bits = b.ins().load(I32X4, memory(), address, bytes);
+                    reinterpret(b, vector_type(dtype), bits)
                 }
                 (wide::Value::Lane, _) => {
                     let first = b.ins().ireduce(I32, at);
