@@ -517,16 +517,18 @@ impl<'f> Plan<'f> {
         let clear = draft.all(lane, Bind::Lanes, vec![clear]);
         let clear = draft.nested(&axes, vec![clear]);
 
-        let axes = [draft.axis("row", self.reach), draft.axis("column", self.reach)];
-        let (mut from, mut to, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut axes, mut from, mut to, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for way in 0..2 {
-            let value = draft.exprs.axis(axes[way]);
             let start = draft.i64(Prim::Max, first[way], zero);
             let skipped = draft.i64(Prim::Sub, start, first[way]);
             let [extent, reach] = [extents[way], self.reach].map(|value| draft.int(value));
             let left = draft.i64(Prim::Sub, extent, start);
             let room = draft.i64(Prim::Sub, reach, skipped);
-            counts.push(draft.i64(Prim::Min, left, room));
+            let count = draft.i64(Prim::Min, left, room);
+            let axis = self.axis_of(draft, "copied", count, self.reach);
+            let value = draft.exprs.axis(axis);
+            axes.push(axis);
+            counts.push(count);
             from.push(draft.i64(Prim::Add, start, value));
             to.push(draft.i64(Prim::Add, skipped, value));
         }
@@ -730,13 +732,16 @@ impl<'f> Plan<'f> {
         let side_value = draft.exprs.axis(side);
         let number = draft.mul_add(panel, self.columns / LANES, side_value);
         known.extend(self.filters(draft, number));
-        let axes = [draft.axis("line", size), draft.axis("column", size)];
-        let values = axes.map(|axis| draft.exprs.axis(axis));
-        let mut counts = Vec::new();
+        let (mut axes, mut values, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         for (way, direction) in self.form.directions.iter().enumerate() {
-            let at = draft.i64(Prim::Add, corner[way], values[way]);
+            let count = draft.rest(draft.extent(direction.along), corner[way], size);
+            let axis = self.axis_of(draft, "written", count, size);
+            let value = draft.exprs.axis(axis);
+            let at = draft.i64(Prim::Add, corner[way], value);
             known.insert(draft.source.axis(direction.along), at);
-            counts.push(draft.rest(draft.extent(direction.along), corner[way], size));
+            axes.push(axis);
+            values.push(value);
+            counts.push(count);
         }
         let column_value = draft.exprs.axis(self.form.column);
         let at = draft.mul_add(side_value, LANES, column_value);
@@ -763,6 +768,12 @@ impl<'f> Plan<'f> {
                 body: vec![body],
             });
         vec![down, along, draft.all(side, Bind::Serial, vec![write])]
+    }
+
+    /// The axis of a loop of so many iterations, at most `most`.
+    fn axis_of(&self, draft: &mut Draft, name: &str, count: ExprId, most: usize) -> AxisId {
+        let extent = draft.exprs.as_int(count).map_or(most, |count| count.max(0) as usize);
+        draft.axis(name, extent)
     }
 
     /// Values into a buffer, each at its index.
