@@ -9,7 +9,7 @@ use netloom::ir::builder::{Builder, Val};
 use netloom::ir::ops::compound::Steps;
 use netloom::ir::ops::{Conv, Window};
 use netloom::ir::{DType, Entry, Graph, Init, Op, Program, Scalar, State, Tensor, autodiff, oracle, sample};
-use netloom::{Session, compile};
+use netloom::{Cpu, Session, compile};
 use support::{Allowed, Case, THREADS, check, cpus, different_bits};
 
 /// A program with one entry `run` over these states.
@@ -260,6 +260,23 @@ fn convolutions_by_winograd() {
         [[48, 16, 3, 3], [32, 48, 3, 3]],
         |x, w, v| x.conv(w, conv(0)).sigmoid().conv(v, conv(2)).tanh(),
     );
+}
+
+#[test]
+fn winograd_is_chosen_unless_it_is_forbidden() {
+    let net = netloom::nn::zoo::find("resnet18").expect("a network");
+    let program = netloom::nn::training::predictor(&(net.layers)(), &net.input(1)).expect("a valid network");
+    let count = |winograd: bool| {
+        let cpu = Cpu {
+            winograd,
+            ..Cpu::native()
+        };
+        let lowered = netloom::compile::lower(&program, &cpu.target()).expect("it lowers");
+        let nests = netloom::dump::nests(&lowered);
+        nests.matches("scratch product_").count()
+    };
+    // Thirteen of its convolutions have 3x3 filters and stride 1; two pairs of them are kernels that are equal.
+    assert_eq!([count(true), count(false)], [11, 0]);
 }
 
 #[test]

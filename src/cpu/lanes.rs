@@ -285,8 +285,10 @@ impl Analysis<'_> {
             slots: Vec::new(),
             strides: Vec::new(),
         };
-        // For each address in a slot, its buffer, what it is the sum of, and its stride.
-        let mut known: BTreeMap<(BufferId, Vec<(ExprId, i64)>, i64), (usize, i64)> = BTreeMap::new();
+        /// The buffer, what the address is the sum of but for a constant, and the stride.
+        type Family = (BufferId, Vec<(ExprId, i64)>, i64);
+        // The slot of each family, and the constant there.
+        let mut known: BTreeMap<Family, (usize, i64)> = BTreeMap::new();
         for (slot, stride) in apart.into_iter().zip(strides) {
             let mut origin = Origin {
                 slot: shared.slots.len(),
