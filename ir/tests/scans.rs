@@ -129,7 +129,8 @@ proptest! {
             let greatest = b.scalars().map(|x| x.as_f64().abs()).fold(1.0, f64::max);
             for (x, y) in a.scalars().zip(b.scalars()) {
                 let difference = (x.as_f64() - y.as_f64()).abs();
-                prop_assert!(!(difference > 1e-11 * greatest), "result {number}: {x:?} and {y:?}");
+                let is_greater = difference.partial_cmp(&(1e-11 * greatest)) == Some(std::cmp::Ordering::Greater);
+                prop_assert!(!is_greater, "result {number}: {x:?} and {y:?}");
             }
         }
     }
