@@ -14,7 +14,7 @@ pub mod svm;
 pub use bayes::NaiveBayes;
 pub use neighbours::Neighbours;
 pub use pca::Pca;
-pub use rbm::{Chains, Rbm, RbmOptions, Visible};
+pub use rbm::{Chains, Rbm, RbmEpoch, RbmOptions, Visible};
 pub use svm::{Kernel, Svm};
 
 use netloom_ir::{DType, Tensor};
