@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::imageops::{FilterType, resize};
 use image::{DynamicImage, GrayImage, ImageFormat};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::Error;
 use crate::formats::write_whole;
@@ -143,6 +144,24 @@ impl Chart {
             .filter(|(x, y)| x.is_finite() && y.is_finite())
     }
 
+    /// Whether the series are so many clouds of dots that a legend would hide some and hardly help with the rest.
+    fn is_crowded(&self) -> bool {
+        self.series.len() > 4 && self.series.iter().all(|series| series.style == Style::Dots)
+    }
+
+    /// The names of the series, each in the middle of its points.
+    fn names(&self) -> Vec<((f64, f64), usize)> {
+        let middle = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied()
+        };
+        let place = |(number, series): (usize, &Series)| {
+            let (across, up) = self.shown(series).unzip();
+            Some(((middle(across)?, middle(up)?), number))
+        };
+        self.series.iter().enumerate().filter_map(place).collect()
+    }
+
     /// Where the legend hides fewest points.
     fn emptiest_corner(&self, across: &Range<f64>, up: &Range<f64>) -> SeriesLabelPosition {
         let share = |range: &Range<f64>, at: f64| (at - range.start) / (range.end - range.start);
@@ -202,13 +221,16 @@ impl Chart {
             chart.draw_series(ground.tiles())?;
         }
         for (number, series) in self.series.iter().enumerate() {
-            let colour = Palette99::pick(number).to_rgba();
+            let colour = Colours::pick(number).to_rgba();
             let thick = colour.stroke_width(2);
             let shown = self.shown(series);
             let drawn = match series.style {
                 Style::Line => chart.draw_series(LineSeries::new(shown, thick))?,
                 Style::Dashed => chart.draw_series(DashedLineSeries::new(shown, 5, 4, thick))?,
-                Style::Dots => chart.draw_series(shown.map(|at| Circle::new(at, 3, colour.filled())))?,
+                Style::Dots => {
+                    let radius = if self.is_crowded() { 2 } else { 3 };
+                    chart.draw_series(shown.map(|at| Circle::new(at, radius, colour.filled())))?
+                }
             };
             let drawn = drawn.label(&series.name);
             match series.style {
@@ -218,7 +240,17 @@ impl Chart {
                 }
             };
         }
-        if self.series.len() > 1 {
+        if self.is_crowded() {
+            let centred = Pos::new(HPos::Center, VPos::Center);
+            chart.draw_series(self.names().into_iter().map(|(at, number)| {
+                let colour = Colours::pick(number).to_rgba();
+                let style = ("sans-serif", 16).into_font().color(&WHITE).pos(centred);
+                EmptyElement::at(at)
+                    + Circle::new((0, 0), 11, WHITE.filled())
+                    + Circle::new((0, 0), 10, colour.filled())
+                    + Text::new(self.series[number].name.clone(), (0, 1), style)
+            }))?;
+        } else if self.series.len() > 1 {
             chart
                 .configure_series_labels()
                 .position(self.emptiest_corner(&across, &up))
@@ -228,6 +260,24 @@ impl Chart {
         }
         Ok(())
     }
+}
+
+/// Ten colours that can be told apart, and from white: those of Matplotlib.
+struct Colours;
+
+impl Palette for Colours {
+    const COLORS: &'static [(u8, u8, u8)] = &[
+        (31, 119, 180),
+        (255, 127, 14),
+        (44, 160, 44),
+        (214, 39, 40),
+        (148, 103, 189),
+        (140, 86, 75),
+        (227, 119, 194),
+        (127, 127, 127),
+        (188, 189, 34),
+        (23, 190, 207),
+    ];
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -249,7 +299,7 @@ impl Ground {
                 let right = left + same.len() as f64 * width;
                 let corners = [(left, low), (right, low + height)];
                 left = right;
-                Rectangle::new(corners, Palette99::pick(colour).mix(0.35 * share).filled())
+                Rectangle::new(corners, Colours::pick(colour).mix(0.35 * share).filled())
             })
         })
     }
@@ -261,7 +311,7 @@ fn short(x: f64) -> String {
         x if (x - x.round()).abs() < 1e-9 => format!("{x:.0}"),
         x if x.abs() < 0.01 => format!("{x:.0e}"),
         x if x.abs() < 1.0 => format!("{x:.2}"),
-        x => format!("{x:.1}"),
+        x => format!("{x:.2}").trim_end_matches('0').to_owned(),
     }
 }
 
