@@ -1,13 +1,16 @@
-//! What a net has learnt, used for something else: `cargo run --release --example transfer MODEL.onnx FOLDER`, where every folder in FOLDER has the pictures of a class
-//! and the model is SqueezeNet 1.1 with Keras' inputs (227×227, blue first, the mean of ImageNet subtracted).
+//! What a net has learnt, used for something else: `cargo run --release --example transfer NET MODEL.onnx PICTURES [descriptors]`. NET is `squeezenet` (1.1 with Keras' inputs)
+//! or `efficientnet` (Lite0); PICTURES is a folder of folders, one a class (one a person, say), or an array `.npy` whose first half is of one class.
 //!
 //! The last layer is replaced, and either trained alone (the rest is frozen, so the step computes no gradient for it) or with all others at a tenth
-//! of the rate; or the descriptors before it are given to nearest neighbours and support vector machines (graphs of netloom too). All against the same
-//! net from scratch. Without arguments a net that knows MNIST's digits learns those of another set from 50 examples.
+//! of the rate; or the descriptors before it are given to nearest neighbours and support vector machines (graphs of netloom too). All against a
+//! net from scratch; with `descriptors` nothing is trained but those. Without arguments a net that knows MNIST's digits learns those of another set from 50 examples.
 
 use std::path::Path;
 
-use netloom::formats::onnx;
+use image::imageops::{FilterType, resize};
+use image::{ImageBuffer, Luma};
+use netloom::formats::{npz, onnx};
+use netloom::ir::passes::fold::fold_constants;
 use netloom::ir::{DType, Tensor};
 use netloom::nn::layers::{Activation, Conv, Dense, Flatten, GlobalPool, Imported, Pool, PoolOf};
 use netloom::nn::training::TRAIN_STEP;
@@ -110,6 +113,13 @@ impl Task<'_> {
             self.tuned("last layer, rest frozen", true, 0.0)?,
             self.tuned("fine-tuned", true, 0.1)?,
         ];
+        rows.extend(self.described()?);
+        Ok(rows)
+    }
+
+    /// Classifiers on the descriptors.
+    fn described(&self) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
         let (device, [train, test]) = (Cpu::native().into(), self.descriptors()?);
         let truth = test.targets.to_i64();
         let mut judge = |name: &'static str, found: Vec<usize>| {
@@ -204,62 +214,134 @@ fn other_digits() -> Result<Dataset, Error> {
     Dataset::new(Tensor::from_f32([data.len(), 1, 28, 28], &values), data.targets)
 }
 
-/// SqueezeNet on folders of pictures; a third of them is held back.
-fn squeezenet(model: &Path, folder: &Path) -> Result<Vec<Row>, Error> {
-    const SIDE: usize = 227;
-    const BATCH: usize = 8;
-    let example = Tensor::zeros(DType::F32, [BATCH, 3, SIDE, SIDE]);
-    let bytes = std::fs::read(model).map_err(|reason| Error::file(model, reason))?;
-    let inputs = onnx::names(&bytes).map_err(|reason| Error::file(model, reason))?;
-    let given: Vec<(String, Tensor)> = inputs.into_iter().map(|name| (name, example.clone())).collect();
-    let graph = onnx::load_for(model, &[], &given)?;
-    let trunk = |knows: bool| {
-        let net = Sequential::new();
-        Ok(match knows {
-            true => net
-                .then(Imported::new(graph.clone())?.without_head()?)
-                .then(GlobalPool(PoolOf::Average)),
-            false => (netloom::nn::zoo::find("squeezenet")?.layers)(),
-        })
-    };
-    let (data, names) = read_folders(folder, [SIDE, SIDE], Colours::Rgb)?;
-    println!("{} pictures of {}", data.len(), names.join(", "));
-    let (train, test) = blue_first(data)?.split(1.0 / 3.0, 0)?;
-    Task {
-        trunk: &trunk,
-        taught: None,
-        train,
-        test,
-        batch: BATCH,
-        rate: 1e-3,
-        epochs: 6,
-    }
-    .run()
+/// A pretrained net in a file, and what it wants to be shown.
+struct Pretrained {
+    name: &'static str,
+    /// The side of its pictures.
+    side: usize,
+    /// Three planes of red, green and blue in [0, 1] as it was trained on them.
+    shown: fn(&[f32]) -> Vec<f32>,
+    /// The zoo's net that is trained from scratch beside it.
+    fresh: &'static str,
+    /// Whether what comes before the last layer are still planes, of which the means are taken.
+    has_planes: bool,
 }
 
-/// Red, green and blue in [0, 1] to what Keras' SqueezeNet was trained on.
-fn blue_first(data: Dataset) -> Result<Dataset, Error> {
+static PRETRAINED: [Pretrained; 2] = [
+    Pretrained {
+        name: "squeezenet",
+        side: 227,
+        shown: blue_first,
+        fresh: "squeezenet",
+        has_planes: true,
+    },
+    Pretrained {
+        name: "efficientnet",
+        side: 224,
+        shown: |rgb| rgb.iter().map(|x| (x * 255.0 - 127.0) / 128.0).collect(),
+        fresh: "mobilenet_v2",
+        has_planes: false,
+    },
+];
+
+/// What Keras' SqueezeNet was trained on: blue first, the mean of ImageNet subtracted.
+fn blue_first(rgb: &[f32]) -> Vec<f32> {
     const MEANS: [f32; 3] = [103.939, 116.779, 123.68];
-    let plane = data.inputs.shape()[2..].iter().product::<usize>();
-    let values = data.inputs.to_f32();
-    let picture = |rgb: &[f32]| {
-        let colour = |at: usize| {
-            rgb[(2 - at) * plane..][..plane]
-                .iter()
-                .map(move |x| x * 255.0 - MEANS[at])
-        };
-        (0..3).flat_map(colour).collect::<Vec<f32>>()
+    let plane = rgb.len() / 3;
+    let colour = |at: usize| {
+        rgb[(2 - at) * plane..][..plane]
+            .iter()
+            .map(move |x| x * 255.0 - MEANS[at])
     };
-    let values: Vec<f32> = values.chunks_exact(3 * plane).flat_map(picture).collect();
-    Dataset::new(Tensor::from_f32(data.inputs.shape(), &values), data.targets)
+    (0..3).flat_map(colour).collect()
+}
+
+impl Pretrained {
+    fn named(name: &str) -> Result<&'static Pretrained, Error> {
+        let found = PRETRAINED.iter().find(|known| known.name == name);
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "there is no net `{name}` here; there are squeezenet and efficientnet"
+            ))
+        })
+    }
+
+    /// On classes of pictures, a third of which is held back. `all`: trained in every way too, and not only described.
+    fn run(&self, model: &Path, pictures: &Path, all: bool) -> Result<Vec<Row>, Error> {
+        const BATCH: usize = 8;
+        let side = self.side;
+        let example = Tensor::zeros(DType::F32, [BATCH, 3, side, side]);
+        let bytes = std::fs::read(model).map_err(|reason| Error::file(model, reason))?;
+        let inputs = onnx::names(&bytes).map_err(|reason| Error::file(model, reason))?;
+        let given: Vec<(String, Tensor)> = inputs.into_iter().map(|name| (name, example.clone())).collect();
+        // What depends on constants alone becomes one: a variance under a root that were trained itself could become negative.
+        let target = netloom::Device::from(Cpu::native()).target();
+        let graph = fold_constants(&onnx::load_for(model, &[], &given)?, &target);
+        let trunk = |knows: bool| {
+            let known = || Ok::<_, Error>(Sequential::new().then(Imported::new(graph.clone())?.without_head()?));
+            Ok(match (knows, self.has_planes) {
+                (true, true) => known()?.then(GlobalPool(PoolOf::Average)),
+                (true, false) => known()?,
+                (false, _) => (netloom::nn::zoo::find(self.fresh)?.layers)(),
+            })
+        };
+        let (data, names) = match pictures.extension() {
+            Some(ending) if ending == "npy" => halves(pictures, side)?,
+            _ => read_folders(pictures, [side, side], Colours::Rgb)?,
+        };
+        println!("{} pictures of {}", data.len(), names.join(", "));
+        let values = data.inputs.to_f32();
+        let shown: Vec<f32> = values.chunks_exact(3 * side * side).flat_map(self.shown).collect();
+        let data = Dataset::new(Tensor::from_f32(data.inputs.shape(), &shown), data.targets)?;
+        let (train, test) = data.split(1.0 / 3.0, 0)?;
+        let task = Task {
+            trunk: &trunk,
+            taught: None,
+            train,
+            test,
+            batch: BATCH,
+            rate: 1e-3,
+            epochs: 6,
+        };
+        if all { task.run() } else { task.described() }
+    }
+}
+
+/// Grey pictures `[n, h, w]` in an array, the first half of one class and the second of another, enlarged.
+fn halves(path: &Path, side: usize) -> Result<(Dataset, Vec<String>), Error> {
+    let array = npz::load_array(path)?;
+    let &[count, height, width] = array.shape() else {
+        let message = format!("pictures have the shape [n, height, width], found {}", array.ty());
+        return Err(Error::file(path, message));
+    };
+    let values = array.to_f32();
+    let picture = |grey: &[f32]| {
+        let grey = ImageBuffer::<Luma<f32>, _>::from_raw(width as u32, height as u32, grey.to_vec())
+            .expect("a picture has as many pixels as its shape");
+        resize(&grey, side as u32, side as u32, FilterType::Triangle)
+            .into_raw()
+            .repeat(3)
+    };
+    let pixels: Vec<f32> = values.chunks_exact((height * width).max(1)).flat_map(picture).collect();
+    let labels: Vec<i64> = (0..count).map(|at| i64::from(at >= count / 2)).collect();
+    let inputs = Tensor::from_f32([count, 3, side, side], &pixels);
+    let data = Dataset::new(inputs, Tensor::from_i64([count], &labels))?;
+    Ok((data, ["the first half", "the second"].map(str::to_owned).into()))
 }
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let rows = match arguments.as_slice() {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let rows = match words.as_slice() {
         [] => digits(50)?,
-        [model, folder] => squeezenet(model.as_ref(), folder.as_ref())?,
-        _ => return Err(Error::Usage("two arguments are needed: MODEL.onnx FOLDER".to_owned())),
+        [net, model, pictures] => Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), true)?,
+        [net, model, pictures, "descriptors"] => {
+            Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), false)?
+        }
+        _ => {
+            let message = "what is needed: NET MODEL.onnx PICTURES [descriptors]";
+            return Err(Error::Usage(message.to_owned()));
+        }
     };
     println!("{:<26} {:>8} {:>8} {:>9}", "", "accuracy", "kernels", "ms/step");
     for Row { name, accuracy, step } in rows {

@@ -82,6 +82,15 @@ pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
         .collect()
 }
 
+/// Reads the array of a `.npy` file.
+///
+/// # Errors
+/// If the file cannot be read, is not well formed, or holds a type that netloom has not.
+pub fn load_array(path: &Path) -> Result<Tensor, Error> {
+    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    read(&bytes).map_err(|reason| Error::file(path, reason))
+}
+
 /// One array: of the first type that the file's header agrees with.
 fn read(file: &[u8]) -> Result<Tensor, String> {
     check_length(file)?;
