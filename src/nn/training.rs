@@ -17,12 +17,15 @@ use crate::error::Error;
 
 /// The entry that makes one step: arguments `x` and `y`, result `loss`, what is minimised: penalties included.
 pub const TRAIN_STEP: &str = "train_step";
+/// The same step, which also measures how it fares: further results [`HEALTH`]. What is trained gets the same bits from either, so that a
+/// training may measure as rarely as it looks.
+pub const WATCHED_STEP: &str = "watched_step";
 /// The entry that measures without training: arguments `x` and `y`, results `losses`, one for each example, and `scores`.
 pub const EVALUATE: &str = "evaluate";
 /// The entry that applies the network: argument `x`, result `scores`.
 pub const PREDICT: &str = "predict";
 
-/// What a training step that watches itself gives besides the loss: for each trained matrix or kernel, in the order of
+/// What [`WATCHED_STEP`] gives besides the loss: for each trained matrix or kernel, in the order of
 /// [`Observed::weights`], the norm of its gradient; the norm of its update over its own; and for each activation, in the order of
 /// [`Observed::activations`], the share of its units or elements that pass no gradient on (see [`Scope::observe`]).
 pub const HEALTH: [&str; 3] = ["gradient_norms", "update_ratios", "quiet_shares"];
@@ -56,7 +59,7 @@ pub struct Training {
     pub rate_factors: Vec<(String, f64)>,
     /// How much each class counts in the loss of training, if not all the same; the loss is then a weighted mean.
     pub class_weights: Option<Vec<f32>>,
-    /// Whether the step also measures how gradients, weights and activations fare: the results [`HEALTH`].
+    /// Whether there is also a step that measures how gradients, weights and activations fare: the entry [`WATCHED_STEP`].
     pub health: bool,
 }
 
@@ -119,12 +122,17 @@ pub fn watched_program(
     training: &Training,
 ) -> Result<(Program, Observed), Error> {
     let states = Rc::new(RefCell::new(States::default()));
-    let (train_step, observed) = train_step(net, input, target, training, &states)?;
-    let entries = vec![
-        train_step,
+    let (plain, mut observed) = train_step(TRAIN_STEP, net, input, target, training, &states)?;
+    let mut entries = vec![plain];
+    if training.health {
+        let (watched, of) = train_step(WATCHED_STEP, net, input, target, training, &states)?;
+        entries.push(watched);
+        observed = of;
+    }
+    entries.extend([
         inference(EVALUATE, net, input, Some((target, training.loss)), &states)?,
         inference(PREDICT, net, input, None, &states)?,
-    ];
+    ]);
     let states = states.borrow().states().to_vec();
     Ok((Program { states, entries }, observed))
 }
@@ -141,6 +149,7 @@ pub fn predictor(net: &dyn Layer, input: &Type) -> Result<Program, Error> {
 }
 
 fn train_step(
+    entry: &str,
     net: &dyn Layer,
     input: &Type,
     target: &Type,
@@ -168,12 +177,12 @@ fn train_step(
     let objective = regularised(&scope, loss, &parameters, training);
     let gradients = clipped(&autodiff::grad(objective, &parameters), training.clip_norm);
     let rate = training.rate.now(&scope);
-    let mut health = Health::default();
+    let (mut health, is_watched) = (Health::default(), entry == WATCHED_STEP);
     for ((name, &parameter), gradient) in names.iter().zip(&parameters).zip(gradients) {
         let factor = training.rate_factor(name);
         let rate = if factor == 1.0 { rate } else { rate * factor };
         let next = training.optimiser.next(&scope, name, parameter, gradient, rate);
-        if training.health && parameter.rank() >= 2 {
+        if is_watched && parameter.rank() >= 2 {
             health.weigh(name, parameter, gradient, next);
         }
         scope.update(name, next);
@@ -181,7 +190,7 @@ fn train_step(
     let step = scope.step();
     scope.update(STEP, step + step.lit(1.0));
     let mut outputs = vec![("loss".to_owned(), objective)];
-    if training.health {
+    if is_watched {
         outputs.extend(health.results(&scope));
     }
     outputs.extend(scope.updates());
@@ -191,11 +200,11 @@ fn train_step(
         .into_iter()
         .map(|(name, kind, _)| (name, kind))
         .collect();
+    let weights = health.weights;
     let entry = Entry {
-        name: TRAIN_STEP.to_owned(),
+        name: entry.to_owned(),
         graph,
     };
-    let weights = health.weights;
     Ok((entry, Observed { weights, activations }))
 }
 

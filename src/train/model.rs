@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::formats::safetensors;
 use crate::nn::layers::{CARRIED, summary, summary_table};
-use crate::nn::training::{EVALUATE, Observed, PREDICT, TRAIN_STEP, watched_program};
+use crate::nn::training::{EVALUATE, HEALTH, Observed, PREDICT, TRAIN_STEP, WATCHED_STEP, watched_program};
 use crate::nn::{Layer, Sequential, Training};
 use crate::session::Session;
 
@@ -192,6 +192,8 @@ impl Model {
         }
         let mut batch = data.select(&vec![0; batch_size]);
         let mut loss = self.session.results(TRAIN_STEP)?;
+        let is_watched = self.session.executable().plan(WATCHED_STEP).is_some();
+        let mut watched = is_watched.then(|| self.session.results(WATCHED_STEP)).transpose()?;
         let mut history = History::default();
         let mut start = None;
         let sample = options
@@ -212,11 +214,15 @@ impl Model {
                 if let Some(augment) = options.augment {
                     augment.apply(((number - 1) * steps + step) as u64, &mut batch.inputs);
                 }
+                // Health is looked at once an epoch, so only the last step measures it.
+                let (entry, results) = match &mut watched {
+                    Some(watched) if step + 1 == steps => (WATCHED_STEP, watched),
+                    _ => (TRAIN_STEP, &mut loss),
+                };
                 let clock = Instant::now();
-                self.session
-                    .run(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
+                self.session.run(entry, &[&batch.inputs, &batch.targets], results)?;
                 times.push(clock.elapsed());
-                let value = loss[0].get(0).as_f64();
+                let value = results[0].get(0).as_f64();
                 if !value.is_finite() {
                     return Err(Error::Training(format!(
                         "the training diverges: the loss is {value} at step {} of epoch {number}; lower the learning rate, clip the gradient, or \
@@ -249,9 +255,9 @@ impl Model {
                     start.unwrap_or(objective)
                 )));
             }
-            if let [_, gradients, updates, quiet] = loss.as_slice() {
-                let results = [gradients, updates, quiet].map(Tensor::clone);
-                history.health.push(Health::new(&self.observed, &results));
+            if let Some([_, measures @ ..]) = watched.as_deref() {
+                let measures: &[Tensor; HEALTH.len()] = measures.try_into().expect("the entry has these results");
+                history.health.push(Health::new(&self.observed, measures));
             }
             let epoch = Epoch {
                 number,
@@ -480,4 +486,46 @@ fn batch_shape_of(ty: &Type, count: usize) -> Vec<usize> {
 pub fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::layers::{Activation, Dense, Dropout};
+    use crate::nn::{Loss, Optimiser, Rate};
+
+    /// The step that measures trains as the one that does not, and an epoch of a training that measures has but one of them.
+    #[test]
+    fn measuring_changes_nothing() {
+        let values: Vec<f32> = (0..240).map(|at| (at * 37 % 23) as f32 / 23.0).collect();
+        let labels: Vec<i64> = (0..40).map(|at| at % 3).collect();
+        let data = Dataset::new(Tensor::from_f32([40, 6], &values), Tensor::from_i64([40], &labels)).unwrap();
+        let fitted = |health: bool, batch: usize| {
+            let net = Sequential::new().then(Dense::new(33)).then(Activation::Relu);
+            let net = net.then(Dropout(0.3)).then(Dense::new(3));
+            let training = Training {
+                health,
+                ..Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(0.01))
+            };
+            let mut model = Model::compile(net, &training, &data, ModelOptions::new(batch)).unwrap();
+            let options = FitOptions {
+                epochs: 3,
+                ..FitOptions::default()
+            };
+            let history = model.fit(&data, options).unwrap();
+            (model.session().states(), history.health)
+        };
+        // With one step an epoch every step measures, with five every fifth.
+        for batch in [40, 8] {
+            let (plain, none) = fitted(false, batch);
+            let (watched, health) = fitted(true, batch);
+            assert!(plain == watched, "other states with batches of {batch}");
+            assert_eq!((none.len(), health.len()), (0, 3));
+            for health in health {
+                assert_eq!(health.weights.len(), 2);
+                let weight = &health.weights[0];
+                assert!(weight.gradient > 0.0 && weight.update > 0.0 && health.activations[0].quiet < 1.0);
+            }
+        }
+    }
 }
