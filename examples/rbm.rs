@@ -78,9 +78,9 @@ fn digits_become_more_probable() {
     let out = tempfile::tempdir().unwrap();
     let (train, _) = Dataset::digits().unwrap();
     let some = train.select(&(0..2000).collect::<Vec<_>>()).flattened();
-    for history in run(out.path(), &some.inputs, 60, 6, 1).unwrap() {
+    for history in run(out.path(), &some.inputs, 60, 20, 1).unwrap() {
         let [first, .., last] = history.as_slice() else {
-            panic!("six epochs")
+            panic!("twenty epochs")
         };
         let likelihood = |epoch: &RbmEpoch| epoch.pseudo_likelihood.unwrap();
         // Of 784 pixels each as likely as not it is -543.
