@@ -2,12 +2,12 @@
 //!
 //! The code is straight-line, so registers are assigned in one walk: when none is free, the value whose next use is furthest away
 //! makes room (Belady), and is stored first unless it can be read again from its source. Constants and scalars are read once before
-//! the loop if that leaves the rest enough registers.
+//! the loop if that leaves the rest enough registers; with AVX2 an instruction reads a constant that is in none from memory.
 
 use iced_x86::code_asm::{CodeAssembler, CodeLabel, ptr, r11, rbp, rcx, rdi, rsi, rsp};
 use iced_x86::code_asm::{byte_ptr, dword_ptr, qword_ptr, word_ptr};
 use iced_x86::code_asm::{dl, eax, edx, r10, r12, r13, r14, r15, rax, rbx, rdx, xmm0};
-use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpCodeOperandKind, Register};
+use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpCodeOperandKind, OpKind, Register};
 use netloom_ir::DType;
 
 use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
@@ -35,9 +35,18 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     }
     let (count, _, frame) = best.expect("hoisting nothing is tried last");
     candidates.truncate(count);
-    let mut last = Assigner::new(program, level, &candidates, frame)?;
-    last.function()?;
-    last.asm.assemble(0)
+    let assemble = |padding: usize| {
+        let mut last = Assigner::new(program, level, &candidates, frame)?;
+        last.padding = padding;
+        last.function()?;
+        let pool = last.constant_at(program.constants.len()) as usize;
+        last.asm.assemble(0).map(|code| (code.len() - pool, code))
+    };
+    // Vectors that instructions read from the pool lie each in one line of the cache.
+    match assemble(0)? {
+        (start, _) if level < Level::Avx512 && !start.is_multiple_of(32) => Ok(assemble(32 - start % 32)?.1),
+        (_, code) => Ok(code),
+    }
 }
 
 /// Vector registers that accumulators and hoisting leave: an instruction has up to three operands and a result.
@@ -119,6 +128,8 @@ struct Assigner<'p> {
     /// The most that were ever in use.
     most: i64,
     frame: i64,
+    /// Bytes between the code and the pool.
+    padding: usize,
     /// How often a value was stored for later or read again so far.
     moves: usize,
     pool: CodeLabel,
@@ -151,6 +162,7 @@ impl<'p> Assigner<'p> {
             used: CONVERTED + 4 * program.converted.len() as i64,
             most: CONVERTED + 4 * program.converted.len() as i64,
             frame,
+            padding: 0,
             moves: 0,
             pool,
         })
@@ -237,10 +249,13 @@ impl<'p> Assigner<'p> {
         self.asm.vzeroupper()?;
         self.asm.ret()?;
 
+        if self.padding > 0 {
+            self.asm.db(&vec![0xcc; self.padding])?;
+        }
         self.asm.set_label(&mut self.pool)?;
         self.asm.dd(&std::array::from_fn::<u32, 16, _>(|lane| lane as u32))?;
-        if !program.constants.is_empty() {
-            self.asm.dd(&program.constants)?;
+        for &constant in &program.constants {
+            self.asm.dd(&vec![constant; self.copies()])?;
         }
         Ok(cost)
     }
@@ -344,7 +359,7 @@ impl<'p> Assigner<'p> {
             .source
             .expect("a value is kept somewhere");
         let from = match source {
-            Source::Constant(place) => memory(Register::R11, 64 + 4 * place as i64),
+            Source::Constant(place) => memory(Register::R11, self.constant_at(place)),
             Source::Slot(origin) => memory(Register::RDI, 8 * self.program.origins[origin].slot as i64),
             Source::Converted(place) => memory(Register::RSP, CONVERTED + 4 * place as i64),
         };
@@ -365,8 +380,9 @@ impl<'p> Assigner<'p> {
             step.from.iter().for_each(|from| uses[from.0 as usize].push(at));
         }
         for (at, step) in steps.iter().enumerate() {
+            let constant = self.constant_in_memory(step);
             for &from in &step.from {
-                if self.places[from.0 as usize].register.is_none() {
+                if self.places[from.0 as usize].register.is_none() && Some(from) != constant {
                     self.take(from, &step.from, &uses)?;
                     self.read(from)?;
                 }
@@ -382,14 +398,14 @@ impl<'p> Assigner<'p> {
                 self.release(&step.from, &uses);
             }
             if let Do::Fma = step.what {
-                self.fma(step, &uses)?;
+                self.fma(step, constant, &uses)?;
             } else {
                 if let Some(to) = step.to
                     && self.places[to.0 as usize].register.is_none()
                 {
                     self.take(to, &step.from, &uses)?;
                 }
-                self.emit(step)?;
+                self.emit(step, constant)?;
             }
             if apart {
                 self.release(&step.from, &uses);
@@ -484,50 +500,100 @@ impl<'p> Assigner<'p> {
         self.add(Instruction::with2(code, memory(Register::RSP, offset), register)?)
     }
 
-    /// Writes over an operand that is not used again, whichever it is, or over a copy of the addend.
-    fn fma(&mut self, step: &Step, uses: &[Vec<usize>]) -> Result<(), IcedError> {
-        let wide = self.level == Level::Avx512;
-        let (onto_addend, onto_factor, copy) = if wide {
-            (
-                Code::EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
-                Code::EVEX_Vfmadd213ps_zmm_k1z_zmm_zmmm512b32_er,
-                Code::EVEX_Vmovaps_zmm_k1z_zmmm512,
-            )
-        } else {
-            (
-                Code::VEX_Vfmadd231ps_ymm_ymm_ymmm256,
-                Code::VEX_Vfmadd213ps_ymm_ymm_ymmm256,
-                Code::VEX_Vmovaps_ymm_ymmm256,
-            )
+    /// The operand that an instruction reads from the pool: a constant in no register, with AVX2, whose registers are few.
+    fn constant_in_memory(&self, step: &Step) -> Option<Virtual> {
+        let is_free = |at: &Virtual| {
+            let (place, register) = (self.places[at.0 as usize], &self.program.registers[at.0 as usize]);
+            let is_constant = matches!(register.source, Some(Source::Constant(_)));
+            let is_single = step.from.iter().filter(|other| *other == at).count() == 1;
+            place.register.is_none() && is_constant && is_single
         };
+        let mut operands = step.from.iter().enumerate();
+        let free = match step.what {
+            _ if self.level == Level::Avx512 => None,
+            Do::Plain(code, _) => operands.find(|&(at, from)| {
+                code.op_code().op_kind(at as u32 + 1) == OpCodeOperandKind::ymm_or_mem && is_free(from)
+            }),
+            Do::Fma => operands.rfind(|(_, from)| is_free(from)),
+            _ => None,
+        };
+        free.map(|(_, &at)| at)
+    }
+
+    /// Makes an instruction read a constant from the pool where it names a register.
+    fn read_pool(&self, instruction: &mut Instruction, operand: u32, at: Virtual) {
+        let Some(Source::Constant(place)) = self.program.registers[at.0 as usize].source else {
+            unreachable!("a constant")
+        };
+        instruction.set_op_kind(operand, OpKind::Memory);
+        instruction.set_memory_base(Register::R11);
+        instruction.set_memory_displ_size(1);
+        instruction.set_memory_displacement64(self.constant_at(place) as u64);
+    }
+
+    /// Where a constant begins in the pool: with AVX2 it is there for every lane.
+    fn constant_at(&self, place: usize) -> i64 {
+        64 + 4 * (place * self.copies()) as i64
+    }
+
+    fn copies(&self) -> usize {
+        if self.level == Level::Avx512 { 1 } else { 8 }
+    }
+
+    /// Writes over an operand that is not used again, whichever it is, or over a copy of one. A constant may be read from memory.
+    fn fma(&mut self, step: &Step, constant: Option<Virtual>, uses: &[Vec<usize>]) -> Result<(), IcedError> {
+        let wide = self.level == Level::Avx512;
+        let pick = |narrow: Code, full: Code| if wide { full } else { narrow };
         let (to, [a, b, c]) = (step.to.expect("a result"), [step.from[0], step.from[1], step.from[2]]);
-        let dies = |at: Virtual| uses[at.0 as usize].is_empty() && !self.places[at.0 as usize].pinned;
-        let over = [c, a, b].into_iter().find(|&at| dies(at));
-        let [ra, rb, rc] = [a, b, c].map(|at| self.whole(at));
-        match over {
+        let (a, b) = if constant == Some(a) { (b, a) } else { (a, b) };
+        let dies = |at: &Virtual| {
+            Some(*at) != constant && uses[at.0 as usize].is_empty() && !self.places[at.0 as usize].pinned
+        };
+        let over = match [c, a, b].into_iter().find(dies) {
             Some(over) => {
                 let register = self.places[over.0 as usize].register;
                 self.places[to.0 as usize].register = register;
                 self.held[0][register.expect("an operand in its register")] = Some(to);
-                let instruction = if over == c {
-                    Instruction::with3(onto_addend, rc, ra, rb)?
-                } else if over == a {
-                    Instruction::with3(onto_factor, ra, rb, rc)?
-                } else {
-                    Instruction::with3(onto_factor, rb, ra, rc)?
-                };
-                self.add(instruction)
+                over
             }
             None => {
+                let over = if constant == Some(c) { a } else { c };
                 self.take(to, &step.from, uses)?;
-                let result = self.whole(to);
-                self.add(Instruction::with2(copy, result, rc)?)?;
-                self.add(Instruction::with3(onto_addend, result, ra, rb)?)
+                let copy = pick(Code::VEX_Vmovaps_ymm_ymmm256, Code::EVEX_Vmovaps_zmm_k1z_zmmm512);
+                self.add(Instruction::with2(copy, self.whole(to), self.whole(over))?)?;
+                over
             }
+        };
+        // The last operand may lie in memory.
+        let (code, middle, last) = if over == c {
+            let code = pick(
+                Code::VEX_Vfmadd231ps_ymm_ymm_ymmm256,
+                Code::EVEX_Vfmadd231ps_zmm_k1z_zmm_zmmm512b32_er,
+            );
+            (code, a, b)
+        } else if constant == Some(b) {
+            (Code::VEX_Vfmadd132ps_ymm_ymm_ymmm256, c, b)
+        } else {
+            let code = pick(
+                Code::VEX_Vfmadd213ps_ymm_ymm_ymmm256,
+                Code::EVEX_Vfmadd213ps_zmm_k1z_zmm_zmmm512b32_er,
+            );
+            (code, if over == a { b } else { a }, c)
+        };
+        let result = self.whole(to);
+        let named = if constant == Some(last) {
+            result
+        } else {
+            self.whole(last)
+        };
+        let mut instruction = Instruction::with3(code, result, self.whole(middle), named)?;
+        if constant == Some(last) {
+            self.read_pool(&mut instruction, 2, last);
         }
+        self.add(instruction)
     }
 
-    fn emit(&mut self, step: &Step) -> Result<(), IcedError> {
+    fn emit(&mut self, step: &Step, constant: Option<Virtual>) -> Result<(), IcedError> {
         let from = &step.from;
         let to = step.to.map(|to| self.whole(to));
         let result = || to.expect("a result");
@@ -540,9 +606,12 @@ impl<'p> Assigner<'p> {
                     .iter()
                     .chain(from)
                     .enumerate()
-                    .map(|(operand, &at)| self.named(at, info.op_kind(operand as u32)))
+                    .map(|(operand, &at)| match Some(at) == constant {
+                        true => Register::YMM0,
+                        false => self.named(at, info.op_kind(operand as u32)),
+                    })
                     .collect();
-                let instruction = match (registers.as_slice(), immediate) {
+                let mut instruction = match (registers.as_slice(), immediate) {
                     (&[r, a], None) if info.op_count() == 2 => Instruction::with2(code, r, a)?,
                     (&[r, a, b], None) => Instruction::with3(code, r, a, b)?,
                     (&[r, a, b, c], None) => Instruction::with4(code, r, a, b, c)?,
@@ -550,6 +619,10 @@ impl<'p> Assigner<'p> {
                     (&[r, a, b], Some(by)) => Instruction::with4(code, r, a, b, by)?,
                     _ => unreachable!("{code:?} of {} registers", registers.len()),
                 };
+                if let Some(at) = constant {
+                    let operand = from.iter().position(|&from| from == at).expect("an operand");
+                    self.read_pool(&mut instruction, operand as u32 + step.to.iter().len() as u32, at);
+                }
                 self.add(instruction)
             }
             Do::Masked(code, zeroing) => {
