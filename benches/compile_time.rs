@@ -1,4 +1,5 @@
-//! Compile time against the number of nodes: a chain, siblings of one input, a ladder of diamonds. It must grow linearly.
+//! Compile time against the number of nodes: a chain, siblings of one input, a ladder of diamonds. It must grow linearly. And that of the training step of
+//! the zoo's LSTM against the number of time steps, with which it must not grow.
 //!
 //! The last column is what matters: microseconds a node, of the fastest of the runs that fit in a second.
 
@@ -6,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use netloom::compile::Stages;
 use netloom::ir::program::Program;
-use netloom::ir::{Builder, DType, Graph};
+use netloom::ir::{Builder, DType, Graph, Type};
+use netloom::nn::training::TRAIN_STEP;
+use netloom::nn::{program, zoo};
 use netloom::{Cpu, compile};
 
 fn main() {
@@ -23,15 +26,7 @@ fn main() {
             let graph = make(nodes);
             let count = graph.len();
             let program = Program::pure("main", graph);
-            let (mut least, mut stages, start) = (Duration::MAX, Stages::default(), Instant::now());
-            while least == Duration::MAX || start.elapsed() < Duration::from_secs(1) {
-                let begin = Instant::now();
-                let executable = compile(&program, Cpu::native()).expect("a valid program");
-                let took = begin.elapsed();
-                if took < least {
-                    (least, stages) = (took, executable.stages.clone());
-                }
-            }
+            let (least, stages) = fastest(&program);
             let each = |took: Duration| took.as_secs_f64() * 1e6 / count as f64;
             let stages: Vec<String> = stages
                 .0
@@ -46,6 +41,32 @@ fn main() {
             );
         }
     }
+    for length in [32, 256, 2048] {
+        let (least, _) = fastest(&lstm(length));
+        println!("{:>8} {length:>7} steps {:>8.1} ms", "lstm", least.as_secs_f64() * 1e3);
+    }
+}
+
+/// The fastest of the compilations that fit in a second.
+fn fastest(program: &Program) -> (Duration, Stages) {
+    let (mut least, mut stages, start) = (Duration::MAX, Stages::default(), Instant::now());
+    while least == Duration::MAX || start.elapsed() < Duration::from_secs(1) {
+        let begin = Instant::now();
+        let executable = compile(program, Cpu::native()).expect("a valid program");
+        let took = begin.elapsed();
+        if took < least {
+            (least, stages) = (took, executable.stages.clone());
+        }
+    }
+    (least, stages)
+}
+
+/// The training step of an LSTM over so many time steps.
+fn lstm(length: usize) -> Program {
+    let net = zoo::find("lstm").expect("a network of the zoo");
+    let (x, y) = (Type::new(DType::F32, [32, length, 64]), net.target(32));
+    let program = program(&(net.layers)(), &x, &y, &(net.training)()).expect("a valid network");
+    program.only(TRAIN_STEP)
 }
 
 /// Each node needs the one before.
