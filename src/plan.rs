@@ -15,13 +15,13 @@ mod barriers;
 pub mod kernels;
 mod order;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use netloom_ir::fuse::{Region, RegionKind};
+use netloom_ir::fuse::{Region, RegionKind, joined_parts};
 use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::Role;
-use netloom_ir::layout::Layout;
+use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::ops::{Branch, Loop, Op, Scan};
 use netloom_ir::{Tensor, Type};
 
@@ -355,7 +355,7 @@ pub fn plan(
     }
 }
 
-/// Plans one entry for eager execution: a temp of its own for every result, written once.
+/// Plans one entry for eager execution: a temp of its own for every result, or for what it is joined to, written once.
 pub fn outline(
     name: &str,
     graph: &Graph,
@@ -554,9 +554,42 @@ impl Planner<'_> {
             wanted_at.entry(*id).or_default().push(at);
         }
         let mut unwritten: Vec<Option<(NodeId, Place)>> = wanted.into_iter().map(Some).collect();
+        let joins = self.joins(graph, &regions, &wanted_at);
+        let mut part_places: HashMap<NodeId, Place> = HashMap::new();
+        for (&whole, parts) in &joins {
+            let at = wanted_at.get(&whole).and_then(|at| at.first().copied());
+            let is_free = |(_, place): &(NodeId, Place)| !places.values().any(|given| given.base == place.base);
+            let free = at.filter(|&at| unwritten[at].as_ref().is_some_and(is_free));
+            let place = match free.and_then(|at| unwritten[at].take()) {
+                Some((_, place)) => place,
+                None => self.temps.place_for_later(graph.ty(whole).len_bytes()),
+            };
+            let mut offset = place.offset;
+            for &part in parts {
+                let bytes = graph.ty(part).len_bytes();
+                part_places.insert(
+                    part,
+                    Place {
+                        offset,
+                        bytes,
+                        ..place.clone()
+                    },
+                );
+                offset += bytes;
+            }
+            places.insert(whole, place);
+        }
         for (time, region) in regions.iter().enumerate() {
+            if region.outputs.iter().any(|id| joins.contains_key(id)) {
+                continue;
+            }
             let mut fixed = Vec::new();
             for &id in &region.outputs {
+                if let Some(place) = part_places.get(&id) {
+                    fixed.push(id);
+                    places.insert(id, place.clone());
+                    continue;
+                }
                 let bytes = graph.ty(id).len_bytes();
                 // A result is written where it is wanted, unless that place still holds a state that someone reads.
                 let direct = wanted_at.get(&id).into_iter().flatten().find(|&&at| {
@@ -575,13 +608,62 @@ impl Planner<'_> {
             }
             match region.kind {
                 RegionKind::Kernel => {
-                    let dying = |id: &NodeId| last_read.get(id) == Some(&time);
+                    // A part may be read after the whole has been, and the whole after a part.
+                    let is_joined = |id: &NodeId| joins.contains_key(id) || part_places.contains_key(id);
+                    let dying = |id: &NodeId| last_read.get(id) == Some(&time) && !is_joined(id);
                     self.kernel(graph, region, &mut places, &fixed, dying, steps);
                 }
                 RegionKind::Compound => self.compound(graph, region, &mut places, &fixed, steps),
             }
         }
         self.copy_results(unwritten.into_iter().flatten().collect(), &places, steps);
+    }
+
+    /// What is joined from parts that kernels write where they belong, so that no kernel need join them.
+    fn joins(
+        &self,
+        graph: &Graph,
+        regions: &[Region],
+        wanted_at: &HashMap<NodeId, Vec<usize>>,
+    ) -> BTreeMap<NodeId, Vec<NodeId>> {
+        let mut joins = BTreeMap::new();
+        let kernels = regions.iter().filter(|region| region.kind == RegionKind::Kernel);
+        let computed: HashSet<NodeId> = kernels
+            .clone()
+            .flat_map(|region| region.outputs.iter().copied())
+            .collect();
+        let mut taken: HashSet<NodeId> = HashSet::new();
+        for &[whole] in kernels.filter_map(|region| <&[NodeId; 1]>::try_from(&region.outputs[..]).ok()) {
+            let Some(parts) = joined_parts(graph, whole) else {
+                continue;
+            };
+            let is_free =
+                |part: &NodeId| computed.contains(part) && !taken.contains(part) && !wanted_at.contains_key(part);
+            if parts.iter().all(is_free) && self.lie_in_a_row(graph, whole, &parts) {
+                taken.extend(&parts);
+                joins.insert(whole, parts);
+            }
+        }
+        joins
+    }
+
+    /// Whether joined parts, as they are laid out, make up the whole one behind the other: where it lies in blocks of channels, of so many each.
+    fn lie_in_a_row(&self, graph: &Graph, whole: NodeId, parts: &[NodeId]) -> bool {
+        let layout = |id: &NodeId| self.layouts.get(id).unwrap_or(&Layout::Dense);
+        let Layout::Digits(digits) = layout(&whole) else {
+            return parts.iter().all(|part| *layout(part) == Layout::Dense);
+        };
+        let outermost = digits.iter().position(|digit| digit.extent > 1);
+        let is_alike = |part: &NodeId| {
+            let (layout, shape) = (layout(part), &graph.ty(*part).shape);
+            let alike = |(place, (own, digit)): (usize, (&Digit, &Digit))| {
+                own == digit || Some(place) == outermost && (own.axis, own.step) == (digit.axis, digit.step)
+            };
+            let is_whole = layout.len(shape) == graph.ty(*part).count();
+            is_whole
+                && matches!(layout, Layout::Digits(own) if own.len() == digits.len() && own.iter().zip(digits).enumerate().all(alike))
+        };
+        graph.node(whole).args == parts && parts.iter().all(is_alike)
     }
 
     /// Copies results to where they are wanted, as if all at once: a source that is itself overwritten is saved first.

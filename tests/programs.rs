@@ -404,6 +404,70 @@ fn recurrence<'g>(b: &'g Builder, length: usize, width: usize, reverse: bool, dt
 }
 
 #[test]
+fn parts_are_written_where_they_belong() {
+    // What else is asked for: nothing; the whole, which is then written to its place at once; a part, which is then not written within the whole.
+    let joined = |also: usize| {
+        case(&format!("joined {also}"), 1e-11, 3, |b| {
+            let x = b.input("x", DType::F64, [4, 32, 16]);
+            let row = |at: usize| x.slice(0, at, at + 1).squeeze([0]);
+            let parts: Vec<Val<'_>> = (0..4).map(|at| row(at).tanh() * row((at + 1) % 4)).collect();
+            let whole = Val::concat(&parts.iter().map(|part| part.unsqueeze([0])).collect::<Vec<_>>(), 0);
+            // Read by a kernel that could write over it, and a part of it after that.
+            let later = (whole * whole).exp();
+            let rest = parts[1].matmul(later.sum([0, 1]).reshape([16, 1]).broadcast([16, 16]));
+            let loss = (whole * whole).sum_all() + rest.sum_all();
+            let mut outputs = vec![("later".to_owned(), later), ("rest".to_owned(), rest)];
+            outputs.extend(
+                [("whole", whole), ("part", parts[2])]
+                    .into_iter()
+                    .take(also)
+                    .map(|(n, v)| (n.to_owned(), v)),
+            );
+            outputs.push(("dx".to_owned(), autodiff::grad(loss, &[x])[0]));
+            outputs
+        })
+    };
+    // In blocks of 16 channels; the last joins what fills no blocks.
+    let channels = |counts: &[usize]| {
+        case(&format!("channels {counts:?}"), 1e-5, 4, |b| {
+            let mut x = b.input("x", DType::F32, [1, 32, 8, 8]);
+            let same = Conv {
+                pad_low: vec![1; 2],
+                pad_high: vec![1; 2],
+                ..Conv::unit(2)
+            };
+            for round in 0..2 {
+                let branch = |(at, &count): (usize, &usize)| {
+                    let w = b.input(&format!("w{round}{at}"), DType::F32, [count, x.shape()[1], 3, 3]);
+                    let y = x.conv(w, same.clone());
+                    if at == 0 { y } else { y.max(y.lit(0.0)) }
+                };
+                let parts: Vec<Val<'_>> = counts.iter().enumerate().map(branch).collect();
+                x = Val::concat(&parts, 1);
+            }
+            vec![("x".to_owned(), x)]
+        })
+    };
+    check(
+        &cpus(),
+        &[1, 3],
+        &[
+            joined(0),
+            joined(1),
+            joined(2),
+            channels(&[16, 48, 32]),
+            channels(&[24, 16]),
+        ],
+    );
+    for (case, kernels) in [(channels(&[16, 32]), 5), (joined(0), 8)] {
+        let program = Program::pure("run", case.graph);
+        let plan = compile(&program, Cpu::native()).expect("a valid program");
+        let plan = plan.plan("run").expect("an entry");
+        assert_eq!(plan.kernel_runs(), kernels, "{}", case.name);
+    }
+}
+
+#[test]
 fn scans_and_their_gradients() {
     let mut cases = Vec::new();
     for length in [0, 1, 2, 7] {

@@ -9,6 +9,7 @@
 //!   rides on it as an epilogue; one a region, and with no fold.
 //! - What must be stored is written by a region that computes it at every point anyway, if one does and no cycle arises:
 //!   so Adam's three results, or a row's statistic, are further outputs of one kernel.
+//! - Parts that make up a large tensor, one behind the other in memory, are stored: they are written where they belong, and joining costs nothing.
 //! - What is stored for itself joins a region of the same shape that reads the same tensor.
 //!
 //! Every search is bounded, so the time is linear in the graph.
@@ -22,7 +23,7 @@ use crate::kernel::{Expr, Exprs, Prim, build::X};
 use crate::ops::{MapDef, Op, View};
 
 /// The most primitives of one kernel.
-const MOST_PRIMS: u32 = 128;
+const MOST_PRIMS: u32 = 256;
 /// The most nodes of one kernel: views have no primitives, but a kernel is built by asking through them.
 const MOST_NODES: usize = 256;
 /// The most outputs of one kernel.
@@ -37,6 +38,8 @@ const MOST_PACKED: u32 = 8;
 const MOST_SEARCHED: usize = 64;
 /// A fold over no more elements than this is computed by each worker for itself rather than in a kernel of its own: a guess.
 const TINY: usize = 4096;
+/// Joined parts of so many elements are written where they belong, not computed by who reads them: a guess.
+const MANY_JOINED: usize = 1024;
 
 /// Nodes that become one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,36 @@ pub enum RegionKind {
     Kernel,
     /// One scan, if or while (the only node), with plans of its own for its bodies; `outputs` are its parts.
     Compound,
+}
+
+/// If a node joins parts that lie one behind the other in memory, and those are computed element by element or as contractions, the parts:
+/// whoever computes them can write them where they belong. Reshapes of parts are looked through.
+pub fn joined_parts(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
+    let node = graph.node(id);
+    let Op::View(View::Concat(axis)) = node.op else {
+        return None;
+    };
+    let (shape, count) = (&node.ty().shape, node.ty().count());
+    if count < MANY_JOINED || shape[..axis].iter().any(|&extent| extent != 1) {
+        return None;
+    }
+    let mut parts: Vec<NodeId> = Vec::new();
+    for &arg in &node.args {
+        let mut part = arg;
+        while let Op::View(View::Reshape(_)) = graph.node(part).op {
+            part = graph.node(part).args[0];
+        }
+        let is_computed = matches!(
+            graph.node(part).op,
+            Op::Map(_) | Op::Fold(_) | Op::Einsum(_) | Op::Conv(_)
+        );
+        let is_output = graph.outputs.iter().any(|(_, output)| *output == part);
+        if !is_computed || is_output || parts.contains(&part) {
+            return None;
+        }
+        parts.push(part);
+    }
+    (parts.len() > 1).then_some(parts)
 }
 
 /// Cuts a graph into regions, in an order in which each reads only inputs, constants and earlier regions' outputs.
@@ -214,6 +247,8 @@ struct Draft {
     /// Prefix, scatter, sort and ops with bodies take neither a contraction nor a fold nor further outputs.
     is_special: bool,
     is_compound: bool,
+    /// Its parts are written where they belong.
+    is_join: bool,
 }
 
 /// The state of [`regions`].
@@ -336,7 +371,12 @@ impl<'a> Cut<'a> {
     fn place(&mut self, id: NodeId) {
         let node = self.graph.node(id);
         let demands = std::mem::take(&mut self.demands[id.at()]);
-        let Err(reason) = self.may_inline_everywhere(id, node, &demands) else {
+        let is_join = joined_parts(self.graph, id).is_some();
+        let inlined = match is_join {
+            true => Err("its parts are written where they belong".to_owned()),
+            false => self.may_inline_everywhere(id, node, &demands),
+        };
+        let Err(reason) = inlined else {
             for region in regions_of(&demands) {
                 self.inline(id, region, &demands);
             }
@@ -346,18 +386,20 @@ impl<'a> Cut<'a> {
         let host = demanding
             .iter()
             .copied()
-            .find(|&region| self.may_write(id, node, region, &demands));
+            .find(|&region| !is_join && self.may_write(id, node, region, &demands));
         if let Some(host) = host {
             self.inline(id, host, &demands);
             self.drafts[host].outputs.push(id);
             self.store(id, host, &demands, &reason);
             return;
         }
-        let region = match self.sibling(id, node, &demanding) {
-            Some(sibling) => sibling,
+        let sibling = self.sibling(id, node, &demanding);
+        let region = match sibling.or_else(|| self.fellow(id, node, &demanding)) {
+            Some(region) => region,
             None => self.add_draft(Draft {
                 shape: loop_shape(node),
-                is_special: matches!(node.op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_)),
+                is_special: is_join || matches!(node.op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_)),
+                is_join,
                 ..Draft::default()
             }),
         };
@@ -539,6 +581,9 @@ impl<'a> Cut<'a> {
         if draft.prims + prims > MOST_PRIMS || draft.nodes.len() >= MOST_NODES {
             return Err(format!("the kernel has {} primitives already", draft.prims));
         }
+        if draft.is_join && !matches!(node.op, Op::View(View::Reshape(_))) {
+            return Err("it is written where it belongs".to_owned());
+        }
         let name = node.op.name();
         let here = || demands.iter().filter(|demand| demand.region == region);
         if is_contraction(&node.op) {
@@ -675,25 +720,44 @@ impl<'a> Cut<'a> {
             }
             _ => return None,
         };
-        let cost = self.cost(node);
-        for shared in self.shared_reads(node) {
-            let Some(region) = self.last_reader[shared.at()] else {
-                continue;
-            };
-            let draft = &self.drafts[region];
-            let fits = draft.prims + cost.prims <= MOST_PRIMS
-                && draft.nodes.len() < MOST_NODES
-                && draft.outputs.len() < MOST_OUTPUTS
-                && draft.shape == *shape
-                && (draft.has_fold || !matches!(node.op, Op::Fold(_)))
-                && !draft.is_special
-                && !draft.has_contraction
-                && !draft.outputs.iter().any(|output| self.rides[output.at()]);
-            if fits && !demanding.contains(&region) && !self.reaches_any(region, demanding, id) {
-                return Some(region);
-            }
+        self.shared_reads(node).into_iter().find_map(|shared| {
+            let region = self.last_reader[shared.at()]?;
+            self.takes_in(region, id, node, shape, demanding).then_some(region)
+        })
+    }
+
+    /// A region that can write a part of what is joined, one that writes another part or reads what it is made from: parts of a gradient
+    /// are mostly made from the same values.
+    fn fellow(&mut self, id: NodeId, node: &Node, demanding: &[usize]) -> Option<usize> {
+        if !matches!(node.op, Op::Map(_)) || self.rides[id.at()] {
+            return None;
         }
-        None
+        let mut joins = demanding
+            .iter()
+            .filter(|&&region| self.drafts[region].is_join)
+            .peekable();
+        joins.peek()?;
+        let parts = joins.flat_map(|&join| &self.drafts[join].reads);
+        let writers = parts.filter_map(|part| self.writer[part.at()]);
+        let made_from = self.made_from(id);
+        let readers = made_from.iter().filter_map(|from| self.last_reader[from.at()]);
+        let candidates: Vec<usize> = writers.chain(readers).collect();
+        (candidates.into_iter()).find(|&region| self.takes_in(region, id, node, &node.ty().shape, demanding))
+    }
+
+    /// Whether a region over this shape can compute and write a node that `demanding` regions need.
+    fn takes_in(&mut self, region: usize, id: NodeId, node: &Node, shape: &[usize], demanding: &[usize]) -> bool {
+        let cost = self.cost(node);
+        let draft = &self.drafts[region];
+        let fits = draft.prims + cost.prims <= MOST_PRIMS
+            && draft.nodes.len() < MOST_NODES
+            && draft.outputs.len() < MOST_OUTPUTS
+            && draft.shape == *shape
+            && (draft.has_fold || !matches!(node.op, Op::Fold(_)))
+            && !draft.is_special
+            && !draft.has_contraction
+            && !draft.outputs.iter().any(|output| self.rides[output.at()]);
+        fits && !demanding.contains(&region) && !self.reaches_any(region, demanding, id)
     }
 
     /// What a node reads at its own elements that another region may read too.
@@ -702,18 +766,9 @@ impl<'a> Cut<'a> {
         match &node.op {
             Op::Pool(_) => node.args.clone(),
             Op::Fold(_) => {
-                // A few maps deep, where rows are taken apart in several ways.
+                // Rows are taken apart in several ways.
                 let mut found = node.args.clone();
-                let count = graph.ty(node.args[0]).count();
-                for next in 0..8 {
-                    let Some(&id) = found.get(next) else { break };
-                    if matches!(graph.node(id).op, Op::Map(_)) {
-                        let args = graph.node(id).args.iter().copied();
-                        found.extend(
-                            args.filter(|&arg| graph.ty(arg).count() == count && !is_view(&graph.node(arg).op)),
-                        );
-                    }
-                }
+                found.extend(self.made_from(node.args[0]));
                 found
             }
             _ => {
@@ -728,6 +783,27 @@ impl<'a> Cut<'a> {
                 node.args.iter().filter(same).map(shared).collect()
             }
         }
+    }
+
+    /// What a node is computed from at its own elements, a few maps deep.
+    fn made_from(&self, id: NodeId) -> Vec<NodeId> {
+        let (graph, mut found) = (self.graph, vec![id]);
+        for next in 0..8 {
+            let Some(&id) = found.get(next) else { break };
+            if let Node {
+                op: Op::Map(_), args, ..
+            } = graph.node(id)
+            {
+                let is_same = |arg: &&NodeId| graph.ty(**arg).count() == graph.ty(found[0]).count();
+                let args = args.iter().filter(is_same);
+                found.extend(
+                    args.filter(|arg| !is_view(&graph.node(**arg).op))
+                        .copied()
+                        .collect::<Vec<_>>(),
+                );
+            }
+        }
+        found.split_off(1)
     }
 
     fn reaches(&mut self, region: usize, demands: &[Demand], id: NodeId) -> bool {

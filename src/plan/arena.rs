@@ -39,6 +39,15 @@ impl Temps {
         Place::new(Base::Temp(TempId(self.temps.len() - 1)), 0, bytes)
     }
 
+    /// A new value, alive from when it is first used.
+    pub fn place_for_later(&mut self, bytes: usize) -> Place {
+        let place = self.place(bytes);
+        if let Some(temp) = self.temps.last_mut() {
+            (temp.first, temp.last) = (usize::MAX, 0);
+        }
+        place
+    }
+
     /// The value is not used after all.
     pub fn give_up(&mut self, place: &Place) {
         if let Base::Temp(id) = place.base {
