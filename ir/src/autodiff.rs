@@ -9,6 +9,7 @@ pub(crate) mod check;
 use crate::builder::{Builder, Val};
 use crate::graph::{Node, NodeId};
 use crate::ops::Op;
+use crate::ops::view::joined;
 
 /// What a gradient rule is given: the node, its operands and results as values, and the gradients that arrive at its results.
 pub struct Vjp<'a, 'g> {
@@ -79,35 +80,35 @@ pub fn grad_from<'g>(seeds: &[(Val<'g>, Val<'g>)], wrt: &[Val<'g>]) -> Vec<Val<'
         arrived.add(val.id(), 0, 1, seed);
     }
     for at in (0..end).rev() {
-        if wanted[at] && arrived.seeds[at].iter().any(Option::is_some) {
+        if wanted[at] && arrived.seeds[at].iter().any(|shares| !shares.is_empty()) {
             walk(to, NodeId(at as u32), &wanted, &mut arrived);
         }
     }
     let gradient = |val: &Val<'g>| {
-        let arrived = arrived
-            .seeds
-            .get(val.id().at())
-            .and_then(|seeds| seeds.first().copied()?);
+        let arrived = arrived.seeds.get(val.id().at()).and_then(|seeds| total(seeds.first()?));
         arrived.unwrap_or_else(|| to.full(val.dtype(), val.shape(), 0.0))
     };
     wrt.iter().map(gradient).collect()
 }
 
-/// The gradient that has arrived so far at each result of each node.
+/// What has arrived so far at each result of each node; its gradient is the sum.
 struct Arrived<'g> {
-    seeds: Vec<Vec<Option<Val<'g>>>>,
+    seeds: Vec<Vec<Vec<Val<'g>>>>,
 }
 
 impl<'g> Arrived<'g> {
     /// Adds a contribution to result `part` of the `count` results of a node.
     fn add(&mut self, id: NodeId, part: usize, count: usize, seed: Val<'g>) {
         let seeds = &mut self.seeds[id.at()];
-        seeds.resize(count, None);
-        seeds[part] = Some(match seeds[part] {
-            Some(known) => known + seed,
-            None => seed,
-        });
+        seeds.resize(count, Vec::new());
+        seeds[part].push(seed);
     }
+}
+
+/// The sum of what has arrived. Where a value was cut into parts, their gradients stand side by side.
+fn total<'g>(shares: &[Val<'g>]) -> Option<Val<'g>> {
+    let shares = joined(shares);
+    shares.into_iter().reduce(|sum, share| sum + share)
 }
 
 /// For each of the first `end` nodes, whether a gradient through it reaches one of `wrt`: it is one, or an operand reaches and
@@ -133,9 +134,9 @@ fn depends_on(to: &Builder, wrt: &[Val<'_>], end: usize) -> Vec<bool> {
 /// Passes what has arrived at a node on to its operands. What its rule adds to the graph has the node's own place.
 fn walk<'g>(to: &'g Builder, id: NodeId, wanted: &[bool], arrived: &mut Arrived<'g>) {
     let node = to.node(id);
-    let seeds = arrived.seeds[id.at()].clone();
-    let seed = seeds.iter().flatten().next().copied().expect("a gradient has arrived");
     let place = to.set_place(Some(node.loc.clone()));
+    let seeds: Vec<Option<Val<'g>>> = arrived.seeds[id.at()].iter().map(|shares| total(shares)).collect();
+    let seed = seeds.iter().flatten().next().copied().expect("a gradient has arrived");
     if let Op::Part(part) = node.op {
         let whole = node.args[0];
         arrived.add(whole, part, to.node(whole).types.len(), seed);

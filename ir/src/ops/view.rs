@@ -604,6 +604,57 @@ fn concat_kernel(cx: &mut KernelCx<'_>, axis: usize, out: &[X<'_>]) -> ExprId {
     value.id()
 }
 
+/// Values to be added up, where those that are zeros around parts which make up a whole along an axis have become the parts side by side.
+pub(crate) fn joined<'g>(values: &[Val<'g>]) -> Vec<Val<'g>> {
+    let mut parts: Vec<Part<'g>> = values.iter().filter_map(|&value| padded_part(value)).collect();
+    parts.sort_by_key(|part| part.start);
+    let Some(first) = parts.first().filter(|_| parts.len() > 1) else {
+        return values.to_vec();
+    };
+    let (axis, extent) = (first.axis, first.whole.shape()[first.axis]);
+    let mut end = 0;
+    for part in &parts {
+        if part.axis != axis || part.start != end {
+            return values.to_vec();
+        }
+        end += part.inner.shape()[axis];
+    }
+    if end != extent {
+        return values.to_vec();
+    }
+    let inner: Vec<Val<'g>> = parts.iter().map(|part| part.inner).collect();
+    let is_part = |value: &&Val<'g>| parts.iter().any(|part| part.whole.id() == value.id());
+    let others = values.iter().filter(|value| !is_part(value)).copied();
+    std::iter::once(Val::concat(&inner, axis)).chain(others).collect()
+}
+
+/// A value that is zero but for a part.
+struct Part<'g> {
+    whole: Val<'g>,
+    axis: usize,
+    start: usize,
+    inner: Val<'g>,
+}
+
+fn padded_part(whole: Val<'_>) -> Option<Part<'_>> {
+    if whole.is_poison() {
+        return None;
+    }
+    let node = whole.builder().node(whole.id());
+    let Op::View(View::Pad { low, high, inner, fill }) = &node.op else {
+        return None;
+    };
+    let mut axes = (0..low.len()).filter(|&axis| low[axis] + high[axis] > 0);
+    let (axis, others) = (axes.next()?, axes.next());
+    let is_part = others.is_none() && inner.iter().all(|&gap| gap == 0) && !fill.get(0).is_nonzero();
+    is_part.then(|| Part {
+        whole,
+        axis,
+        start: low[axis],
+        inner: whole.builder().val(node.args[0]),
+    })
+}
+
 impl<'g> Val<'g> {
     #[track_caller]
     fn view(self, view: View) -> Val<'g> {

@@ -118,19 +118,15 @@ impl Cell {
     }
 
     /// The next carried values, from the projected inputs, the last ones, the recurrent weight and the candidate's bias.
-    fn next<'b>(
-        self,
-        units: usize,
-        x: Val<'b>,
-        carried: &[Val<'b>],
-        weight: Val<'b>,
-        bias: Option<Val<'b>>,
-    ) -> Vec<Val<'b>> {
+    fn next<'b>(self, x: Val<'b>, carried: &[Val<'b>], weight: Val<'b>, bias: Option<Val<'b>>) -> Vec<Val<'b>> {
         let h = carried[0];
-        let hidden = h.matmul(weight);
-        let gate = |of: Val<'b>, at: usize| of.slice(1, at * units, (at + 1) * units);
+        // Gates lie one behind the other, so that each is contiguous, and so is each one's gradient in theirs.
+        let units = h.shape()[1];
+        let weight = weight.reshape([units, self.gates(), units]);
+        let hidden = Val::einsum("bk,kgu->gbu", &[h, weight]);
+        let gate = |of: Val<'b>, at: usize| of.slice(0, at, at + 1).squeeze([0]);
         match self {
-            Cell::Simple => vec![(x + hidden).tanh()],
+            Cell::Simple => vec![gate(x + hidden, 0).tanh()],
             Cell::Gru => {
                 let both = |at: usize| (gate(x, at) + gate(hidden, at)).sigmoid();
                 let (reset, keep) = (both(0), both(1));
@@ -176,10 +172,11 @@ impl Layer for Recurrent {
         let weight = scope.matrix("weight_ih", [features, width], &Initialiser::XavierUniform);
         let recurrent = scope.matrix("weight_hh", [units, width], &Initialiser::Orthogonal(1.0));
         let bias = scope.parameter("bias_ih", [width], &cell.bias(units));
-        let by_time = x.permute([1, 0, 2]);
-        let mut sliced = vec![by_time.matmul(weight) + bias];
+        let by_gate = weight.reshape([features, cell.gates(), units]);
+        let projected = Val::einsum("btf,fgu->tgbu", &[x, by_gate]);
+        let mut sliced = vec![projected + bias.reshape([cell.gates(), 1, units])];
         if let Some(value) = self.padding {
-            sliced.push(by_time.ne(value).any([2]).unsqueeze([2]));
+            sliced.push(x.permute([1, 0, 2]).ne(value).any([2]).unsqueeze([2]));
         }
         let mut constants = vec![recurrent];
         if cell == Cell::Gru {
@@ -196,7 +193,7 @@ impl Layer for Recurrent {
         };
         let (last, stacked) = scope.builder().scan(steps, |_, step| {
             let bias = step.constants.get(1).copied();
-            let mut next = cell.next(units, step.sliced[0], &step.carried, step.constants[0], bias);
+            let mut next = cell.next(step.sliced[0], &step.carried, step.constants[0], bias);
             if let Some(&is_there) = step.sliced.get(1) {
                 let is_there = is_there.broadcast([batch, units]);
                 let pairs = next.iter().zip(&step.carried);
