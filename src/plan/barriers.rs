@@ -18,15 +18,8 @@ pub(super) fn insert(steps: &mut Vec<Step>, kernels: &Kernels) -> bool {
     if !steps.iter().any(|step| is_parallel(step, kernels)) {
         return false;
     }
-    let mut open = Open::default();
-    insert_in(steps, kernels, &mut open);
+    insert_in(steps, kernels, &mut Vec::new());
     true
-}
-
-/// What has been touched since the last barrier.
-#[derive(Default)]
-struct Open {
-    accesses: Vec<Access>,
 }
 
 #[derive(Clone)]
@@ -34,53 +27,70 @@ struct Access {
     base: Base,
     from: isize,
     to: isize,
+    /// Bytes that it moves on by with each iteration of the enclosing repeats, outermost first.
+    strides: Vec<isize>,
     writes: bool,
     /// Whether several workers share in it; otherwise the first worker did it alone, in order.
     parallel: bool,
 }
 
 impl Access {
-    fn clashes(&self, other: &Access) -> bool {
-        self.base == other.base
-            && (self.writes || other.writes)
-            && (self.parallel || other.parallel)
-            && self.from < other.to
-            && other.from < self.to
+    /// Whether the two must not be in progress at once in any iteration of the enclosing repeats, which are run so many times.
+    fn clashes(&self, other: &Access, repeats: &[usize]) -> bool {
+        let may = self.base == other.base && (self.writes || other.writes) && (self.parallel || other.parallel);
+        if !may {
+            return false;
+        }
+        // How far this one moves towards or past the other.
+        let (mut back, mut forth) = (0, 0);
+        for (depth, &times) in repeats.iter().enumerate() {
+            let stride = |access: &Access| access.strides.get(depth).copied().unwrap_or(0);
+            let way = (stride(self) - stride(other)) * (times.saturating_sub(1) as isize);
+            (back, forth) = (back + way.min(0), forth + way.max(0));
+        }
+        self.from + back < other.to && other.from < self.to + forth
     }
 }
 
-fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, open: &mut Open) {
+/// Inserts the barriers of steps within repeats that are run so many times, outermost first.
+fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, repeats: &mut Vec<usize>) {
+    // What has been touched since the last barrier.
+    let mut open: Vec<Access> = Vec::new();
     let mut with_barriers = Vec::with_capacity(steps.len());
     for mut step in std::mem::take(steps) {
         match &mut step {
             // Loops and branches begin and end with all workers together; so bodies are looked at one by one.
-            Step::Repeat { body, .. } => fence_body(body, kernels),
+            Step::Repeat { times, body } => {
+                repeats.push(*times);
+                fence_body(body, kernels, repeats);
+                repeats.pop();
+            }
             Step::Branch { then, otherwise, .. } => {
-                fence_body(then, kernels);
-                fence_body(otherwise, kernels);
+                fence_body(then, kernels, repeats);
+                fence_body(otherwise, kernels, repeats);
             }
             Step::While { condition, body, .. } => {
-                fence_body(condition, kernels);
-                fence_body(body, kernels);
+                fence_body(condition, kernels, repeats);
+                fence_body(body, kernels, repeats);
             }
             Step::Kernel { .. } | Step::Copy { .. } | Step::Count { .. } => {
                 let accesses = accesses(&step, kernels);
                 let clash = accesses
                     .iter()
-                    .any(|new| open.accesses.iter().any(|old| old.clashes(new)));
-                if clash || open.accesses.len() >= MOST_OPEN {
+                    .any(|new| open.iter().any(|old| old.clashes(new, repeats)));
+                if clash || open.len() >= MOST_OPEN {
                     with_barriers.push(Step::Barrier);
-                    open.accesses.clear();
+                    open.clear();
                 }
-                open.accesses.extend(accesses);
+                open.extend(accesses);
                 with_barriers.push(step);
                 continue;
             }
             Step::Barrier => {}
         }
-        if !open.accesses.is_empty() {
+        if !open.is_empty() {
             with_barriers.push(Step::Barrier);
-            open.accesses.clear();
+            open.clear();
         }
         with_barriers.push(step);
     }
@@ -88,21 +98,20 @@ fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, open: &mut Open) {
 }
 
 /// Barriers within a body, and one at its end, so that iterations do not overlap.
-fn fence_body(body: &mut Vec<Step>, kernels: &Kernels) {
-    insert_in(body, kernels, &mut Open::default());
+fn fence_body(body: &mut Vec<Step>, kernels: &Kernels, repeats: &mut Vec<usize>) {
+    insert_in(body, kernels, repeats);
     body.push(Step::Barrier);
 }
 
 fn accesses(step: &Step, kernels: &Kernels) -> Vec<Access> {
     let parallel = is_parallel(step, kernels);
     let access = |place: &Place, writes: bool| {
-        // Within a body a place may move with the iteration; its reach over all of them is what counts.
-        let reach: isize = place.strides.iter().map(|stride| stride.abs() * (1 << 20)).sum();
-        let from = place.offset as isize - reach;
+        let from = place.offset as isize;
         Access {
             base: place.base,
             from,
-            to: (place.offset + place.bytes) as isize + reach,
+            to: from + place.bytes as isize,
+            strides: place.strides.clone(),
             writes,
             parallel,
         }
@@ -152,4 +161,51 @@ fn is_shared(nest: &Nest, body: &[nest::Stmt]) -> bool {
         Stmt::If { then, otherwise, .. } => is_shared(nest, then) || is_shared(nest, otherwise),
         _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::Cpu;
+
+    #[test]
+    fn steps_of_a_loop_wait_where_they_meet_in_some_iteration() {
+        const BYTES: usize = SHARED_COPY_BYTES;
+        const TIMES: usize = 3 << 20;
+        let place = |base: Base, offset: usize, stride: usize| Place {
+            base,
+            offset,
+            strides: vec![stride as isize],
+            bytes: BYTES,
+        };
+        // What the first copy writes, what the second reads, and whether they meet.
+        let cases = [
+            (place(Base::Arena, 0, BYTES), place(Base::Arena, BYTES, BYTES), false),
+            (place(Base::Arena, 0, BYTES), place(Base::Arena, BYTES / 2, BYTES), true),
+            (
+                place(Base::Arena, 0, BYTES),
+                place(Base::Arena, (TIMES - 1) * BYTES, 0),
+                true,
+            ),
+            (
+                place(Base::Arena, 0, BYTES),
+                place(Base::Arena, TIMES * BYTES, 0),
+                false,
+            ),
+            (place(Base::Arena, 0, BYTES), place(Base::States, 0, BYTES), false),
+        ];
+        for (written, read, meet) in cases {
+            let copies = [
+                (place(Base::Input(0), 0, 0), written),
+                (read, place(Base::Output(0), 0, 0)),
+            ];
+            let body = copies.map(|(from, to)| Step::Copy { from, to }).to_vec();
+            let mut steps = vec![Step::Repeat { times: TIMES, body }];
+            assert!(insert(&mut steps, &Kernels::new(Cpu::native().target())));
+            let Step::Repeat { body, .. } = &steps[0] else {
+                panic!("a loop")
+            };
+            assert_eq!(body.len(), if meet { 4 } else { 3 }, "{body:?}");
+        }
+    }
 }
