@@ -20,6 +20,10 @@
 //! [`autodiff`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`target`].
 #![deny(unsafe_code)]
 
+// Tests within the crate share what measures graphs with those outside.
+#[cfg(test)]
+extern crate self as netloom_ir;
+
 pub mod autodiff;
 pub mod builder;
 pub mod cost;

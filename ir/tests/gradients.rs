@@ -30,7 +30,7 @@ fn check(name: &str, shapes: &[&[usize]], build: impl for<'b> Fn(&'b Builder, &[
         &inputs,
         tolerance,
     );
-    check_gradients(name, &graph, 7, 2)
+    check_gradients(name, &graph, &sample::inputs(&graph, 7), 2)
 }
 
 fn graph_of(shapes: &[&[usize]], build: impl for<'b> Fn(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>) -> Graph {
@@ -90,7 +90,7 @@ fn matmul_follows_numpy() {
         let name = format!("{left:?} @ {right:?}");
         let graph = graph_of(&[left, right], |_, x| vec![x[0].matmul(x[1])]);
         assert_eq!(graph.ty(graph.outputs[0].1).shape, *expected, "{name}");
-        check_gradients(&name, &graph, 3, 2);
+        check_gradients(&name, &graph, &sample::inputs(&graph, 3), 2);
     }
 }
 
@@ -266,7 +266,7 @@ fn transposed_conv() {
             vec![x[0].conv_transpose(x[1], transpose.clone())]
         });
         assert_eq!(graph.ty(graph.outputs[0].1).shape, expected, "{name}");
-        check_gradients(&name, &graph, 5, 2);
+        check_gradients(&name, &graph, &sample::inputs(&graph, 5), 2);
     }
 }
 

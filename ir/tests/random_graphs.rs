@@ -11,7 +11,7 @@ proptest! {
     #[test]
     fn gradients_agree_with_differences(choices in prop::collection::vec(any::<u8>(), 8..80), seed in any::<u64>()) {
         let graph = sample::graph(&choices, DType::F64);
-        support::differences::check_gradients("random graph", &graph, seed, 1);
+        support::differences::check_gradients("random graph", &graph, &sample::inputs(&graph, seed), 1);
     }
 
     #[test]
