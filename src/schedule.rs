@@ -15,6 +15,7 @@ mod fold;
 mod prefix;
 mod registers;
 mod scatter;
+mod sliding;
 mod sort;
 mod winograd;
 
@@ -117,6 +118,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.extend(winograd::schedule(draft, &group, &form, target));
                     break;
                 }
+                Step::Slide(form) => {
+                    phases.push(sliding::schedule(draft, &group, &form, target));
+                    break;
+                }
                 Step::Contract(form) => {
                     phases.extend(contract::schedule(draft, &group, &form, target));
                     break;
@@ -145,6 +150,8 @@ enum Step {
     Cut(ExprId, usize),
     /// Write the loops: of a convolution by Winograd's algorithm.
     Winograd(winograd::Form),
+    /// Write the loops: of a contraction in pieces.
+    Slide(sliding::Form),
     /// Write the loops: of a contraction.
     Contract(Form),
     /// Write the loops: of a fold in blocks.
@@ -200,6 +207,8 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
         Step::Cut(form.fold, draft.grain.long() / 2)
     } else if folds.len() > 1 || !form.spans(&group[0]) {
         Step::Stage(form.fold)
+    } else if let Some(form) = sliding::Form::of(draft, &form) {
+        Step::Slide(form)
     } else if !form.reads_a(draft) {
         Step::Stage(form.a)
     } else {

@@ -280,6 +280,39 @@ fn winograd_is_chosen_unless_it_is_forbidden() {
 }
 
 #[test]
+fn gradients_of_filters_in_pieces() {
+    let conv = |stride: usize, pad: i64| Conv {
+        stride: vec![stride; 2],
+        pad_low: vec![pad; 2],
+        pad_high: vec![pad; 2],
+        ..Conv::unit(2)
+    };
+    // Pieces of several lines, of strided ones, of one line, of several images.
+    for (name, images, stride, filter) in [
+        ("lines", [1, 16, 36, 24], 1, [32, 16, 3, 3]),
+        ("strided lines", [2, 16, 40, 24], 2, [16, 16, 3, 3]),
+        ("long lines", [1, 16, 5, 300], 1, [16, 16, 3, 3]),
+        ("several images", [12, 32, 7, 7], 1, [16, 32, 5, 5]),
+    ] {
+        let conv = conv(stride, filter[2] as i64 / 2);
+        let second = [16, filter[0], 1, 1];
+        check_filters(name, images, [filter, second], |x, w, v| {
+            x.conv(w, conv.clone()).relu().conv(v, Conv::unit(2))
+        });
+    }
+}
+
+#[test]
+fn only_long_sums_over_images_are_cut_into_pieces() {
+    let net = netloom::nn::zoo::find("resnet18_cifar").expect("a network");
+    let program = netloom::nn::training::program(&(net.layers)(), &net.input(2), &net.target(2), &(net.training)());
+    let lowered = netloom::compile::lower(&program.expect("a valid network"), &Cpu::native().target());
+    let nests = netloom::dump::nests(&lowered.expect("it lowers"));
+    // Of two pictures: those of 32 × 32 pixels, of three channels and of 64, and of 16 × 16, with stride 2 and 1.
+    assert_eq!(nests.matches("scratch sums_").count(), 4);
+}
+
+#[test]
 fn images_and_filters_in_blocks() {
     let conv = |stride: usize, pad: i64, groups: usize| Conv {
         stride: vec![stride; 2],

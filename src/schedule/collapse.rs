@@ -1,9 +1,11 @@
-//! Adjacent axes that every access walks as one become one; so do axes too short for vector lanes.
+//! Adjacent axes that every access walks as one become one; so do axes too short for vector lanes. What elementwise tasks then read and
+//! write by an address that is a sum is one line of elements.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use netloom_ir::DType;
-use netloom_ir::kernel::{AxisId, Expr, ExprId, Prim};
+use netloom_ir::kernel::index::offset;
+use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Prim};
+use netloom_ir::{DType, Type};
 
 use super::draft::{Draft, Task};
 
@@ -34,6 +36,49 @@ pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
             let roots = draft.rewrite(&roots, &mut known.clone(), joined, |_, _, index| index);
             let (value, index) = roots.split_last().expect("a value");
             (task.value, task.index) = (*value, index.to_vec());
+        }
+    }
+    flatten(draft, tasks)
+}
+
+/// Tensors of tasks without folds as lines of elements, where each access is a sum of multiples of axes: whatever cuts an axis into blocks
+/// later meets no remainders that it would have to put together again.
+fn flatten(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
+    let roots: Vec<ExprId> = tasks.iter().map(|task| task.value).collect();
+    if !draft.folds(&roots).is_empty() {
+        return tasks;
+    }
+    let mut accesses: Vec<(BufferId, Vec<ExprId>, bool)> = (tasks.iter())
+        .map(|task| (task.buffer, task.index.clone(), false))
+        .collect();
+    for id in draft.below(&roots) {
+        if let Expr::Load { buffer, index, guarded } = draft.source.get(id).clone() {
+            accesses.push((buffer, index, guarded));
+        }
+    }
+    let shaped: BTreeSet<BufferId> = (accesses.into_iter())
+        .filter(|(buffer, index, guarded)| *guarded || draft.address(*buffer, index).is_none())
+        .map(|(buffer, ..)| buffer)
+        .collect();
+    let line = |draft: &mut Draft, buffer: BufferId, index: Vec<ExprId>| match shaped.contains(&buffer) {
+        true => index,
+        false => {
+            let ty = draft.buffers[buffer.at()].ty.clone();
+            vec![offset(&mut draft.source, &ty, &index)]
+        }
+    };
+    let mut known = HashMap::new();
+    draft.rewrite(&roots, &mut known, <[AxisId]>::to_vec, line);
+    let tasks = (tasks.into_iter())
+        .map(|task| Task {
+            index: line(draft, task.buffer, task.index),
+            value: known[&task.value],
+            ..task
+        })
+        .collect();
+    for (at, buffer) in draft.buffers.iter_mut().enumerate() {
+        if !shaped.contains(&BufferId(at as u32)) {
+            buffer.ty = Type::new(buffer.ty.dtype, vec![buffer.ty.shape.iter().product()]);
         }
     }
     tasks

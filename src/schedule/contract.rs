@@ -47,13 +47,13 @@ pub struct Form {
     /// The side whose columns run along the lanes.
     pub b: ExprId,
     /// The axis of the tile's rows.
-    row: AxisId,
+    pub row: AxisId,
     /// Where a row is a line of an image: the axis along it, all of which is rows of the tile.
     line: Option<AxisId>,
     /// The axis of the tile's columns.
     pub column: AxisId,
     /// Every other axis of the result.
-    outer: Vec<AxisId>,
+    pub outer: Vec<AxisId>,
     /// Whether the result is contiguous along the tile's rows, rather than its columns.
     pub along_rows: bool,
 }
@@ -239,7 +239,7 @@ fn rows_axis(draft: &mut Draft, a: ExprId, axes: &[AxisId]) -> AxisId {
 }
 
 /// Where a side lies, if it is a tensor read with constant strides that are not negative.
-fn direct(draft: &mut Draft, side: ExprId, along: &[AxisId]) -> Option<(BufferId, Affine)> {
+pub fn direct(draft: &mut Draft, side: ExprId, along: &[AxisId]) -> Option<(BufferId, Affine)> {
     let (buffer, address) = draft.load_address(side)?;
     along
         .iter()
@@ -682,7 +682,7 @@ fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, us
     let free = draft.free(form.b);
     // What several tasks would pack each for itself is packed once.
     let packed = Source::Packed {
-        shared: outer.is_empty() || draft.count(outer.iter().filter(|axis| !free.contains(axis))) > 1,
+        shared: draft.count(outer) <= 1 || draft.count(outer.iter().filter(|axis| !free.contains(axis))) > 1,
     };
     let Some((buffer, address)) = direct(draft, form.b, k) else {
         return packed;
@@ -833,7 +833,7 @@ fn direct_b(
 }
 
 /// The address where a tile starts.
-fn begin(draft: &mut Draft, address: &Affine, k: &[AxisId], known: &HashMap<ExprId, ExprId>) -> ExprId {
+pub fn begin(draft: &mut Draft, address: &Affine, k: &[AxisId], known: &HashMap<ExprId, ExprId>) -> ExprId {
     let mut start = draft.exprs.int(address.constant);
     for &(axis, factor) in &address.terms {
         if !k.contains(&axis) {

@@ -185,19 +185,25 @@ impl Draft {
     /// One axis that stands for several, to be shared among workers, and the value of each of them.
     pub fn share(&mut self, axes: &[AxisId]) -> (AxisId, Vec<ExprId>) {
         let task = self.axis("task", self.count(axes));
-        let mut rest = self.exprs.axis(task);
-        let mut values = Vec::new();
-        for (place, &axis) in axes.iter().enumerate().rev() {
-            let extent = self.int(self.extent(axis));
-            values.push(if place == 0 {
-                rest
-            } else {
-                self.i64(Prim::Rem, rest, extent)
+        let extents: Vec<usize> = axes.iter().map(|&axis| self.extent(axis)).collect();
+        let number = self.exprs.axis(task);
+        (task, self.digits(number, &extents))
+    }
+
+    /// The digits of a number, the outermost first.
+    pub fn digits(&mut self, number: ExprId, extents: &[usize]) -> Vec<ExprId> {
+        let mut rest = number;
+        let mut digits = Vec::new();
+        for (place, &extent) in extents.iter().enumerate().rev() {
+            let extent = self.int(extent);
+            digits.push(match place {
+                0 => rest,
+                _ => self.i64(Prim::Rem, rest, extent),
             });
             rest = self.i64(Prim::Div, rest, extent);
         }
-        values.reverse();
-        (task, values)
+        digits.reverse();
+        digits
     }
 
     /// `index` moved to the nearest place in `0..extent`.

@@ -382,7 +382,7 @@ impl<'f> Plan<'f> {
         let extents: Vec<usize> = (self.form.images.iter().map(|&axis| draft.extent(axis)))
             .chain(sides)
             .collect();
-        let mut digits = digits(draft, square, &extents);
+        let mut digits = draft.digits(square, &extents);
         let zero = draft.int(0);
         let sides = digits.split_off(self.form.images.len());
         let first = [0, 1].map(|at: usize| draft.mul_add(sides[at], self.size, zero));
@@ -396,7 +396,7 @@ impl<'f> Plan<'f> {
         let reach = self.reach;
         let (mut known, corner) = self.corner(draft, square);
         let extents: Vec<usize> = self.form.channels.iter().map(|&axis| draft.extent(axis)).collect();
-        let values = digits(draft, block, &extents);
+        let values = draft.digits(block, &extents);
         known.extend(
             self.form
                 .channels
@@ -562,7 +562,7 @@ impl<'f> Plan<'f> {
         let extents: Vec<usize> = self.form.channels.iter().map(|&axis| draft.extent(axis)).collect();
         // The taps of a block of channels, by columns.
         let mut taps_of = |draft: &mut Draft, block: ExprId| -> Vec<Vec<ExprId>> {
-            let values = digits(draft, block, &extents);
+            let values = draft.digits(block, &extents);
             known.extend((self.form.channels.iter().map(|&axis| draft.source.axis(axis))).zip(values));
             let tap = |draft: &mut Draft, y: usize, x: usize| {
                 let mut known = known.clone();
@@ -614,7 +614,7 @@ impl<'f> Plan<'f> {
     /// The values of the axes of filters for a block of them.
     fn filters(&self, draft: &mut Draft, number: ExprId) -> HashMap<ExprId, ExprId> {
         let extents: Vec<usize> = self.form.filters.iter().map(|&axis| draft.extent(axis)).collect();
-        let values = digits(draft, number, &extents);
+        let values = draft.digits(number, &extents);
         let axes = self.form.filters.iter().map(|&axis| draft.source.axis(axis));
         axes.zip(values).collect()
     }
@@ -791,20 +791,4 @@ impl<'f> Plan<'f> {
         });
         stores.collect()
     }
-}
-
-/// The digits of a number, the outermost first.
-fn digits(draft: &mut Draft, number: ExprId, extents: &[usize]) -> Vec<ExprId> {
-    let mut rest = number;
-    let mut digits = Vec::new();
-    for (place, &extent) in extents.iter().enumerate().rev() {
-        let extent = draft.int(extent);
-        digits.push(match place {
-            0 => rest,
-            _ => draft.i64(Prim::Rem, rest, extent),
-        });
-        rest = draft.i64(Prim::Div, rest, extent);
-    }
-    digits.reverse();
-    digits
 }

@@ -36,7 +36,9 @@ pub fn move_views(graph: &Graph, _target: &Target) -> Graph {
                 [arg] => return push_view(to, view, *arg, is_last_use(0)),
                 _ => None,
             },
-            Op::Map(map) => broadcast_of_map(to, *map, node, args),
+            Op::Map(map) => {
+                broadcast_of_map(to, *map, node, args).or_else(|| join_of_maps(to, *map, args, is_last_use))
+            }
             Op::Fold(fold) => fold_of_view(to, fold, args[0]),
             Op::Einsum(einsum) => Some(einsum_of_views(to, einsum, args)),
             Op::Input(_) | Op::Const(_) | Op::Iota(_) | Op::Prefix(_) | Op::Conv(_) | Op::Pool(_) => None,
@@ -197,6 +199,36 @@ fn broadcast_of_map(to: &mut Rebuild, map: Map, node: &Node, args: &[NodeId]) ->
         .collect();
     let small = to.push(Op::Map(map), &sources);
     Some(to.push(Op::View(View::Broadcast(node.ty().shape.clone())), &[small]))
+}
+
+/// `f(concat(x, y), c) = concat(f(x, c), f(y, c))` where `c` is one number and nothing else uses the whole: each part then rides on what
+/// computes it.
+fn join_of_maps(to: &mut Rebuild, map: Map, args: &[NodeId], is_last_use: impl Fn(usize) -> bool) -> Option<NodeId> {
+    let is_splat = |to: &Rebuild, at: usize| splat(&to.graph, args[at]).is_some();
+    let mut others = (0..args.len()).filter(|&at| !is_splat(to, at));
+    let (Some(whole), None) = (others.next(), others.next()) else {
+        return None;
+    };
+    let found = to.graph.node(args[whole]);
+    let Op::View(View::Concat(axis)) = found.op else {
+        return None;
+    };
+    if !is_last_use(whole) {
+        return None;
+    }
+    let parts: Vec<NodeId> = (found.args.clone().into_iter())
+        .map(|part| {
+            let shape = to.graph.ty(part).shape.clone();
+            let operands: Vec<NodeId> = (args.iter())
+                .map(|&arg| match splat(&to.graph, arg).cloned() {
+                    Some(scalar) => push_splat(to, scalar, &shape),
+                    None => part,
+                })
+                .collect();
+            to.push(Op::Map(map), &operands)
+        })
+        .collect();
+    Some(to.push(Op::View(View::Concat(axis)), &parts))
 }
 
 /// Drops axes that hold copies from a fold that counts copies once, and takes a permute past a fold that still meets the elements
