@@ -33,6 +33,8 @@ pub struct Session {
     runner: Runner,
     /// Whether a state has changed since the entry [`PREPARE`] was run.
     is_stale: bool,
+    /// Whether the elements that states are given are not kept.
+    is_once: bool,
 }
 
 /// The memory of a session and what runs there.
@@ -67,18 +69,38 @@ impl Session {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(executable: Arc<Executable>, threads: usize, seed: u64) -> Result<Session, Error> {
+        let given = executable.given.clone();
+        let mut session = Session::zeroed(executable, threads)?;
+        session.begin(seed, given)?;
+        Ok(session)
+    }
+
+    /// The same for a session that will not be reset: what states are given is freed as they are set, if nobody else has it, so that a large
+    /// model is not in memory twice.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn once(mut executable: Executable, threads: usize, seed: u64) -> Result<Session, Error> {
+        let given = std::mem::take(&mut executable.given);
+        let mut session = Session::zeroed(executable.into(), threads)?;
+        session.is_once = true;
+        session.begin(seed, given)?;
+        Ok(session)
+    }
+
+    /// A session whose states are zero.
+    fn zeroed(executable: Arc<Executable>, threads: usize) -> Result<Session, Error> {
         let runner = match &executable.code {
             Code::Cpu(code) => Runner::Cpu(Box::new(runner::Runner::new(Arc::clone(code), threads)?)),
             #[cfg(feature = "vulkan")]
             Code::Vulkan(code) => Runner::Vulkan(Box::new(gpu::runner::Runner::new(Arc::clone(code))?)),
         };
-        let mut session = Session {
+        Ok(Session {
             executable,
             runner,
             is_stale: true,
-        };
-        session.reset(seed)?;
-        Ok(session)
+            is_once: false,
+        })
     }
 
     /// What is run.
@@ -107,19 +129,30 @@ impl Session {
     /// Gives every state its first value.
     ///
     /// # Errors
-    /// If the device is lost.
+    /// If the device is lost, or the session was made by [`Session::once`].
     pub fn reset(&mut self, seed: u64) -> Result<(), Error> {
-        self.is_stale = true;
+        if self.is_once {
+            return Err(Error::Usage(
+                "a session made to run once has no first values to go back to".to_owned(),
+            ));
+        }
         let states = self.executable.states.iter();
         let end = states.map(|slot| slot.offset + slot.ty.len_bytes()).max();
         self.runner.write_states(0, &vec![0; end.unwrap_or(0)])?;
+        self.begin(seed, self.executable.given.clone())
+    }
+
+    /// Gives states that are zero their first values.
+    fn begin(&mut self, seed: u64, given: Vec<(String, Arc<Tensor>)>) -> Result<(), Error> {
+        self.is_stale = true;
         if let Some(plan) = self.executable.plan(INIT) {
             let seed = Tensor::scalar(DType::U64, Scalar::Int(i128::from(seed)));
             let inputs: Vec<&Tensor> = plan.inputs.iter().map(|_| &seed).collect();
             self.run_entry(INIT, &inputs, &mut [])?;
         }
-        let given = self.executable.given.clone();
-        given.iter().try_for_each(|(name, tensor)| self.set_state(name, tensor))
+        given
+            .into_iter()
+            .try_for_each(|(name, tensor)| self.set_state(&name, &tensor))
     }
 
     /// Computes the states that depend on others alone, if one of those has changed: [`Session::run`] does so where it must.

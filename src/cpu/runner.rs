@@ -1,6 +1,6 @@
 //! Running entries: blocks of memory, and the call into machine code.
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,11 +21,20 @@ use crate::plan::{ALIGN, Memory, Plan};
 /// Measured, streams in eight rows of a matrix gain up to 20 %.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Zeroed memory aligned to [`ALIGN`], at an address that never changes.
+/// Zeroed memory aligned to [`ALIGN`], at an address that never changes. Of a large block the system gives pages as they are first touched.
 pub struct Block {
     start: NonNull<u8>,
-    layout: Layout,
     bytes: usize,
+    source: Source,
+}
+
+/// Where a block's memory comes from.
+enum Source {
+    /// The allocator.
+    Heap(Layout),
+    /// The system, which mapped so many bytes from there for it.
+    #[cfg(target_os = "linux")]
+    System(NonNull<u8>, usize),
 }
 
 // SAFETY: a block owns its memory as a `Vec<u8>` does.
@@ -39,23 +48,55 @@ impl Block {
     /// # Errors
     /// If the system has not that much memory.
     pub fn zeroed(bytes: usize) -> Result<Block, Error> {
-        let refused = || Error::Memory {
+        #[cfg(target_os = "linux")]
+        if bytes >= HUGE_PAGE {
+            return Block::mapped(bytes);
+        }
+        let refused = || Block::refused(bytes);
+        let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| refused())?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        Ok(Block {
+            start,
+            bytes,
+            source: Source::Heap(layout),
+        })
+    }
+
+    /// The same for a large block.
+    #[cfg(target_os = "linux")]
+    fn mapped(bytes: usize) -> Result<Block, Error> {
+        use nix::libc;
+        // So much more that a huge page's start is within.
+        let length = bytes.checked_add(HUGE_PAGE).ok_or_else(|| Block::refused(bytes))?;
+        let (access, private) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: a new mapping, at an address of the system's choice, touches nothing that there is.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), length, access, private, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(Block::refused(bytes));
+        }
+        let mapped = mapped.cast::<u8>();
+        let start = mapped.wrapping_add(mapped.align_offset(HUGE_PAGE));
+        // A kernel without huge pages refuses, which costs speed alone.
+        // SAFETY: the range was mapped above, from a page's start, and the advice changes no contents.
+        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+        let found = NonNull::new(start).zip(NonNull::new(mapped));
+        let (start, mapped) = found.expect("the system maps nothing at address 0 by itself");
+        Ok(Block {
+            start,
+            bytes,
+            source: Source::System(mapped, length),
+        })
+    }
+
+    fn refused(bytes: usize) -> Error {
+        Error::Memory {
             bytes,
             reason: "the system has not that much memory".to_owned(),
-        };
-        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
-        let layout = Layout::from_size_align(bytes.max(1), align).map_err(|_| refused())?;
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc(layout) }).ok_or_else(refused)?;
-        #[cfg(target_os = "linux")]
-        if align == HUGE_PAGE {
-            // A kernel without huge pages refuses, which costs speed alone.
-            // SAFETY: the range was allocated above, from a page's start, and the advice changes no contents.
-            unsafe { nix::libc::madvise(start.as_ptr().cast(), bytes, nix::libc::MADV_HUGEPAGE) };
         }
-        // SAFETY: as many bytes were allocated.
-        unsafe { start.write_bytes(0, bytes.max(1)) };
-        Ok(Block { start, layout, bytes })
     }
 
     /// The contents.
@@ -78,8 +119,15 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `zeroed`, freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        match self.source {
+            // SAFETY: allocated with this layout in `zeroed`, freed only here.
+            Source::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            #[cfg(target_os = "linux")]
+            // SAFETY: mapped so in `mapped`, unmapped only here.
+            Source::System(mapped, length) => unsafe {
+                nix::libc::munmap(mapped.as_ptr().cast(), length);
+            },
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod weights;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use netloom_ir::{Graph, Problem, Problems, Program, Tensor};
 use prost::Message;
@@ -63,8 +64,8 @@ impl std::fmt::Display for Refusal {
 /// # Errors
 /// If the file cannot be read, is not an ONNX model, or cannot be imported; all reasons at once.
 pub fn load_for(path: &Path, extents: &[(String, usize)], inputs: &[(String, Tensor)]) -> Result<Graph, Error> {
-    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
-    parse_for(&bytes, extents, inputs, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
+    let model = Model::load(path)?;
+    import_for(&model, extents, inputs, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
 }
 
 /// The program of the model in a file for these inputs; see [`program_for`].
@@ -77,8 +78,8 @@ pub fn load_program_for(
     extents: &[(String, usize)],
     inputs: &[(String, Tensor)],
 ) -> Result<Program, Error> {
-    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
-    program_for(entry, &bytes, extents, inputs, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
+    let model = Model::load(path)?;
+    program_of(&model, entry, extents, inputs, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
 }
 
 /// The folder that a model's file lies in.
@@ -98,15 +99,47 @@ pub fn program_for(
     inputs: &[(String, Tensor)],
     folder: Option<&Path>,
 ) -> Result<Program, Refusal> {
-    let model = decode(bytes)?;
-    let graph = import_for(&model, extents, inputs, folder)?;
-    Ok(weights::program(entry, graph, &initialisers(&model)))
+    program_of(&Model::decode(bytes, folder)?, entry, extents, inputs, folder)
 }
 
-/// The names of a model's initialisers.
-fn initialisers(model: &proto::ModelProto) -> HashSet<&str> {
-    let all = model.graph.iter().flat_map(|graph| &graph.initializer);
-    all.map(|proto| proto.name()).collect()
+fn program_of(
+    model: &Model,
+    entry: &str,
+    extents: &[(String, usize)],
+    inputs: &[(String, Tensor)],
+    folder: Option<&Path>,
+) -> Result<Program, Refusal> {
+    let graph = import_for(model, extents, inputs, folder)?;
+    Ok(weights::program(entry, graph, &model.initialiser_names()))
+}
+
+/// A model whose initialisers have been taken out of the file's form, so that their elements are in memory once, however often it is imported.
+struct Model {
+    proto: proto::ModelProto,
+    /// Of the main graph, in order; or what is wrong with one.
+    initialisers: Vec<Result<Arc<Tensor>, String>>,
+}
+
+impl Model {
+    fn load(path: &Path) -> Result<Model, Error> {
+        let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+        Model::decode(&bytes, Some(folder(path))).map_err(|refusal| Error::file(path, refusal))
+    }
+
+    fn decode(bytes: &[u8], folder: Option<&Path>) -> Result<Model, Refusal> {
+        let decoded = proto::ModelProto::decode(bytes);
+        let mut proto = decoded.map_err(|reason| refusal(format!("not an ONNX model: {reason}")))?;
+        let tensors = proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+        let initialisers = tensors
+            .map(|proto| tensors::take(proto, folder).map(Arc::new))
+            .collect();
+        Ok(Model { proto, initialisers })
+    }
+
+    fn initialiser_names(&self) -> HashSet<&str> {
+        let all = self.proto.graph.iter().flat_map(|graph| &graph.initializer);
+        all.map(|proto| proto.name()).collect()
+    }
 }
 
 /// The graph of a model for these inputs: open extents are theirs, and inputs whose values decide a shape are bound to them.
@@ -119,11 +152,11 @@ pub fn parse_for(
     inputs: &[(String, Tensor)],
     folder: Option<&Path>,
 ) -> Result<Graph, Refusal> {
-    import_for(&decode(bytes)?, extents, inputs, folder)
+    import_for(&Model::decode(bytes, folder)?, extents, inputs, folder)
 }
 
 fn import_for(
-    model: &proto::ModelProto,
+    model: &Model,
     extents: &[(String, usize)],
     inputs: &[(String, Tensor)],
     folder: Option<&Path>,
@@ -158,11 +191,7 @@ fn import_for(
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(bytes: &[u8], binding: Binding<'_>) -> Result<Graph, Refusal> {
-    import::import(&decode(bytes)?, binding)
-}
-
-fn decode(bytes: &[u8]) -> Result<proto::ModelProto, Refusal> {
-    proto::ModelProto::decode(bytes).map_err(|reason| refusal(format!("not an ONNX model: {reason}")))
+    import::import(&Model::decode(bytes, binding.folder)?, binding)
 }
 
 /// The names of a model's inputs, initialisers left out, in order.

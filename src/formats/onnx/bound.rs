@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netloom_ir::Graph;
-
-use super::proto::ModelProto;
-use super::{decode, folder, import_for, initialisers, weights};
+use super::{folder, program_of};
 use crate::compile::{Executable, compile};
 use crate::device::Device;
 use crate::error::Error;
@@ -28,7 +25,7 @@ type Extents = Vec<(String, usize)>;
 /// ```
 pub struct Model {
     path: PathBuf,
-    model: ModelProto,
+    model: super::Model,
     entry: String,
     device: Device,
     most: usize,
@@ -42,10 +39,9 @@ impl Model {
     /// # Errors
     /// If the file cannot be read or is no model.
     pub fn open(path: &Path, entry: &str, device: Device, most: usize) -> Result<Model, Error> {
-        let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
         Ok(Model {
             path: path.to_owned(),
-            model: decode(&bytes).map_err(|refusal| Error::file(path, refusal))?,
+            model: super::Model::load(path)?,
             entry: entry.to_owned(),
             device,
             most: most.max(1),
@@ -67,18 +63,13 @@ impl Model {
             self.kept.push(found);
             return Ok(executable);
         }
-        let graph = self.graph(&binding)?;
-        let program = weights::program(&self.entry, graph, &initialisers(&self.model)).prepared();
-        let executable = Arc::new(compile(&program, &self.device)?);
+        let program = program_of(&self.model, &self.entry, &binding, &[], Some(folder(&self.path)))
+            .map_err(|refusal| Error::file(&self.path, refusal))?;
+        let executable = Arc::new(compile(&program.prepared(), &self.device)?);
         if self.kept.len() == self.most {
             self.kept.remove(0);
         }
         self.kept.push((binding, Arc::clone(&executable)));
         Ok(executable)
-    }
-
-    fn graph(&self, binding: &[(String, usize)]) -> Result<Graph, Error> {
-        let folder = Some(folder(&self.path));
-        import_for(&self.model, binding, &[], folder).map_err(|refusal| Error::file(&self.path, refusal))
     }
 }

@@ -8,9 +8,9 @@ use netloom_ir::{Builder, Graph, Loc, NodeId, Op, Tensor, Val};
 
 use super::node::Cx;
 use super::proto::type_proto;
-use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto};
 use super::proto::{tensor_shape_proto, type_proto::Tensor as TensorType};
-use super::{Binding, Refusal, ops, refusal, tensors};
+use super::{Binding, Model, Refusal, ops, refusal, tensors};
 
 /// The domain of ONNX's own operators, which the empty name means too.
 const OWN_DOMAIN: &str = "ai.onnx";
@@ -25,7 +25,11 @@ const MOST_NODES: usize = 1 << 20;
 const MOST_DEPTH: usize = 32;
 
 /// The graph of a model.
-pub(super) fn import(model: &ModelProto, binding: Binding<'_>) -> Result<Graph, Refusal> {
+pub(super) fn import(model: &Model, binding: Binding<'_>) -> Result<Graph, Refusal> {
+    let Model {
+        proto: model,
+        initialisers,
+    } = model;
     let graph = model
         .graph
         .as_ref()
@@ -44,7 +48,7 @@ pub(super) fn import(model: &ModelProto, binding: Binding<'_>) -> Result<Graph, 
         nodes: Cell::new(0),
         depth: Cell::new(0),
     };
-    let outputs = importer.whole(graph);
+    let outputs = importer.whole(graph, initialisers);
     let inputs = importer.inputs.take();
     b.finish(outputs).map_err(|problems| Refusal { problems, inputs })
 }
@@ -108,9 +112,9 @@ impl<'s, 'g> Scope<'s, 'g> {
 
 impl<'m, 'g> Importer<'m, 'g> {
     /// The main graph: its outputs by name.
-    fn whole(&self, graph: &'m GraphProto) -> Vec<(String, Val<'g>)> {
+    fn whole(&self, graph: &'m GraphProto, initialisers: &[Result<Arc<Tensor>, String>]) -> Vec<(String, Val<'g>)> {
         let scope = Scope::inside(None);
-        self.initialisers(graph, &scope);
+        self.initialisers(graph, initialisers.iter().cloned(), &scope);
         for info in &graph.input {
             if scope.get(info.name()).is_none() {
                 self.at(info.name().to_owned(), |importer| {
@@ -151,10 +155,15 @@ impl<'m, 'g> Importer<'m, 'g> {
         }
     }
 
-    fn initialisers(&self, graph: &GraphProto, scope: &Scope<'_, 'g>) {
-        for proto in &graph.initializer {
+    fn initialisers(
+        &self,
+        graph: &GraphProto,
+        tensors: impl Iterator<Item = Result<Arc<Tensor>, String>>,
+        scope: &Scope<'_, 'g>,
+    ) {
+        for (proto, tensor) in graph.initializer.iter().zip(tensors) {
             self.at(proto.name().to_owned(), |importer| {
-                let val = match tensors::tensor(proto, importer.binding.folder) {
+                let val = match tensor {
                     Ok(tensor) => importer.b.constant(tensor),
                     Err(reason) => importer.b.problem(format!("initializer `{}`: {reason}", proto.name())),
                 };
@@ -173,9 +182,17 @@ impl<'m, 'g> Importer<'m, 'g> {
         let name = info.name();
         let bound = self.binding.values.iter().find(|(known, _)| known == name);
         let ty = info.r#type.as_ref().and_then(|ty| ty.value.as_ref());
-        let Some(type_proto::Value::TensorType(TensorType { elem_type, shape })) = ty else {
-            return Err("it is no tensor, which is not supported".to_owned());
+        use type_proto::Value;
+        let kind = match ty {
+            Some(Value::TensorType(TensorType { elem_type, shape })) => Ok((elem_type, shape)),
+            Some(Value::SequenceType(_)) => Err("a sequence"),
+            Some(Value::MapType(_)) => Err("a map"),
+            Some(Value::OptionalType(_)) => Err("an optional"),
+            Some(Value::SparseTensorType(_)) => Err("a sparse tensor"),
+            Some(Value::OpaqueType(_)) => Err("opaque"),
+            None => Err("of no type"),
         };
+        let (elem_type, shape) = kind.map_err(|kind| format!("it is {kind}, which is not supported"))?;
         let dtype = tensors::dtype(elem_type.unwrap_or(0))?;
         if let Some((_, tensor)) = bound {
             if tensor.dtype() != dtype {
@@ -345,7 +362,9 @@ impl<'m, 'g> Importer<'m, 'g> {
         for (info, val) in graph.input.iter().zip(args) {
             scope.set(info.name(), *val)?;
         }
-        self.initialisers(graph, &scope);
+        let tensors = graph.initializer.iter();
+        let tensors = tensors.map(|proto| tensors::tensor(proto, self.binding.folder).map(Arc::new));
+        self.initialisers(graph, tensors, &scope);
         self.nodes(&graph.node, &scope);
         self.depth.set(depth);
         let outputs = (graph.output.iter()).map(|info| {

@@ -48,6 +48,19 @@ pub fn number(dtype: DType) -> i32 {
 /// # Errors
 /// What is wrong with it.
 pub fn tensor(proto: &TensorProto, folder: Option<&Path>) -> Result<Tensor, String> {
+    elements(proto, proto.raw_data.clone(), folder)
+}
+
+/// The same, but takes the raw bytes over instead of copying them.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn take(proto: &mut TensorProto, folder: Option<&Path>) -> Result<Tensor, String> {
+    let raw = proto.raw_data.take();
+    elements(proto, raw, folder)
+}
+
+fn elements(proto: &TensorProto, raw: Option<Vec<u8>>, folder: Option<&Path>) -> Result<Tensor, String> {
     let dtype = dtype(proto.data_type())?;
     let shape = extents(&proto.dims)?;
     let ty = Type::new(dtype, shape.clone());
@@ -58,8 +71,8 @@ pub fn tensor(proto: &TensorProto, folder: Option<&Path>) -> Result<Tensor, Stri
     let count = ty.count();
     let bytes = if proto.data_location() == DataLocation::External {
         external(&proto.external_data, count * dtype.size_bytes(), folder)?
-    } else if let Some(raw) = &proto.raw_data {
-        raw.clone()
+    } else if let Some(raw) = raw {
+        raw
     } else {
         return typed(proto, &ty);
     };
