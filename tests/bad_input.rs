@@ -231,8 +231,32 @@ fn a_loss_that_is_no_number_ends_the_training() {
         folder.path(),
         &named,
         1,
-        &["the first value that is no number comes from %", " at "],
+        &["at step", "the first ", " comes from `", " at src/"],
     );
+}
+
+/// `run --nan` watches the entry as it runs, on any device; without a bad value the results are those without it.
+#[test]
+fn the_operation_that_made_a_nan_is_named() {
+    let folder = folder();
+    let model = "graph(x: f32[3]) {\n  %1: f32[3] = sqrt x\n  %2: f32[3] = mul %1, 2.0\n  return y = %2\n}\n";
+    std::fs::write(folder.path().join("root.nl"), model).expect("a file");
+    let save = |name: &str, x: [f32; 3]| {
+        let arrays = [("x".to_owned(), Tensor::from_f32([3], &x))];
+        npz::save(&folder.path().join(name), &arrays).expect("a file");
+    };
+    save("good.npz", [1.0, 4.0, 9.0]);
+    save("bad.npz", [1.0, -4.0, 9.0]);
+    let with = |input, output| {
+        [
+            "run", "root.nl", "--entry", "main", "--nan", "--input", input, "--output", output,
+        ]
+    };
+    succeeds(folder.path(), &with("good.npz", "y.npz"));
+    let results = npz::load(&folder.path().join("y.npz")).expect("it was written");
+    assert_eq!(results, [("y".to_owned(), Tensor::from_f32([3], &[2.0, 4.0, 6.0]))]);
+    let expected = "the first NaN comes from `sqrt` (%1, f32[3]) at root.nl:2";
+    refuses(folder.path(), &with("bad.npz", "z.npz"), 1, &[expected]);
 }
 
 /// The command that trains on the stripes of a folder.

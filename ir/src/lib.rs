@@ -17,7 +17,7 @@
 //!
 //! # Reading order
 //! [`dtype`], [`layout`], [`tensor`], [`error`], [`graph`], [`ops`], [`builder`], [`text`], [`verify`], [`program`], [`oracle`],
-//! [`autodiff`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`target`].
+//! [`autodiff`], [`watch`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`target`].
 #![deny(unsafe_code)]
 
 // Tests within the crate share what measures graphs with those outside.
@@ -45,6 +45,7 @@ pub mod target;
 pub mod tensor;
 pub mod text;
 pub mod verify;
+pub mod watch;
 
 pub use builder::{Builder, Val};
 pub use dtype::{DType, Scalar};

@@ -1,12 +1,12 @@
 //! `netloom run`: applies a model to arrays.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use netloom::ahead::manifest;
 use netloom::ahead::run::Running;
 use netloom::formats::npz;
+use netloom::ir::watch::Watched;
 use netloom::nn::training::PREDICT;
 use netloom::{Error, Session, compile};
 
@@ -29,6 +29,9 @@ pub struct Options {
     /// What states without weights start from
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Fail if a result holds a NaN or an infinity, and name the operation that made the first
+    #[arg(long)]
+    nan: bool,
     #[command(flatten)]
     machine: super::Machine,
 }
@@ -45,22 +48,45 @@ pub fn run(options: &Options) -> Result<(), Error> {
         return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
     }
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
-    let model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
-    let executable = Arc::new(compile(&model.program.prepared(), options.machine.device()?)?);
-    let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
+    let mut model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
+    let mut entries = model.program.entries.iter_mut();
+    let entry = entries.find(|entry| options.nan && entry.name == options.entry);
+    let watched = entry.map(|entry| {
+        let watched = Watched::new(&entry.graph);
+        let results: Vec<String> = entry.graph.outputs.iter().map(|(name, _)| name.clone()).collect();
+        entry.graph = watched.graph.clone();
+        (watched, results)
+    });
+    let executable = compile(&model.program.prepared(), options.machine.device()?)?;
+    // Weights go into the session, and nobody else needs them any more.
+    drop(model.program);
+    let mut session = Session::once(executable, options.machine.threads(), options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
     let arrays: Vec<_> = (arrays.into_iter())
         .filter(|(name, _)| !model.bound.contains(name))
         .collect();
-    let only = executable
-        .plan(&options.entry)
-        .filter(|plan| plan.inputs.len() == 1 && arrays.len() == 1);
-    let arguments: Vec<_> = match only {
-        Some(plan) => vec![(plan.inputs[0].name.as_str(), &arrays[0].1)],
-        None => arrays.iter().map(|(name, array)| (name.as_str(), array)).collect(),
-    };
-    let results = session.call(&options.entry, &arguments)?;
+    // A single array goes to the single argument, whatever its name.
+    let plan = session.executable().plan(&options.entry);
+    let only = plan.and_then(|plan| match (&plan.inputs[..], arrays.len()) {
+        ([port], 1) => Some(port.name.clone()),
+        _ => None,
+    });
+    let arguments = arrays.iter();
+    let arguments: Vec<_> = arguments
+        .map(|(name, array)| (only.as_deref().unwrap_or(name), array))
+        .collect();
+    let mut results = session.call(&options.entry, &arguments)?;
+    if let Some((watched, own)) = watched {
+        let level = |wanted: &str| {
+            let (_, value) = results.iter().find(|(name, _)| name == wanted)?;
+            Some(value.get(0).as_f64())
+        };
+        if let Some(culprit) = watched.culprit(level) {
+            return Err(Error::Usage(culprit.to_string()));
+        }
+        results.retain(|(name, _)| own.contains(name));
+    }
     npz::save(&options.output, &results)
 }

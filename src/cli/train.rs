@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use netloom::nn::layers::Dropout;
-use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::zoo::{self, Net};
 use netloom::nn::{Optimiser, Rate, Sequential, Training};
 use netloom::train::metrics::{Confusion, Scores};
@@ -76,7 +75,7 @@ pub struct Options {
     /// Where weights, logs and pictures go
     #[arg(long, default_value = "out")]
     out: PathBuf,
-    /// Name the first operation that makes a NaN or infinity, if the loss becomes one
+    /// Stop at the first NaN or infinity in the loss or a weight, and name the operation that made it; steps take longer
     #[arg(long)]
     nan: bool,
     /// Print one JSON object at the end
@@ -336,7 +335,12 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         seed: plan.seed,
         device: plan.machine.device()?,
     };
-    let mut model = Model::compile(plan.layers(), &plan.training(data), &data.train, options)?;
+    let compiled = if plan.nan {
+        Model::compile_watched
+    } else {
+        Model::compile
+    };
+    let mut model = compiled(plan.layers(), &plan.training(data), &data.train, options)?;
     eprint!("{}", model.summary()?);
     let steps = data.train.len() / plan.batch;
     let mut steps_done = 0;
@@ -399,10 +403,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         },
     );
     bar.finish_and_clear();
-    let history = match fitted {
-        Err(Error::Training(message)) if plan.nan => return Err(explained(&mut model, plan, data, message)?),
-        fitted => fitted?,
-    };
+    let history = fitted?;
     let weights = plan.out.join("weights.safetensors");
     model.save(&weights)?;
     if history.interrupted {
@@ -532,27 +533,6 @@ impl Callback for Show<'_> {
         self.bar.reset();
         Ok(Flow::Continue)
     }
-}
-
-/// Looks for the first operation of the training step that gives no number, on the present states.
-fn explained(model: &mut Model, plan: &Fit<'_>, data: &Data, message: String) -> Result<Error, Error> {
-    use netloom::eager::Eager;
-    use netloom::nn::training::program;
-    let (input, target) = (plan.net.input(plan.batch), plan.net.target(plan.batch));
-    let program = program(&plan.layers(), &input, &target, &plan.training(data))?.only(TRAIN_STEP);
-    let mut eager = Eager::new(&program, &plan.machine.cpu()?, plan.machine.threads(), model.session())?;
-    let mut loss = model.session().results(TRAIN_STEP)?;
-    let order: Vec<usize> = (0..data.train.len()).collect();
-    for positions in order.chunks_exact(plan.batch) {
-        let batch = data.train.select(positions);
-        let found = eager.first_not_finite(TRAIN_STEP, &[&batch.inputs, &batch.targets], &mut loss)?;
-        if let Some(place) = found {
-            return Ok(Error::Training(format!(
-                "{message}\n  = the first value that is no number comes from {place}"
-            )));
-        }
-    }
-    Ok(Error::Training(message))
 }
 
 /// Curves of the training, the filters of a first convolution, and digits taken for others.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use netloom_ir::{DType, Tensor, Type};
+use netloom_ir::watch::{Culprit, Watched};
+use netloom_ir::{DType, Program, Tensor, Type};
 
 use super::augment::Augmentation;
 use super::callbacks::{Callback, Epoch, Flow};
@@ -78,6 +79,8 @@ pub struct Model {
     session: Session,
     observed: Observed,
     options: ModelOptions,
+    /// The training steps that are watched for NaN and infinity, by entry.
+    watched: Vec<(String, Watched)>,
 }
 
 /// How long and on what a model is trained.
@@ -128,12 +131,46 @@ impl Model {
         data: &Dataset,
         options: ModelOptions,
     ) -> Result<Model, Error> {
+        Model::new(net, training, data, options, |_| Vec::new())
+    }
+
+    /// The same, with a training step that finds the first NaN or infinity in its results and the operation that made it: [`Model::fit`] then
+    /// stops and names it.
+    ///
+    /// # Errors
+    /// As [`Model::compile`].
+    pub fn compile_watched(
+        net: Sequential,
+        training: &Training,
+        data: &Dataset,
+        options: ModelOptions,
+    ) -> Result<Model, Error> {
+        Model::new(net, training, data, options, |program| {
+            let steps = program.entries.iter_mut();
+            let steps = steps.filter(|entry| [TRAIN_STEP, WATCHED_STEP].contains(&entry.name.as_str()));
+            let watch = |entry: &mut netloom_ir::Entry| {
+                let watched = Watched::new(&entry.graph);
+                entry.graph = watched.graph.clone();
+                (entry.name.clone(), watched)
+            };
+            steps.map(watch).collect()
+        })
+    }
+
+    fn new(
+        net: Sequential,
+        training: &Training,
+        data: &Dataset,
+        options: ModelOptions,
+        watch: impl FnOnce(&mut Program) -> Vec<(String, Watched)>,
+    ) -> Result<Model, Error> {
         if options.batch == 0 {
             return Err(Error::Usage("a batch has at least one example".to_owned()));
         }
         let typed = |tensor: &Tensor| Type::new(tensor.dtype(), batch_shape(tensor, options.batch));
         let (input, target) = (typed(&data.inputs), typed(&data.targets));
-        let (program, observed) = watched_program(&net, &input, &target, training)?;
+        let (mut program, observed) = watched_program(&net, &input, &target, training)?;
+        let watched = watch(&mut program);
         let executable = compile(&program, &options.device)?;
         let session = Session::new(Arc::new(executable), options.threads, options.seed)?;
         Ok(Model {
@@ -143,6 +180,17 @@ impl Model {
             session,
             observed,
             options,
+            watched,
+        })
+    }
+
+    /// What made the first NaN or infinity in a step's results, if it was watched and there is one.
+    fn culprit(&self, entry: &str, results: &[Tensor]) -> Option<Culprit> {
+        let (_, watched) = self.watched.iter().find(|(name, _)| name == entry)?;
+        let ports = &self.session.executable().plan(entry)?.outputs;
+        watched.culprit(|name| {
+            let at = ports.iter().position(|port| port.name == name)?;
+            Some(results[at].get(0).as_f64())
         })
     }
 
@@ -223,6 +271,12 @@ impl Model {
                 self.session.run(entry, &[&batch.inputs, &batch.targets], results)?;
                 times.push(clock.elapsed());
                 let value = results[0].get(0).as_f64();
+                if let Some(culprit) = self.culprit(entry, results) {
+                    return Err(Error::Training(format!(
+                        "the training diverges at step {} of epoch {number}: {culprit}; lower the learning rate or clip the gradient",
+                        step + 1
+                    )));
+                }
                 if !value.is_finite() {
                     return Err(Error::Training(format!(
                         "the training diverges: the loss is {value} at step {} of epoch {number}; lower the learning rate, clip the gradient, or \
@@ -256,7 +310,7 @@ impl Model {
                 )));
             }
             if let Some([_, measures @ ..]) = watched.as_deref() {
-                let measures: &[Tensor; HEALTH.len()] = measures.try_into().expect("the entry has these results");
+                let measures: &[Tensor; HEALTH.len()] = measures.first_chunk().expect("the entry has these results");
                 history.health.push(Health::new(&self.observed, measures));
             }
             let epoch = Epoch {
