@@ -1,18 +1,22 @@
-//! ONNX's own tests of operators and models: each on the oracle and on the CPU, within the tolerance of ONNX's runner.
+//! ONNX's own tests of operators and models: each on the oracle, on the CPU and on Vulkan, within the tolerance of ONNX's runner.
 //!
 //! `tests/data/onnx` holds half of the suite, packed. What passes and what is refused stands in a table that is compared with the one
 //! checked in; a wrong result is never accepted. An operand that a shape depends on is bound to its value as the model is read.
+//! Another table says how many tests of each operator pass by engine.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use netloom::formats::onnx;
 use netloom::ir::{DType, Graph, Program, Tensor, oracle};
-use netloom::{Cpu, Session, compile};
+use netloom::{Cpu, Device, Session, compile};
+
+#[allow(dead_code)]
+mod support;
 
 /// ONNX's runner allows these.
 const RELATIVE: f64 = 1e-3;
@@ -131,7 +135,16 @@ fn tensors(case: &Case, set: usize, kind: &str) -> Result<Vec<Tensor>, String> {
         .collect()
 }
 
-fn run(case: &Case) -> Outcome {
+/// What runs a test.
+#[derive(Clone)]
+enum Engine {
+    /// The oracle, unless the test is of a whole net, and the CPU.
+    OracleAndCpu,
+    /// A device alone.
+    Only(Device),
+}
+
+fn run(case: &Case, engine: &Engine) -> Outcome {
     let bytes = &case.files["model.onnx"];
     let names = match onnx::names(bytes) {
         Ok(names) => names,
@@ -141,7 +154,11 @@ fn run(case: &Case) -> Outcome {
         let (inputs, outputs) = match (tensors(case, set, "input"), tensors(case, set, "output")) {
             (Ok(inputs), Ok(outputs)) if inputs.is_empty() && outputs.is_empty() => break,
             (Ok(inputs), Ok(outputs)) => (inputs, outputs),
-            (Err(reason), _) | (_, Err(reason)) => return Outcome::Refused(reason),
+            // What is given is no tensor, so the model takes none; it says so itself.
+            (Err(reason), _) | (_, Err(reason)) => {
+                let refusal = onnx::parse_for(bytes, &[], &[], None).err();
+                return Outcome::Refused(refusal.map_or(reason, |refusal| refusal.problems.to_string()));
+            }
         };
         let inputs: Vec<(String, Tensor)> = names.iter().cloned().zip(inputs).collect();
         let graph = match onnx::parse_for(bytes, &[], &inputs, None) {
@@ -155,8 +172,21 @@ fn run(case: &Case) -> Outcome {
             })
             .collect();
         arguments.retain(|(name, _)| graph.input(name).is_some());
-        if let Err(reason) = on_both(&graph, &arguments, &outputs, case.name.starts_with("node")) {
-            return Outcome::Wrong(reason);
+        let is_small = case.name.starts_with("node");
+        let absolute = if is_small { ABSOLUTE } else { ABSOLUTE_OF_NETS };
+        let checked = match engine {
+            Engine::OracleAndCpu if is_small => on_oracle(&graph, &arguments, &outputs),
+            _ => Ok(()),
+        };
+        let checked = checked.and_then(|()| {
+            let device = match engine {
+                Engine::OracleAndCpu => Cpu::native().into(),
+                Engine::Only(device) => device.clone(),
+            };
+            on_device(&device, &graph, &arguments, &outputs, absolute)
+        });
+        if let Err(outcome) = checked {
+            return outcome;
         }
     }
     Outcome::Passed
@@ -172,19 +202,31 @@ fn unwrapped(tensor: Tensor, declared: Option<DType>) -> Tensor {
     }
 }
 
-/// Runs a graph on the oracle, unless it is a whole net, and on the CPU.
-fn on_both(graph: &Graph, inputs: &[(String, Tensor)], expected: &[Tensor], small: bool) -> Result<(), String> {
-    if small {
-        let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
-        let found = oracle::run(graph, &named).map_err(|problems| problems.to_string())?;
-        same("oracle", &found, expected, ABSOLUTE)?;
-    }
-    let executable =
-        compile(&Program::pure("predict", graph.clone()), Cpu::native()).map_err(|error| error.to_string())?;
-    let mut session = Session::new(Arc::new(executable), 2, 0).map_err(|error| error.to_string())?;
+fn on_oracle(graph: &Graph, inputs: &[(String, Tensor)], expected: &[Tensor]) -> Result<(), Outcome> {
+    let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+    let found = oracle::run(graph, &named).map_err(|problems| Outcome::Wrong(problems.to_string()))?;
+    same("oracle", &found, expected, ABSOLUTE).map_err(Outcome::Wrong)
+}
+
+fn on_device(
+    device: &Device,
+    graph: &Graph,
+    inputs: &[(String, Tensor)],
+    expected: &[Tensor],
+    absolute: f64,
+) -> Result<(), Outcome> {
+    let wrong = |error: netloom::Error| Outcome::Wrong(error.to_string());
+    let program = Program::pure("predict", graph.clone());
+    let executable = compile(&program, device).map_err(|error| match device {
+        // A device may lack a type; the CPU lacks nothing.
+        Device::Cpu(_) => wrong(error),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(_) => Outcome::Refused(error.to_string()),
+    })?;
+    let mut session = Session::new(Arc::new(executable), 2, 0).map_err(wrong)?;
     let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
-    let found = session.call("predict", &named).map_err(|error| error.to_string())?;
-    same("cpu", &found, expected, if small { ABSOLUTE } else { ABSOLUTE_OF_NETS })
+    let found = session.call("predict", &named).map_err(wrong)?;
+    same(&device.name(), &found, expected, absolute).map_err(Outcome::Wrong)
 }
 
 fn same(engine: &str, found: &[(String, Tensor)], expected: &[Tensor], absolute: f64) -> Result<(), String> {
@@ -219,12 +261,12 @@ fn same(engine: &str, found: &[(String, Tensor)], expected: &[Tensor], absolute:
 }
 
 /// Runs every case, each on its own, so that a panic is a wrong result and not the end.
-fn run_all(cases: &[Case]) -> BTreeMap<String, Outcome> {
+fn run_all(cases: &[Case], engine: &Engine) -> BTreeMap<String, Outcome> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let results = std::sync::Mutex::new(BTreeMap::new());
     let work = || {
         while let Some(case) = cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-            let outcome = catch_unwind(AssertUnwindSafe(|| run(case))).unwrap_or_else(|panic| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| run(case, engine))).unwrap_or_else(|panic| {
                 let message = panic.downcast_ref::<String>().cloned();
                 let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 Outcome::Wrong(format!("panic: {}", message.unwrap_or_default()))
@@ -246,14 +288,27 @@ fn run_all(cases: &[Case]) -> BTreeMap<String, Outcome> {
     results.into_inner().expect("no test panics with it")
 }
 
+/// Names a part of the tests' names: only these are run.
+const ONLY: &str = "NETLOOM_ONNX_ONLY";
+
+/// The tests that were asked for: all, if nothing else is said.
+fn chosen() -> Vec<Case> {
+    let mut cases = cases();
+    if let Ok(only) = std::env::var(ONLY) {
+        cases.retain(|case| case.name.contains(&only));
+    }
+    cases
+}
+
+/// What becomes of them on the oracle and the CPU.
+fn on_cpu() -> &'static BTreeMap<String, Outcome> {
+    static RESULTS: OnceLock<BTreeMap<String, Outcome>> = OnceLock::new();
+    RESULTS.get_or_init(|| run_all(&chosen(), &Engine::OracleAndCpu))
+}
+
 #[test]
 fn the_open_half_of_onnx_s_tests() {
-    let only = std::env::var("NETLOOM_ONNX_ONLY").ok();
-    let mut cases = cases();
-    if let Some(only) = &only {
-        cases.retain(|case| case.name.contains(only.as_str()));
-    }
-    let results = run_all(&cases);
+    let results = on_cpu();
     let mut table = String::new();
     let count = |is: fn(&Outcome) -> bool| results.values().filter(|outcome| is(outcome)).count();
     let _ = writeln!(
@@ -263,7 +318,7 @@ fn the_open_half_of_onnx_s_tests() {
         count(|outcome| matches!(outcome, Outcome::Refused(_))),
         count(|outcome| matches!(outcome, Outcome::Wrong(_)))
     );
-    for (name, outcome) in &results {
+    for (name, outcome) in results {
         let (kind, reason) = match outcome {
             Outcome::Passed => continue,
             Outcome::Refused(reason) => ("refused", reason),
@@ -277,9 +332,86 @@ fn the_open_half_of_onnx_s_tests() {
     }
     println!("{table}");
     assert!(!table.contains("\nWRONG"), "wrong results:\n{table}");
-    if only.is_none() {
+    if std::env::var_os(ONLY).is_none() {
         insta::assert_snapshot!("onnx", table);
     }
+}
+
+impl Engine {
+    fn name(&self) -> String {
+        match self {
+            Engine::OracleAndCpu => "cpu".to_owned(),
+            Engine::Only(device) => device.name(),
+        }
+    }
+}
+
+/// The CPU, and Vulkan where there is one.
+fn engines() -> Vec<Engine> {
+    let mut engines = vec![Engine::OracleAndCpu];
+    #[cfg(feature = "vulkan")]
+    engines.extend(support::vulkan().map(|device| Engine::Only(device.into())));
+    engines
+}
+
+/// The operators of a model, without repeats.
+fn operators(case: &Case) -> Vec<String> {
+    use prost::Message;
+    let model = onnx::proto::ModelProto::decode(&case.files["model.onnx"][..]).unwrap_or_default();
+    let nodes = model.graph.unwrap_or_default().node;
+    let mut names: Vec<String> = nodes.iter().map(|node| node.op_type().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// On Vulkan at least 97 % of the tests pass that pass on the CPU, the others are refused by name, and none is wrong.
+#[cfg(feature = "vulkan")]
+#[test]
+fn the_open_half_of_onnx_s_tests_on_vulkan() {
+    let Some(device) = support::vulkan() else { return };
+    let mut cases = chosen();
+    cases.retain(|case| on_cpu()[&case.name] == Outcome::Passed);
+    let on_vulkan = run_all(&cases, &Engine::Only(device.clone().into()));
+    // For each operator, the tests that pass on the CPU and of these on Vulkan.
+    let mut table: BTreeMap<String, [usize; 2]> = BTreeMap::new();
+    for case in &cases {
+        for operator in operators(case) {
+            let row = table.entry(operator).or_default();
+            row[0] += 1;
+            row[1] += usize::from(on_vulkan[&case.name] == Outcome::Passed);
+        }
+    }
+    println!("{:32} {:>6} {:>6}", "operator", "cpu", "vulkan");
+    for (operator, [cpu, vulkan]) in table {
+        println!("{operator:32} {cpu:6} {vulkan:6}");
+    }
+    let passed = on_vulkan
+        .values()
+        .filter(|outcome| **outcome == Outcome::Passed)
+        .count();
+    println!(
+        "passed on the CPU {}, of these on {} {passed}",
+        cases.len(),
+        Device::from(device.clone()).name()
+    );
+    let wrong: Vec<String> = (on_vulkan.iter())
+        .filter_map(|(name, outcome)| match outcome {
+            Outcome::Passed => None,
+            Outcome::Refused(reason) => {
+                println!("refused {name}: {}", reason.lines().next().unwrap_or_default());
+                None
+            }
+            Outcome::Wrong(reason) => Some(format!("{name}: {reason}")),
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(
+        device.messages(),
+        Vec::<String>::new(),
+        "the validation layers have nothing to say"
+    );
+    assert!(100 * passed >= 97 * cases.len(), "{passed} of {}", cases.len());
 }
 
 /// Real models with their references, in a folder that `NETLOOM_MODELS` names: they are too large to be kept beside the tests.
@@ -315,13 +447,16 @@ fn real_models_give_their_references() {
             }
         }
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let outcome = run(&Case {
+        let case = Case {
             name: name.clone(),
             files,
-        });
-        println!("{name}: {outcome:?}");
-        if outcome != Outcome::Passed {
-            wrong.push(name);
+        };
+        for engine in engines() {
+            let outcome = run(&case, &engine);
+            println!("{name} on {}: {outcome:?}", engine.name());
+            if outcome != Outcome::Passed {
+                wrong.push(format!("{name} on {}", engine.name()));
+            }
         }
     }
     assert!(wrong.is_empty(), "{wrong:?}");
@@ -480,6 +615,7 @@ fn everything_that_is_not_supported_is_said_at_once() {
 fn ordered_and_looping_ops_are_written() {
     use netloom::ir::autodiff::grad;
     use netloom::ir::kernel::Combine;
+    use netloom::ir::ops::Conv;
     use netloom::ir::ops::compound::Steps;
     use netloom::ir::ops::pool::Window;
     use netloom::ir::{Builder, sample};
@@ -552,6 +688,31 @@ fn ordered_and_looping_ops_are_written() {
             ..Window::sliding([3, 2])
         };
         grad(x.max_pool(window).sum_all(), &[x])
+    });
+    // Bits of several rows of blocks, a last one that is not full, and what is made of them.
+    check("random".to_owned(), &|b| {
+        let (key, step) = (b.input("key", DType::U64, []), b.input("step", DType::U64, []));
+        let dropped = b.bernoulli(key, step, [7, 11], 0.3).cast(DType::F32);
+        vec![
+            b.random_bits(key, step, [2, 70]),
+            b.uniform(key, step, [3, 50]),
+            dropped,
+            b.normal(key, step, [5]),
+        ]
+    });
+    check("dilated and cropped convolution".to_owned(), &|b| {
+        let (x, w) = (
+            b.input("x", DType::F32, [2, 3, 9, 8]),
+            b.input("w", DType::F32, [4, 3, 3, 3]),
+        );
+        let conv = Conv {
+            pad_low: vec![-1, 2],
+            pad_high: vec![3, -2],
+            input_dilation: vec![2, 1],
+            ..Conv::unit(2)
+        };
+        let y = x.conv(w, conv);
+        [vec![y], grad((y * y).sum_all(), &[x, w])].concat()
     });
     for reverse in [false, true] {
         check(format!("scan {reverse}"), &|b| {

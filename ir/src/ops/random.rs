@@ -38,10 +38,12 @@ pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
     (name == "random").then(random)
 }
 
-/// The multipliers and the key's increments of Philox 4x32.
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-const ROUNDS: usize = 10;
+/// The multipliers of Philox 4x32.
+pub const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// What is added to the two words of the key after each round.
+pub const INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// The number of rounds.
+pub const ROUNDS: usize = 10;
 
 /// Philox4x32-10: four random words from a counter and a key.
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {

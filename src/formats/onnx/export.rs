@@ -4,6 +4,7 @@
 
 mod loops;
 mod order;
+mod random;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -277,17 +278,27 @@ impl Writer {
                 name
             }
             Op::Conv(conv) => {
-                let pads = conv.pad_low.iter().chain(&conv.pad_high);
-                if conv.input_dilation.iter().any(|&by| by != 1) || pads.clone().any(|&pad| pad < 0) {
-                    return Err("a convolution with a dilated or cropped operand has no operator in ONNX".to_owned());
+                let mut pads: Vec<i64> = conv.pad_low.iter().chain(&conv.pad_high).copied().collect();
+                let mut x = args[0].to_owned();
+                // `Conv` neither dilates nor crops its operand, which gradients do: then that comes first.
+                if conv.input_dilation.iter().any(|&by| by != 1) || pads.iter().any(|&pad| pad < 0) {
+                    let zero = Tensor::zeros(types[0].dtype, []);
+                    let mut shape: Vec<i64> = types[0].shape.iter().map(|&extent| extent as i64).collect();
+                    for (axis, &by) in conv.input_dilation.iter().enumerate().filter(|(_, by)| **by != 1) {
+                        x = self.spread(&x, &mut shape, 2 + axis, by as i64 - 1, &zero);
+                    }
+                    let around = [&[0, 0], &conv.pad_low[..], &[0, 0], &conv.pad_high].concat();
+                    let (around, zero) = (self.ints(&around), self.constant(&zero));
+                    x = self.push("Pad", &[&x, &around, &zero], vec![("mode", Value::Text("constant"))]);
+                    pads.fill(0);
                 }
                 let attributes = vec![
                     ("strides", sizes(&conv.stride)),
-                    ("pads", Value::Ints(pads.copied().collect())),
+                    ("pads", Value::Ints(pads)),
                     ("dilations", sizes(&conv.kernel_dilation)),
                     ("group", Value::Int(conv.groups as i64)),
                 ];
-                self.push("Conv", &args, attributes)
+                self.push("Conv", &[&x, args[1]], attributes)
             }
             Op::Gather(Gather { axis }) => {
                 // Ours reads the nearest where an index lies outside; ONNX refuses, or counts from the end.
@@ -323,7 +334,7 @@ impl Writer {
                 let results = self.while_loop(whil, &args, node)?;
                 self.several(id, results)
             }
-            Op::Random(_) => return Err("these random bits have no operator in ONNX".to_owned()),
+            Op::Random(random) => self.random(random, args[0], args[1]),
         };
         self.names.insert(id, name);
         Ok(())
@@ -402,6 +413,11 @@ impl Writer {
             "and" => self.push(if is_bool { "And" } else { "BitwiseAnd" }, args, vec![]),
             "or" => self.push(if is_bool { "Or" } else { "BitwiseOr" }, args, vec![]),
             "xor" => self.push(if is_bool { "Xor" } else { "BitwiseXor" }, args, vec![]),
+            // Signed ones have no operator.
+            "shl" | "shr" if !dtype.is_signed() => {
+                let direction = if map == "shl" { "LEFT" } else { "RIGHT" };
+                self.push("BitShift", args, vec![("direction", Value::Text(direction))])
+            }
             "expm1" | "log1p" | "exp2" | "log2" | "log10" | "trunc" => self.composed(map, args[0], dtype),
             _ => return Err("it has no operator in ONNX".to_owned()),
         })

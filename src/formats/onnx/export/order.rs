@@ -182,7 +182,7 @@ impl Writer {
     }
 
     /// So many elements of an axis from `start` on.
-    fn cut(&mut self, x: &str, axis: usize, start: i64, end: i64) -> String {
+    pub(super) fn cut(&mut self, x: &str, axis: usize, start: i64, end: i64) -> String {
         let [start, end, axis] = [start, end, axis as i64].map(|value| self.ints(&[value]));
         self.push("Slice", &[x, &start, &end, &axis], vec![])
     }
