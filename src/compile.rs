@@ -66,6 +66,8 @@ pub struct Lowered {
     pub kernels: Kernels,
     /// Places of states, and the constants.
     pub memory: Memory,
+    /// Where elements lie.
+    pub layouts: Layouts,
     /// States that start with given elements.
     pub given: Vec<(String, Arc<Tensor>)>,
     /// How long it took.
@@ -137,6 +139,7 @@ pub(crate) fn plan_graphs(
         plans,
         kernels,
         memory,
+        layouts: layouts.clone(),
         given,
         stages,
     }

@@ -25,6 +25,8 @@ const BLOCK: usize = 16;
 pub struct Layouts {
     states: HashMap<String, Layout>,
     entries: HashMap<String, HashMap<NodeId, Layout>>,
+    /// Why values that a convolution or a pooling reads or writes are dense all the same.
+    dense: HashMap<String, HashMap<NodeId, &'static str>>,
 }
 
 impl Layouts {
@@ -41,17 +43,23 @@ impl Layouts {
         let classes = Classes::of(entries, states);
         let mut layouts = Layouts::default();
         for (number, (entry, graph)) in entries.iter().enumerate() {
-            let mut chosen = HashMap::new();
+            let (mut chosen, mut dense) = (HashMap::new(), HashMap::new());
             for (id, node) in graph.nodes() {
-                if let [ty] = &node.types[..]
-                    && let Some(layout) = classes.layout(number, id, ty)
-                {
-                    chosen.insert(id, layout.clone());
-                    if let Op::Input(input) = &node.op {
-                        layouts.states.insert(input.name.clone(), layout);
+                let [ty] = &node.types[..] else { continue };
+                match classes.layout(number, id, ty) {
+                    Ok(layout) => {
+                        chosen.insert(id, layout.clone());
+                        if let Op::Input(input) = &node.op {
+                            layouts.states.insert(input.name.clone(), layout);
+                        }
                     }
+                    Err(Some(reason)) => {
+                        dense.insert(id, reason);
+                    }
+                    Err(None) => {}
                 }
             }
+            layouts.dense.insert(entry.clone(), dense);
             // There are states that no entry reads.
             for (name, id) in &graph.outputs {
                 if let Some(layout) = chosen.get(id) {
@@ -74,6 +82,11 @@ impl Layouts {
     /// The layout of a state.
     pub fn state(&self, name: &str) -> Layout {
         self.states.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Why a value that a convolution or a pooling reads or writes is dense all the same.
+    pub fn why_dense(&self, entry: &str, id: NodeId) -> Option<&'static str> {
+        self.dense.get(entry)?.get(&id).copied()
     }
 
     /// The layouts of an entry's values that are not dense.
@@ -138,8 +151,8 @@ struct Classes {
 struct Marks {
     /// A convolution or a pooling reads or writes it.
     is_convolved: bool,
-    /// It must be dense.
-    is_dense: bool,
+    /// Why it must be dense, if it must.
+    dense: Option<&'static str>,
     /// It is a state.
     is_state: bool,
 }
@@ -147,7 +160,7 @@ struct Marks {
 impl Marks {
     fn add(&mut self, other: Marks) {
         self.is_convolved |= other.is_convolved;
-        self.is_dense |= other.is_dense;
+        self.dense = self.dense.or(other.dense);
         self.is_state |= other.is_state;
     }
 }
@@ -193,7 +206,9 @@ impl Classes {
                 let value = self.first[entry] + id.at();
                 let is_state = states.contains(name);
                 self.marks[value].is_state |= is_state;
-                self.marks[value].is_dense |= !is_state;
+                if !is_state {
+                    self.marks[value].dense = Some("what the caller passes or gets is dense");
+                }
                 if is_state {
                     self.sets.union(*homes.entry(name).or_insert(value), value);
                 }
@@ -212,8 +227,8 @@ impl Classes {
             is_convolved: true,
             ..Marks::default()
         };
-        let dense = Marks {
-            is_dense: true,
+        let dense = |reason| Marks {
+            dense: Some(reason),
             ..Marks::default()
         };
         match &node.op {
@@ -232,7 +247,7 @@ impl Classes {
                 if let View::Reshape(shape) = view
                     && !keeps_channels(&graph.ty(node.args[0]).shape, shape)
                 {
-                    mark(self, dense, false);
+                    mark(self, dense("a reshape goes across its channels"), false);
                 }
             }
             Op::Const(_)
@@ -244,21 +259,30 @@ impl Classes {
             | Op::Prefix(_)
             | Op::Scan(_)
             | Op::If(_)
-            | Op::While(_) => mark(self, dense, true),
+            | Op::While(_) => mark(
+                self,
+                dense("an operation to which channels are nothing special reads or writes it"),
+                true,
+            ),
             Op::Input(_) | Op::Iota(_) | Op::Fold(_) | Op::Random(_) => {}
         }
     }
 
-    fn layout(&self, entry: usize, id: NodeId, ty: &Type) -> Option<Layout> {
+    /// The layout in blocks of channels of a value that convolutions want so, or why it has none after all.
+    fn layout(&self, entry: usize, id: NodeId, ty: &Type) -> Result<Layout, Option<&'static str>> {
         let marks = self.marks[self.sets.find(self.first[entry] + id.at())];
-        match marks {
-            Marks { is_dense: true, .. }
-            | Marks {
-                is_convolved: false, ..
-            } => None,
-            Marks { is_state: true, .. } => filter(&ty.shape),
-            Marks { is_state: false, .. } => image(&ty.shape),
+        if !marks.is_convolved {
+            return Err(None);
         }
+        if marks.dense.is_some() {
+            return Err(marks.dense);
+        }
+        let blocked = if marks.is_state {
+            filter(&ty.shape)
+        } else {
+            image(&ty.shape)
+        };
+        blocked.ok_or(Some("its channels do not fill blocks"))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::compile::Lowered;
 use crate::device::Device;
 use crate::dump;
 use crate::error::Error;
+use crate::layout::Layouts;
 use crate::plan::{Base, KernelId, Plan, Step};
 use crate::profile::KernelCost;
 use fold::Item;
@@ -54,7 +55,11 @@ pub fn html(
     let used: HashSet<KernelId> = runs.iter().flatten().copied().collect();
     let kernels = kernels(lowered, &used, device, costs)?;
     let shown: Vec<Value> = (regions.iter().zip(&runs))
-        .map(|(region, kernels)| region_value(graph, region, kernels))
+        .map(|(region, kernels)| {
+            let mut value = region_value(graph, region, kernels);
+            value["relayouts"] = relayouts(graph, region, entry, &lowered.layouts);
+            value
+        })
         .collect();
     let data = json!({
         "title": title,
@@ -145,6 +150,35 @@ fn region_value(graph: &Graph, region: &Region, kernels: &[KernelId]) -> Value {
         "kernels": kernels.iter().map(|id| id.0).collect::<Vec<_>>(),
         "bodies": bodies(graph, region),
     })
+}
+
+/// Where a region reads one layout and writes another: `[value, whether it is written, its layout, why]` for each value that lies in blocks of channels,
+/// and each that would if something did not keep it from it. Nothing where all lie alike.
+fn relayouts(graph: &Graph, region: &Region, entry: &str, layouts: &Layouts) -> Value {
+    let blocked = layouts.entry(entry);
+    let read = region.inputs.iter().map(|id| (*id, false));
+    let values: Vec<(NodeId, bool)> = read.chain(region.outputs.iter().map(|id| (*id, true))).collect();
+    let is_image = |id: &NodeId| !matches!(graph.node(*id).op, Op::Const(_)) && graph.node(*id).types[0].rank() > 2;
+    let is_border = |of: &dyn Fn(&NodeId) -> bool| values.iter().any(|(id, _)| is_image(id) && of(id));
+    if !(is_border(&|id| blocked.contains_key(id)) && is_border(&|id| layouts.why_dense(entry, *id).is_some())) {
+        return json!([]);
+    }
+    let told = values
+        .iter()
+        .filter(|(id, _)| is_image(id))
+        .filter_map(|(id, written)| {
+            let layout = blocked.get(id).map(ToString::to_string);
+            let why = layouts.why_dense(entry, *id);
+            (layout.is_some() || why.is_some()).then(|| {
+                json!([
+                    id.at(),
+                    written,
+                    layout.unwrap_or_else(|| "dense".to_owned()),
+                    why.unwrap_or_default()
+                ])
+            })
+        });
+    told.collect()
 }
 
 /// The bodies of a loop or branch, as text.

@@ -487,6 +487,8 @@ function showDetails(made) {
   const names = region.kernels.map(kernel => data.kernels[kernel].name).join(', ');
   const time = regionTime(made.region);
   const stopped = region.stopped.map(([node, reason]) => `<tr><td>${link(node)}</td><td>${escape(reason)}</td></tr>`).join('');
+  const relayouts = region.relayouts.map(([node, written, layout, why]) =>
+    `<tr><td>${written ? 'writes' : 'reads'} ${link(node)}</td><td class="whole">${escape(layout)}</td><td>${escape(why)}</td></tr>`).join('');
   side.innerHTML = `<h2>Region ${made.region}: ${escape(regionLabel(region))}</h2><dl>
     <dt>kernel</dt><dd>${escape(names)}</dd><dt>cost</dt><dd>${short(region.flops)}flop, ${short(region.bytes)}byte</dd>` +
     (time > 0 ? `<dt>time</dt><dd>${time.toFixed(4)} ms, ${(100 * timeShare(made.region)).toFixed(1)} % of all, ` +
@@ -494,6 +496,7 @@ function showDetails(made) {
     <dt>reads</dt><dd>${region.inputs.map(node => `${link(node)} <span class="soft">${escape(data.nodes[node][TYPE])}</span>`).join('<br>')}</dd>
     <dt>writes</dt><dd>${region.outputs.map(node => `${escape(nameOf(node))} <span class="soft">${escape(data.nodes[node][TYPE])}</span>`).join('<br>')}</dd></dl>
     <h3>Nodes</h3><table><tr><th>node</th><th>operation</th><th>type</th><th>source</th></tr>${nodeRows(region.nodes)}</table>` +
+    (relayouts ? `<h3>Where layouts change</h3><table><tr><th>value</th><th>layout</th><th>why</th></tr>${relayouts}</table>` : '') +
     (stopped ? `<h3>Why it is no larger</h3><table>${stopped}</table>` : '') + '<div class="tabs"></div><pre hidden></pre>';
   side.querySelectorAll('a[data-node]').forEach(a => a.addEventListener('click', () => reveal(regionItems[producer.get(+a.dataset.node)])));
   const tabs = side.querySelector('.tabs');
@@ -627,6 +630,7 @@ if (location.hash === '#measure') {
   select(regionItems[0]);
   Promise.all(data.kernels.filter(Boolean).flatMap(kernel => kernel.code.map(async ([, length, packed]) => (await unpack(packed)).length === length))).then(whole => {
     const seenThen = { load_ms: loaded, open_ms: opened - loaded, fold_ms: done - opened, folded, open, again: visible(), hits,
+      relayouts: data.regions.filter(region => region.relayouts.length).length,
       code_whole: whole.every(Boolean), details: byId('side').textContent.length, boxes_apart: apart() };
     document.body.insertAdjacentHTML('beforeend', `<pre id="measured">${JSON.stringify(seenThen)}</pre>`);
   });
