@@ -11,18 +11,23 @@
 //! | `manifest.json` | the same for programs ([`manifest`]); the files beside it are written from it |
 //! | `example.c`, `CMakeLists.txt` | a program that runs every entry ([`sample`]) |
 //! | `rust/` | a crate around it, if asked for ([`wrapper`]) |
+//!
+//! What is written for Vulkan instead says the module `vulkan`.
 
 pub mod header;
 pub mod link;
 pub mod manifest;
 pub mod run;
 pub mod sample;
+#[cfg(feature = "vulkan")]
+pub mod vulkan;
 pub mod wrapper;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use netloom_ir::prepare::PREPARE;
 use netloom_ir::{Builder, Init, Program, Tensor};
 
 use crate::compile::{Export, Exports, INIT, Lowered, lower, object};
@@ -63,8 +68,8 @@ pub struct Artefact<'a> {
     pub program: &'a Program,
     /// How its entries are exported; see [`merged`].
     pub entries: &'a [Export],
-    /// What the code is for.
-    pub cpu: &'a Cpu,
+    /// What the code is for: one CPU, or several levels of an architecture, of which the code takes the best that a machine has.
+    pub cpus: &'a [Cpu],
     /// Runs the same program, or one with more entries, and holds the values of the states.
     pub session: &'a Session,
     /// Where those values go.
@@ -96,7 +101,11 @@ pub fn merged(programs: Vec<(u64, Program)>, entries: &[&str]) -> Result<(Progra
         })
         .collect();
     for (batch, program) in programs {
-        let program = program.with_entries(entries);
+        // What computes prepared states comes along.
+        let program = program.with_entries(&[entries, &[PREPARE]].concat());
+        if let (Some(prepare), None) = (program.entry(PREPARE), whole.entry(PREPARE)) {
+            whole.entries.push(prepare.clone());
+        }
         for state in program.states {
             match whole.state(&state.name) {
                 None => whole.states.push(state),
@@ -129,10 +138,14 @@ pub fn merged(programs: Vec<(u64, Program)>, entries: &[&str]) -> Result<(Progra
 /// # Errors
 /// If there is no code for the CPU, a file cannot be written, or the linker is missing or fails.
 pub fn write(artefact: &Artefact<'_>, folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let Artefact { cpu, session, .. } = artefact;
+    let session = artefact.session;
     let name = identifier(artefact.name);
     let program = with_beginnings(artefact)?;
-    let lowered = lower(&program, &cpu.target())?;
+    let levels = best_first(artefact.cpus)?
+        .into_iter()
+        .map(|cpu| Ok((cpu.clone(), lower(&program, &cpu.target())?)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let (cpu, lowered) = &levels[0];
     let values = lowered.memory.state_values(session)?;
     if artefact.states == States::Within && values.len() > MOST_WITHIN_BYTES {
         return Err(Error::Usage(format!(
@@ -152,8 +165,8 @@ pub fn write(artefact: &Artefact<'_>, folder: &Path) -> Result<Vec<PathBuf>, Err
         entries,
         states: (artefact.states == States::Within && !values.is_empty()).then(|| values.clone()),
     };
-    let code = object(&lowered, cpu, &exports)?;
-    let manifest = Manifest::new(artefact, &lowered, &exports);
+    let code = object(&levels, &exports)?;
+    let manifest = Manifest::new(artefact, &levels, &exports);
 
     let mut files = Vec::new();
     let mut save = |file: &str, bytes: &[u8]| {
@@ -182,6 +195,20 @@ pub fn write(artefact: &Artefact<'_>, folder: &Path) -> Result<Vec<PathBuf>, Err
     // Last: a folder with a manifest is whole.
     save(manifest::FILE, manifest.to_json().as_bytes())?;
     Ok(files)
+}
+
+/// The CPUs in the order in which they are tried.
+fn best_first(cpus: &[Cpu]) -> Result<Vec<Cpu>, Error> {
+    let mut levels = cpus.to_vec();
+    levels.sort_by_key(|cpu| std::cmp::Reverse((cpu.level, cpu.has_fma)));
+    levels.dedup();
+    match &levels[..] {
+        [] => Err(Error::Usage("code is for some CPU; name one".to_owned())),
+        [first, rest @ ..] if rest.iter().any(|cpu| cpu.triple != first.triple) => Err(Error::Usage(
+            "the levels that code chooses among are of one system".to_owned(),
+        )),
+        _ => Ok(levels),
+    }
 }
 
 /// The program with states that start as the artefact is to start them.

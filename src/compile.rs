@@ -12,9 +12,10 @@ use netloom_ir::passes;
 use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
+use crate::cpu::emit::Emitter;
 use crate::cpu::entry::{emit_barrier, emit_entry};
-use crate::cpu::export::{self, emit_check, emit_export};
-use crate::cpu::isa::Cpu;
+use crate::cpu::export::{self, LevelCode, emit_check, emit_export};
+use crate::cpu::isa::{Cpu, Place};
 use crate::cpu::object::Object;
 use crate::cpu::runner;
 use crate::device::Device;
@@ -274,51 +275,75 @@ pub struct Export {
     pub variants: Vec<(Option<u64>, String)>,
 }
 
-/// Emits a lowered program as an object file.
+/// Emits a program as an object file: lowered for one CPU, or for several levels of an architecture, the best first, among which the code
+/// chooses as it runs.
 ///
 /// # Errors
 /// If there is no code for the target.
 ///
 /// # Panics
-/// If an export names an entry that the program has not.
-pub fn object(lowered: &Lowered, cpu: &Cpu, exports: &Exports) -> Result<Vec<u8>, Error> {
+/// If an export names an entry that the program has not, or there is no level.
+pub fn object(levels: &[(Cpu, Lowered)], exports: &Exports) -> Result<Vec<u8>, Error> {
     let prefix = &exports.prefix;
-    let mut object = Object::new(cpu, prefix)?;
-    let constants = object.data(
-        &format!("{prefix}_constants"),
-        Linkage::Local,
-        &lowered.memory.constants,
-    )?;
+    let (least, lowered) = levels.last().expect("a level at least");
+    // Layouts follow from shapes alone, so all levels share one block of states.
+    assert!(
+        levels
+            .iter()
+            .all(|(_, other)| other.memory.states == lowered.memory.states)
+    );
+    let mut object = Object::new(least, prefix)?;
     let states = (exports.states.as_ref())
         .map(|bytes| object.data(&format!("{prefix}_states"), Linkage::Export, bytes))
         .transpose()?;
-    let (module, emitter) = object.parts();
-    let barrier = emit_barrier(module)?;
-    let mut kernels = Vec::new();
-    for nest in lowered.kernels.nests() {
-        kernels.push(emitter.emit(module, nest)?);
-    }
-    let (check, is_needed) = emit_check(module, &format!("{prefix}_check"), cpu)?;
-    let shared = export::Shared {
-        constants,
-        states,
-        has_states: lowered.memory.state_bytes > 0,
-        check: is_needed.then_some(check),
-    };
-    for Export { name, variants } in &exports.entries {
-        let mut emitted = Vec::new();
-        for (batch, entry) in variants {
-            let plan = lowered.plans.iter().find(|plan| plan.name == *entry);
-            let plan = plan.expect("an export names an entry of the program");
-            // Beside what is exported, so that symbols tell where time goes.
-            let symbol = format!("entry_{prefix}_{entry}");
-            emitted.push(export::Variant {
-                batch: *batch,
-                function: emit_entry(module, &symbol, Linkage::Local, plan, &kernels, barrier)?,
-                parallel: plan.parallel,
+    let barrier = emit_barrier(object.parts().0)?;
+    let mut exported: Vec<Vec<LevelCode>> = vec![Vec::new(); exports.entries.len()];
+    for (cpu, lowered) in levels {
+        let is_least = cpu == least;
+        // Symbols of the others name their level.
+        let own = match is_least {
+            true => prefix.clone(),
+            false => format!("{prefix}_{}", cpu.name().replace('-', "_")),
+        };
+        let constants = object.data(&format!("{own}_constants"), Linkage::Local, &lowered.memory.constants)?;
+        let mut beside = match levels {
+            [_] => None,
+            _ => Some(Emitter::among(cpu, Place::Object)?),
+        };
+        let (module, emitter) = object.parts();
+        let emitter = beside.as_mut().unwrap_or(emitter);
+        let mut kernels = Vec::new();
+        for nest in lowered.kernels.nests() {
+            kernels.push(emitter.emit(module, nest)?);
+        }
+        let linkage = if is_least { Linkage::Export } else { Linkage::Local };
+        let (check, is_needed) = emit_check(module, &format!("{own}_check"), linkage, cpu)?;
+        for (Export { variants, .. }, exported) in exports.entries.iter().zip(&mut exported) {
+            let mut emitted = Vec::new();
+            for (batch, entry) in variants {
+                let plan = lowered.plans.iter().find(|plan| plan.name == *entry);
+                let plan = plan.expect("an export names an entry of the program");
+                // Beside what is exported, so that symbols tell where time goes.
+                let symbol = format!("entry_{own}_{entry}");
+                emitted.push(export::Variant {
+                    batch: *batch,
+                    function: emit_entry(module, &symbol, Linkage::Local, plan, &kernels, barrier)?,
+                    parallel: plan.parallel,
+                });
+            }
+            exported.push(LevelCode {
+                check: is_needed.then_some(check),
+                constants,
+                variants: emitted,
             });
         }
-        emit_export(module, &format!("{prefix}_{name}"), &emitted, &shared)?;
+    }
+    let shared = export::Shared {
+        states,
+        has_states: lowered.memory.state_bytes > 0,
+    };
+    for (Export { name, .. }, levels) in exports.entries.iter().zip(&exported) {
+        emit_export(object.parts().0, &format!("{prefix}_{name}"), levels, &shared)?;
     }
     Ok(object.finish()?)
 }

@@ -2,7 +2,7 @@
 //!
 //! [`device`] finds a device and says what it can do. [`emit`] spells a nest in SPIR-V, through [`spirv`]; [`code`] makes pipelines of the
 //! modules, with a [`cache`] on disk; [`record`] turns a plan into command buffers, once; [`runner`] holds a session's memory and submits
-//! them. libvulkan is opened at run time: without it everything else works.
+//! them; [`script`] writes a plan's commands down for other programs. libvulkan is opened at run time: without it everything else works.
 
 pub mod cache;
 pub mod code;
@@ -10,6 +10,7 @@ pub mod device;
 pub mod emit;
 pub mod record;
 pub mod runner;
+pub mod script;
 pub mod spirv;
 
 use vulkano::{Validated, VulkanError};

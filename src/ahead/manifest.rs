@@ -38,6 +38,7 @@ use super::{Artefact, Emit, States, identifier, identifiers, plan};
 use crate::compile::{Exports, Lowered};
 use crate::cpu::entry::ARENA_HEADER_BYTES;
 use crate::cpu::export::ABI_VERSION;
+use crate::cpu::isa::Cpu;
 use crate::error::Error;
 use crate::plan::{ALIGN, Plan, Port};
 
@@ -60,7 +61,7 @@ pub struct Manifest {
     pub name: String,
     /// The triple of the system.
     pub target: String,
-    /// The level of the CPU.
+    /// The level of the CPU, or the levels that the code chooses among, the best first.
     pub cpu: String,
     /// The form of the code.
     pub emit: Emit,
@@ -151,13 +152,14 @@ pub struct PortRow {
 
 impl Manifest {
     /// What `write` writes.
-    pub(super) fn new(artefact: &Artefact<'_>, lowered: &Lowered, exports: &Exports) -> Manifest {
+    pub(super) fn new(artefact: &Artefact<'_>, levels: &[(Cpu, Lowered)], exports: &Exports) -> Manifest {
+        let (cpu, lowered) = &levels[0];
         let name = exports.prefix.clone();
         let entries = exports.entries.iter().map(|export| EntryRow {
             name: export.name.clone(),
             symbol: format!("{name}_{}", export.name),
             variants: (export.variants.iter())
-                .map(|(batch, entry)| variant(*batch, plan(lowered, entry)))
+                .map(|(batch, entry)| variant(*batch, &each_level(levels, entry)))
                 .collect(),
         });
         let states = lowered.memory.states.iter().map(|slot| StateRow {
@@ -172,14 +174,14 @@ impl Manifest {
         let (prefix, ending) = match artefact.emit {
             Emit::Obj => ("", "o"),
             Emit::Staticlib => ("lib", "a"),
-            Emit::Sharedlib => ("lib", super::link::shared_ending(artefact.cpu)),
+            Emit::Sharedlib => ("lib", super::link::shared_ending(cpu)),
         };
         Manifest {
             manifest: VERSION,
             abi: ABI_VERSION,
             generator: concat!("netloom ", env!("CARGO_PKG_VERSION")).to_owned(),
-            target: artefact.cpu.triple.to_string(),
-            cpu: artefact.cpu.name().to_owned(),
+            target: cpu.triple.to_string(),
+            cpu: levels.iter().map(|(cpu, _)| cpu.name()).collect::<Vec<_>>().join(", "),
             emit: artefact.emit,
             library: format!("{prefix}{name}.{ending}"),
             header: format!("{name}.h"),
@@ -232,7 +234,14 @@ impl Manifest {
     }
 }
 
-fn variant(batch: Option<u64>, plan: &Plan) -> VariantRow {
+/// The plans of an entry, one for each level.
+fn each_level<'a>(levels: &'a [(Cpu, Lowered)], entry: &str) -> Vec<&'a Plan> {
+    levels.iter().map(|(_, lowered)| plan(lowered, entry)).collect()
+}
+
+fn variant(batch: Option<u64>, plans: &[&Plan]) -> VariantRow {
+    let plan = plans[0];
+    let most = |of: fn(&Plan) -> usize| plans.iter().map(|plan| of(plan)).max().unwrap_or(0);
     let ports = || plan.inputs.iter().chain(&plan.outputs);
     let names = identifiers(ports().map(|port| port.name.as_str()));
     let row = |(port, c_name): (&Port, String)| PortRow {
@@ -247,8 +256,8 @@ fn variant(batch: Option<u64>, plan: &Plan) -> VariantRow {
     VariantRow {
         batch,
         arena: ArenaRow {
-            shared_bytes: ARENA_HEADER_BYTES + plan.shared_bytes,
-            worker_bytes: plan.worker_bytes,
+            shared_bytes: ARENA_HEADER_BYTES + most(|plan| plan.shared_bytes),
+            worker_bytes: most(|plan| plan.worker_bytes),
         },
         inputs,
         outputs,

@@ -85,6 +85,12 @@ pub fn example(manifest: &Manifest) -> String {
 
 /// Memory of the alignment that arenas and states have.
 const BLOCK: &str = "\
+#ifdef _WIN32
+#include <malloc.h>
+#define aligned_alloc(alignment, bytes) _aligned_malloc(bytes, alignment)
+#define free _aligned_free
+#endif
+
 /* Zeros, aligned to 64 bytes. */
 static void *block(size_t bytes) {
     size_t whole = (bytes / 64 + 1) * 64;

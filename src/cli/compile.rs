@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use netloom::ahead::{self, Artefact, States};
+use netloom::ir::prepare::PREPARE;
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
-use netloom::{Cpu, Error, Session, compile};
+use netloom::{Cpu, Device, Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
@@ -57,13 +58,19 @@ enum Emit {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let cpu = match &options.target {
-        Some(triple) => {
-            let name = Some(options.machine.cpu.as_str()).filter(|cpu| *cpu != "native");
-            options.machine.allow(Cpu::for_triple(triple, name)?)
-        }
-        None => options.machine.cpu()?,
+    let named = |name: &str| {
+        let cpu = match &options.target {
+            Some(triple) => Cpu::for_triple(triple, Some(name).filter(|name| *name != "native"))?,
+            None => Cpu::named(name)?,
+        };
+        Ok::<Cpu, Error>(options.machine.allow(cpu))
     };
+    let cpus = options
+        .machine
+        .cpu
+        .split(',')
+        .map(named)
+        .collect::<Result<Vec<_>, _>>()?;
     let emit = match (options.emit, options.rust) {
         (Emit::Sharedlib, true) => {
             return Err(Error::Usage(
@@ -121,19 +128,29 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     // What can be computed before the program runs is among the states; the object need not compute it.
     session.prepare()?;
-    let names: Vec<&str> = whole.entries.iter().map(|entry| entry.name.as_str()).collect();
+    let names: Vec<&str> = (whole.entries.iter().map(|entry| entry.name.as_str()))
+        .filter(|name| *name != PREPARE)
+        .collect();
     let artefact = Artefact {
         name: &name,
         program: &program.with_entries(&names),
         entries: &entries,
-        cpu: &cpu,
+        cpus: &cpus,
         session: &session,
         states,
         emit,
         linker: options.linker.as_deref(),
         rust: options.rust,
     };
-    for file in ahead::write(&artefact, &options.out)? {
+    let files = match options.machine.device.as_str() {
+        "cpu" => ahead::write(&artefact, &options.out)?,
+        _ => match options.machine.device()? {
+            Device::Cpu(_) => ahead::write(&artefact, &options.out)?,
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(device) => ahead::vulkan::write(&artefact, &device, &options.out)?,
+        },
+    };
+    for file in files {
         eprintln!("wrote {}", file.display());
     }
     Ok(())

@@ -11,17 +11,17 @@ use std::rc::Rc;
 
 use cranelift::codegen::Context;
 use cranelift::codegen::ir::{BlockArg, UserFuncName};
-use cranelift::codegen::isa::CallConv;
+use cranelift::codegen::isa::{CallConv, OwnedTargetIsa, TargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
     AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
 };
-use cranelift_module::{FuncId, Linkage, Module, ModuleError};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError, ModuleReloc};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
-use super::isa::{Cpu, Level, Place as Home};
+use super::isa::{Cpu, Effort, Level, Place as Home};
 use super::lanes::Slot;
 use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
@@ -42,6 +42,8 @@ const CODE_ALIGNMENT: u64 = 64;
 
 /// Emits nests into one module, and keeps what they share.
 pub struct Emitter {
+    /// What functions are compiled for, if that is not what the module is for.
+    isa: Option<OwnedTargetIsa>,
     context: Context,
     functions: FunctionBuilderContext,
     shared: Shared,
@@ -80,6 +82,7 @@ impl Emitter {
     /// For an empty module of that CPU.
     pub fn new(cpu: &Cpu, home: Home) -> Emitter {
         Emitter {
+            isa: None,
             context: Context::new(),
             functions: FunctionBuilderContext::new(),
             shared: Shared {
@@ -90,6 +93,17 @@ impl Emitter {
                 listing: None,
             },
         }
+    }
+
+    /// The same for a module that others emit into too, for other levels of the architecture.
+    ///
+    /// # Errors
+    /// If there is no code for the CPU.
+    pub fn among(cpu: &Cpu, home: Home) -> Result<Emitter, Error> {
+        Ok(Emitter {
+            isa: Some(cpu.isa(Effort::Speed, home)?),
+            ..Emitter::new(cpu, home)
+        })
     }
 
     /// From now on remembers what it emits.
@@ -123,7 +137,10 @@ impl Emitter {
                 if let Some(listing) = &mut self.shared.listing {
                     listing.clif += &format!("; {name}\n{}\n", self.context.func.display());
                 }
-                module.define_function(id, &mut self.context)
+                match &self.isa {
+                    None => module.define_function(id, &mut self.context),
+                    Some(isa) => define_through(module, id, &mut self.context, &**isa),
+                }
             });
         if let Some(code) = self.context.compiled_code() {
             self.shared.list(&name, code.code_buffer());
@@ -184,6 +201,24 @@ impl Shared {
         self.bodies.insert(body.clone(), function);
         Ok(function)
     }
+}
+
+/// Defines a function that is compiled with other settings than the module's.
+fn define_through(
+    module: &mut dyn Module,
+    function: FuncId,
+    context: &mut Context,
+    isa: &dyn TargetIsa,
+) -> Result<(), ModuleError> {
+    let compiled = context.compile(isa, &mut Default::default())?;
+    let alignment = u64::from(compiled.buffer.alignment);
+    let code = compiled.code_buffer().to_vec();
+    let relocations: Vec<_> = compiled.buffer.relocs().to_vec();
+    let relocations: Vec<ModuleReloc> = relocations
+        .iter()
+        .map(|relocation| ModuleReloc::from_mach_reloc(relocation, &context.func, function))
+        .collect();
+    module.define_function_bytes(function, alignment, &code, &relocations)
 }
 
 /// The signature of every kernel: buffers, call, worker, workers.

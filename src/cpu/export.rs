@@ -88,7 +88,7 @@ const PARALLEL: i32 = 48;
 const CONTEXT: i32 = 56;
 const WAIT: i32 = 64;
 
-/// Where the arena keeps that the CPU has been checked: beside the count of workers at a barrier.
+/// Where the arena keeps which code the CPU runs, counted from 1, once it has been checked: beside the count of workers at a barrier.
 const CHECKED: i32 = 8;
 
 /// The code of an entry for one size of batch.
@@ -102,24 +102,31 @@ pub struct Variant {
     pub parallel: bool,
 }
 
+/// The code of an entry for one level of the CPU.
+#[derive(Clone, Debug)]
+pub struct LevelCode {
+    /// The check of the CPU, if there is anything to check.
+    pub check: Option<FuncId>,
+    /// The block of constants.
+    pub constants: DataId,
+    /// The sizes of batch.
+    pub variants: Vec<Variant>,
+}
+
 /// What all exported entries of an object share.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared {
-    /// The block of constants.
-    pub constants: DataId,
     /// The values of the states, if they are within the object.
     pub states: Option<DataId>,
     /// Whether there are states.
     pub has_states: bool,
-    /// The check of the CPU, if there is anything to check.
-    pub check: Option<FuncId>,
 }
 
-/// Defines and exports `int32_t SYMBOL(const netloom_call *call)`.
+/// Defines and exports `int32_t SYMBOL(const netloom_call *call)`, which runs the first of the levels that the CPU has.
 pub fn emit_export(
     module: &mut dyn Module,
     symbol: &str,
-    variants: &[Variant],
+    levels: &[LevelCode],
     shared: &Shared,
 ) -> Result<FuncId, Error> {
     let mut signature = module.make_signature();
@@ -158,58 +165,60 @@ pub fn emit_export(
         let missing = builder.ins().icmp_imm_u(IntCC::Equal, states, 0);
         leave_if(&mut builder, missing, leave, Status::Block);
     }
-    if let Some(check) = shared.check {
-        let [ask, go_on] = std::array::from_fn(|_| builder.create_block());
-        let checked = builder.ins().load(I64, flags, arena, CHECKED);
-        builder.ins().brif(checked, go_on, &[], ask, &[]);
-        builder.switch_to_block(ask);
-        let check = module.declare_func_in_func(check, builder.func);
-        let asked = builder.ins().call(check, &[]);
-        let lacks = builder.inst_results(asked)[0];
-        leave_if(&mut builder, lacks, leave, Status::Cpu);
-        let one = builder.ins().iconst(I64, 1);
-        builder.ins().store(flags, one, arena, CHECKED);
-        builder.ins().jump(go_on, &[]);
-        builder.switch_to_block(go_on);
-    }
-
+    let [inputs, outputs, wait] = [INPUTS, OUTPUTS, WAIT].map(|offset| load(&mut builder, offset));
+    let batch = load(&mut builder, BATCH);
     let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, entry::CALL_BYTES, 3);
     let slot = builder.create_sized_stack_slot(slot);
-    let constants = module.declare_data_in_func(shared.constants, builder.func);
-    let constants = builder.ins().symbol_value(I64, constants);
-    let [inputs, outputs, wait] = [INPUTS, OUTPUTS, WAIT].map(|offset| load(&mut builder, offset));
     for (value, offset) in [
         (inputs, entry::INPUTS),
         (outputs, entry::OUTPUTS),
         (states, entry::STATES),
-        (constants, entry::CONSTANTS),
         (arena, entry::ARENA),
         (wait, entry::WAIT),
     ] {
         builder.ins().stack_store(I64, value, slot, offset);
     }
     let argument = builder.ins().stack_addr(I64, slot, 0);
-    let batch = load(&mut builder, BATCH);
-    for (place, variant) in variants.iter().enumerate() {
-        let [run, next] = std::array::from_fn(|_| builder.create_block());
-        match variant.batch {
-            None => {
-                builder.ins().jump(run, &[]);
+    let chosen = emit_choice(module, &mut builder, arena, leave, levels);
+    for (number, level) in (1..).zip(levels) {
+        let [mine, others] = std::array::from_fn(|_| builder.create_block());
+        match number == levels.len() as i64 {
+            true => {
+                builder.ins().jump(mine, &[]);
             }
-            Some(size) => {
-                let mut fits = builder.ins().icmp_imm_u(IntCC::Equal, batch, size as i64);
-                if place == 0 {
-                    let any = builder.ins().icmp_imm_u(IntCC::Equal, batch, 0);
-                    fits = builder.ins().bor(fits, any);
-                }
-                builder.ins().brif(fits, run, &[], next, &[]);
+            false => {
+                let is_mine = builder.ins().icmp_imm_u(IntCC::Equal, chosen, number);
+                builder.ins().brif(is_mine, mine, &[], others, &[]);
             }
         }
-        builder.switch_to_block(run);
-        emit_run(module, &mut builder, call, argument, variant);
-        let done = builder.ins().iconst(I32, Status::Ok as i64);
-        builder.ins().jump(leave, &[BlockArg::Value(done)]);
-        builder.switch_to_block(next);
+        builder.switch_to_block(mine);
+        let constants = module.declare_data_in_func(level.constants, builder.func);
+        let constants = builder.ins().symbol_value(I64, constants);
+        builder.ins().stack_store(I64, constants, slot, entry::CONSTANTS);
+        for (place, variant) in level.variants.iter().enumerate() {
+            let [run, next] = std::array::from_fn(|_| builder.create_block());
+            match variant.batch {
+                None => {
+                    builder.ins().jump(run, &[]);
+                }
+                Some(size) => {
+                    let mut fits = builder.ins().icmp_imm_u(IntCC::Equal, batch, size as i64);
+                    if place == 0 {
+                        let any = builder.ins().icmp_imm_u(IntCC::Equal, batch, 0);
+                        fits = builder.ins().bor(fits, any);
+                    }
+                    builder.ins().brif(fits, run, &[], next, &[]);
+                }
+            }
+            builder.switch_to_block(run);
+            emit_run(module, &mut builder, call, argument, variant);
+            let done = builder.ins().iconst(I32, Status::Ok as i64);
+            builder.ins().jump(leave, &[BlockArg::Value(done)]);
+            builder.switch_to_block(next);
+        }
+        let unknown = builder.ins().iconst(I32, Status::Batch as i64);
+        builder.ins().jump(leave, &[BlockArg::Value(unknown)]);
+        builder.switch_to_block(others);
     }
     let unknown = builder.ins().iconst(I32, Status::Batch as i64);
     builder.ins().jump(leave, &[BlockArg::Value(unknown)]);
@@ -219,6 +228,41 @@ pub fn emit_export(
     builder.seal_all_blocks();
     builder.finalize(module.target_config());
     define(module, id, context)
+}
+
+/// The number, from 1, of the first level that the CPU has: found at the first run of an arena, which keeps it. Leaves if there is none.
+fn emit_choice(
+    module: &mut dyn Module,
+    builder: &mut FunctionBuilder<'_>,
+    arena: Value,
+    leave: cranelift::prelude::Block,
+    levels: &[LevelCode],
+) -> Value {
+    let flags = MemFlagsData::trusted();
+    if levels.iter().all(|level| level.check.is_none()) {
+        return builder.ins().iconst(I64, 1);
+    }
+    let [ask, go_on] = std::array::from_fn(|_| builder.create_block());
+    let chosen = builder.append_block_param(go_on, I64);
+    let known = builder.ins().load(I64, flags, arena, CHECKED);
+    builder.ins().brif(known, go_on, &[BlockArg::Value(known)], ask, &[]);
+    builder.switch_to_block(ask);
+    for (number, check) in (1..).zip(levels.iter().filter_map(|level| level.check)) {
+        let [has, lacks] = std::array::from_fn(|_| builder.create_block());
+        let check = module.declare_func_in_func(check, builder.func);
+        let asked = builder.ins().call(check, &[]);
+        let status = builder.inst_results(asked)[0];
+        builder.ins().brif(status, lacks, &[], has, &[]);
+        builder.switch_to_block(has);
+        let number = builder.ins().iconst(I64, number);
+        builder.ins().store(flags, number, arena, CHECKED);
+        builder.ins().jump(go_on, &[BlockArg::Value(number)]);
+        builder.switch_to_block(lacks);
+    }
+    let none = builder.ins().iconst(I32, Status::Cpu as i64);
+    builder.ins().jump(leave, &[BlockArg::Value(none)]);
+    builder.switch_to_block(go_on);
+    chosen
 }
 
 /// Returns the status if the condition is not 0, and goes on otherwise.
@@ -271,14 +315,14 @@ fn emit_run(
     builder.switch_to_block(done);
 }
 
-/// Defines and exports `int32_t SYMBOL(void)`, which returns [`Status::Ok`] or [`Status::Cpu`].
+/// Defines `int32_t SYMBOL(void)`, which returns [`Status::Ok`] or [`Status::Cpu`].
 ///
 /// The second of the results says whether there is anything to check: only an x86-64 may lack what the code uses.
-pub fn emit_check(module: &mut dyn Module, symbol: &str, cpu: &Cpu) -> Result<(FuncId, bool), Error> {
+pub fn emit_check(module: &mut dyn Module, symbol: &str, linkage: Linkage, cpu: &Cpu) -> Result<(FuncId, bool), Error> {
     let mut signature = module.make_signature();
     signature.returns.push(AbiParam::new(I32));
     let id = module
-        .declare_function(symbol, Linkage::Export, &signature)
+        .declare_function(symbol, linkage, &signature)
         .map_err(Error::module)?;
     if cpu.triple.architecture == Architecture::X86_64 {
         let code = assemble_check(cpu).expect("instructions of the check encode");
@@ -377,7 +421,7 @@ mod tests {
     /// What the assembled check says on this machine, for code of another CPU.
     fn checked(cpu: &Cpu) -> i32 {
         let mut jit = Jit::new(&Cpu::named("x86-64").expect("a known name")).expect("it runs everywhere");
-        let (check, _) = emit_check(jit.parts().0, "check", cpu).expect("it is defined");
+        let (check, _) = emit_check(jit.parts().0, "check", Linkage::Export, cpu).expect("it is defined");
         jit.finish().expect("it links");
         // SAFETY: `emit_check` defines a function of this type, and `jit` outlives the call.
         let check = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> i32>(jit.address(check)) };

@@ -9,10 +9,11 @@ use cranelift::prelude::types::I64;
 use cranelift::prelude::{
     AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Type, Value,
 };
-use cranelift_module::{FuncId, Module, ModuleError, ModuleReloc};
+use cranelift_module::{FuncId, Module, ModuleError};
 use netloom_ir::DType;
 use target_lexicon::Architecture;
 
+use super::define_through;
 use super::prim::{clif_type, emit_const};
 use crate::cpu::isa::{Cpu, Effort, Place};
 use crate::cpu::tile::Tile;
@@ -67,15 +68,7 @@ pub fn define(
     builder.ins().return_(&[]);
     builder.finalize(module.target_config());
 
-    let compiled = context.compile(&*isa, &mut Default::default())?;
-    let alignment = u64::from(compiled.buffer.alignment);
-    let code = compiled.code_buffer().to_vec();
-    let relocations: Vec<_> = compiled.buffer.relocs().to_vec();
-    let relocations: Vec<ModuleReloc> = relocations
-        .iter()
-        .map(|relocation| ModuleReloc::from_mach_reloc(relocation, &context.func, function))
-        .collect();
-    module.define_function_bytes(function, alignment, &code, &relocations)
+    define_through(module, function, &mut context, &*isa)
 }
 
 /// The signature of a tile: the starts of A, B and C.

@@ -1,0 +1,303 @@
+/* Runs an artefact for Vulkan: plays the plan of the folder it is given.
+
+     cc -O2 -o vulkan_host vulkan_host.c -lvulkan
+     ./vulkan_host FOLDER ENTRY ARRAYS
+
+   reads the arguments from ARRAYS/NAME.in, as raw elements in row-major order, runs the entry once, writes the results to ARRAYS/NAME.out and, if
+   there are states, what they are now to ARRAYS/states.out.
+
+   plan.txt has one item a line: `area BYTES FILE` for the blocks of states, constants, arena, scratch and ports (`-` where nothing is in them yet);
+   `module FILE BINDINGS COLUMNS ROWS`; and for each entry its ports, `input|output NAME OFFSET BYTES`, and its commands, in which AREA OFFSET BYTES
+   names memory: `dispatch MODULE (AREA OFFSET BYTES)... WORDS WORD...`, `copy FROM TO`, `write TO VALUE`, `barrier`. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vulkan/vulkan.h>
+
+enum { AREAS = 5, STATES = 0, PORTS = 4, MOST_PORTS = 256, MOST_BINDINGS = 256, MOST_WORDS = 64, SETS_OF_A_POOL = 1024, NAME = 256 };
+
+static void fail(const char *what, const char *which) {
+    fprintf(stderr, "error: %s%s%s\n", what, *which ? ": " : "", which);
+    exit(1);
+}
+
+static void check(VkResult result, const char *doing) {
+    if (result == VK_SUCCESS) return;
+    fprintf(stderr, "error: %s: Vulkan says %d\n", doing, (int)result);
+    exit(1);
+}
+
+static void *memory(size_t bytes) {
+    void *start = calloc(1, bytes ? bytes : 1);
+    if (!start) fail("out of memory", "");
+    return start;
+}
+
+static FILE *open_file(const char *folder, const char *name, const char *mode) {
+    char path[2 * NAME];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, mode);
+    if (!file) fail("cannot open", path);
+    return file;
+}
+
+static void read_exactly(const char *folder, const char *name, void *to, size_t bytes) {
+    FILE *file = open_file(folder, name, "rb");
+    if (fread(to, 1, bytes, file) != bytes || fgetc(file) != EOF) fail("it is not of the length that the plan says", name);
+    fclose(file);
+}
+
+static void write_exactly(const char *folder, const char *name, const void *from, size_t bytes) {
+    FILE *file = open_file(folder, name, "wb");
+    if (fwrite(from, 1, bytes, file) != bytes || fclose(file)) fail("cannot write", name);
+}
+
+static VkPhysicalDevice physical;
+static VkDevice device;
+static VkQueue queue;
+static uint32_t family;
+
+/* The first device that computes, and on it everything that kernels may need, as far as it is there. */
+static void open_device(void) {
+    VkApplicationInfo app = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .apiVersion = VK_API_VERSION_1_2};
+    VkInstanceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &app};
+    VkInstance instance;
+    check(vkCreateInstance(&info, 0, &instance), "starting Vulkan");
+    VkPhysicalDevice found[16];
+    uint32_t count = 16;
+    VkResult result = vkEnumeratePhysicalDevices(instance, &count, found);
+    if (result != VK_INCOMPLETE) check(result, "looking for devices");
+    for (uint32_t at = 0; at < count && !physical; at++) {
+        VkPhysicalDeviceProperties properties;
+        vkGetPhysicalDeviceProperties(found[at], &properties);
+        VkQueueFamilyProperties families[16];
+        uint32_t several = 16;
+        vkGetPhysicalDeviceQueueFamilyProperties(found[at], &several, families);
+        for (family = 0; family < several; family++)
+            if (families[family].queueFlags & VK_QUEUE_COMPUTE_BIT) break;
+        if (family < several && properties.apiVersion >= VK_API_VERSION_1_2) physical = found[at];
+        if (physical) fprintf(stderr, "running on %s\n", properties.deviceName);
+    }
+    if (!physical) fail("there is no device with Vulkan 1.2 that computes", "");
+    VkPhysicalDeviceVulkan12Features new = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
+    VkPhysicalDeviceVulkan11Features old = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &new};
+    VkPhysicalDeviceFeatures2 all = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &old};
+    vkGetPhysicalDeviceFeatures2(physical, &all);
+    float priority = 1;
+    VkDeviceQueueCreateInfo one = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority};
+    /* Bounds are proved when the plan is made, so that the device need not look. */
+    all.features.robustBufferAccess = VK_FALSE;
+    VkDeviceCreateInfo made = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &all, .queueCreateInfoCount = 1, .pQueueCreateInfos = &one};
+    check(vkCreateDevice(physical, &made, 0, &device), "opening the device");
+    vkGetDeviceQueue(device, family, 0, &queue);
+}
+
+struct area { VkBuffer buffer; uint64_t bytes; unsigned char *host; };
+
+/* Memory that host and device see alike: simple, and where the memory is the host's anyway no slower. */
+static struct area new_area(uint64_t bytes) {
+    struct area area = {.bytes = bytes};
+    uint64_t whole = (bytes / 256 + 1) * 256;
+    VkBufferCreateInfo info = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = whole,
+        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT};
+    check(vkCreateBuffer(device, &info, 0, &area.buffer), "making a buffer");
+    VkMemoryRequirements needs;
+    vkGetBufferMemoryRequirements(device, area.buffer, &needs);
+    VkPhysicalDeviceMemoryProperties types;
+    vkGetPhysicalDeviceMemoryProperties(physical, &types);
+    const VkMemoryPropertyFlags wanted = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+    uint32_t type = 0;
+    while (type < types.memoryTypeCount && !(needs.memoryTypeBits >> type & 1 && (types.memoryTypes[type].propertyFlags & wanted) == wanted)) type++;
+    if (type == types.memoryTypeCount) fail("the device has no memory that the host sees", "");
+    VkMemoryAllocateInfo take = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .allocationSize = needs.size, .memoryTypeIndex = type};
+    VkDeviceMemory taken;
+    check(vkAllocateMemory(device, &take, 0, &taken), "taking memory");
+    check(vkBindBufferMemory(device, area.buffer, taken, 0), "taking memory");
+    check(vkMapMemory(device, taken, 0, VK_WHOLE_SIZE, 0, (void **)&area.host), "taking memory");
+    memset(area.host, 0, whole);
+    return area;
+}
+
+struct module { char file[NAME]; uint32_t bindings, columns, rows; VkDescriptorSetLayout set; VkPipelineLayout layout; VkPipeline pipeline; };
+
+static void build(struct module *module, const char *folder) {
+    FILE *file = open_file(folder, module->file, "rb");
+    fseek(file, 0, SEEK_END);
+    long bytes = ftell(file);
+    rewind(file);
+    uint32_t *words = memory((size_t)bytes);
+    if (bytes <= 0 || fread(words, 1, (size_t)bytes, file) != (size_t)bytes) fail("cannot read", module->file);
+    fclose(file);
+    VkShaderModuleCreateInfo info = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = (size_t)bytes, .pCode = words};
+    VkShaderModule shader;
+    check(vkCreateShaderModule(device, &info, 0, &shader), "loading a kernel");
+    VkDescriptorSetLayoutBinding bindings[MOST_BINDINGS];
+    for (uint32_t at = 0; at < module->bindings; at++)
+        bindings[at] = (VkDescriptorSetLayoutBinding){.binding = at, .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = 1, .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
+    VkDescriptorSetLayoutCreateInfo set = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = module->bindings, .pBindings = bindings};
+    check(vkCreateDescriptorSetLayout(device, &set, 0, &module->set), "describing a kernel");
+    VkPushConstantRange push = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 4 * (module->bindings ? module->bindings : 1)};
+    VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .setLayoutCount = 1, .pSetLayouts = &module->set, .pushConstantRangeCount = 1, .pPushConstantRanges = &push};
+    check(vkCreatePipelineLayout(device, &layout, 0, &module->layout), "describing a kernel");
+    VkComputePipelineCreateInfo pipeline = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO, .layout = module->layout,
+        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO, .stage = VK_SHADER_STAGE_COMPUTE_BIT, .module = shader, .pName = "main"}};
+    check(vkCreateComputePipelines(device, VK_NULL_HANDLE, 1, &pipeline, 0, &module->pipeline), "compiling a kernel");
+    vkDestroyShaderModule(device, shader, 0);
+    free(words);
+}
+
+/* A set of bindings, from a pool that is made when the last one is full. */
+static VkDescriptorSet new_set(const struct module *module) {
+    static VkDescriptorPool pool;
+    static uint32_t left;
+    if (!left) {
+        VkDescriptorPoolSize size = {.type = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = SETS_OF_A_POOL * 16};
+        if (size.descriptorCount < MOST_BINDINGS) size.descriptorCount = MOST_BINDINGS;
+        VkDescriptorPoolCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = SETS_OF_A_POOL, .poolSizeCount = 1, .pPoolSizes = &size};
+        check(vkCreateDescriptorPool(device, &info, 0, &pool), "making room for bindings");
+        left = SETS_OF_A_POOL;
+    }
+    VkDescriptorSetAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO, .descriptorPool = pool, .descriptorSetCount = 1, .pSetLayouts = &module->set};
+    VkDescriptorSet set;
+    VkResult result = vkAllocateDescriptorSets(device, &info, &set);
+    if (result == VK_ERROR_OUT_OF_POOL_MEMORY) {
+        left = 0;
+        return new_set(module);
+    }
+    check(result, "binding a kernel's tensors");
+    left--;
+    return set;
+}
+
+static void barrier(VkCommandBuffer commands, VkPipelineStageFlags to, VkAccessFlags sees) {
+    VkMemoryBarrier all = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT, .dstAccessMask = sees};
+    const VkPipelineStageFlags from = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
+    vkCmdPipelineBarrier(commands, from, to, 0, 1, &all, 0, 0, 0, 0);
+}
+
+static FILE *plan;
+static struct area areas[AREAS];
+
+static uint64_t number(void) {
+    uint64_t value;
+    if (fscanf(plan, "%llu", (unsigned long long *)&value) != 1) fail("the plan is broken", "a number is missing");
+    return value;
+}
+
+struct range { uint32_t area; uint64_t start, bytes; };
+
+static struct range range(void) {
+    struct range found = {.area = (uint32_t)number()};
+    found.start = number();
+    found.bytes = number();
+    if (found.area >= AREAS || found.start > areas[found.area].bytes + 256 || found.bytes > areas[found.area].bytes + 256 - found.start) fail("the plan is broken", "memory outside an area");
+    return found;
+}
+
+static void dispatch(VkCommandBuffer commands, struct module *modules, uint32_t count) {
+    uint64_t which = number();
+    if (which >= count) fail("the plan is broken", "no such module");
+    struct module *module = &modules[which];
+    VkDescriptorSet set = new_set(module);
+    VkDescriptorBufferInfo buffers[MOST_BINDINGS];
+    VkWriteDescriptorSet writes[MOST_BINDINGS];
+    for (uint32_t at = 0; at < module->bindings; at++) {
+        struct range bound = range();
+        /* Where a tensor has no elements, something is bound all the same. */
+        buffers[at] = (VkDescriptorBufferInfo){.buffer = areas[bound.area].buffer, .offset = bound.start, .range = bound.bytes ? bound.bytes : 4};
+        writes[at] = (VkWriteDescriptorSet){.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, .dstSet = set, .dstBinding = at, .descriptorCount = 1, .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .pBufferInfo = &buffers[at]};
+    }
+    vkUpdateDescriptorSets(device, module->bindings, writes, 0, 0);
+    uint32_t words[MOST_WORDS], several = (uint32_t)number();
+    if (several > MOST_WORDS || several > (module->bindings ? module->bindings : 1)) fail("the plan is broken", "too many push constants");
+    for (uint32_t at = 0; at < several; at++) words[at] = (uint32_t)number();
+    vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, module->pipeline);
+    vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, module->layout, 0, 1, &set, 0, 0);
+    if (several) vkCmdPushConstants(commands, module->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, 4 * several, words);
+    vkCmdDispatch(commands, module->columns, module->rows, 1);
+}
+
+struct port { char name[NAME]; uint64_t at, bytes; int is_output; };
+
+int main(int count, char **arguments) {
+    if (count != 4) {
+        fputs("usage: vulkan_host FOLDER ENTRY ARRAYS\n", stderr);
+        return 2;
+    }
+    const char *folder = arguments[1], *wanted = arguments[2], *arrays = arguments[3];
+    plan = open_file(folder, "plan.txt", "r");
+    int version;
+    if (fscanf(plan, "netloom-vulkan %d", &version) != 1 || version != 1) fail("plan.txt is no plan of version 1", "");
+    open_device();
+    for (int at = 0; at < AREAS; at++) {
+        unsigned long long bytes;
+        char file[NAME];
+        if (fscanf(plan, " area %llu %255s", &bytes, file) != 2) fail("the plan is broken", "an area is missing");
+        areas[at] = new_area(bytes);
+        if (strcmp(file, "-")) read_exactly(folder, file, areas[at].host, bytes);
+    }
+    uint32_t module_count;
+    if (fscanf(plan, " modules %u", &module_count) != 1) fail("the plan is broken", "no number of modules");
+    struct module *modules = memory(sizeof *modules * module_count);
+    for (uint32_t at = 0; at < module_count; at++) {
+        struct module *module = &modules[at];
+        if (fscanf(plan, " module %255s %u %u %u", module->file, &module->bindings, &module->columns, &module->rows) != 4 || module->bindings > MOST_BINDINGS) fail("the plan is broken", "a module is missing");
+        build(module, folder);
+    }
+    char word[NAME];
+    do {
+        if (fscanf(plan, "%255s", word) != 1) fail("there is no such entry", wanted);
+        if (strcmp(word, "entry")) continue;
+        if (fscanf(plan, "%255s", word) != 1) fail("the plan is broken", "an entry without a name");
+        if (!strcmp(word, wanted)) break;
+    } while (1);
+
+    VkCommandPoolCreateInfo pool_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = family};
+    VkCommandPool pool;
+    check(vkCreateCommandPool(device, &pool_info, 0, &pool), "recording");
+    VkCommandBufferAllocateInfo buffer_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = pool, .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
+    VkCommandBuffer commands;
+    check(vkAllocateCommandBuffers(device, &buffer_info, &commands), "recording");
+    VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO, .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
+    check(vkBeginCommandBuffer(commands, &begin), "recording");
+    static struct port ports[MOST_PORTS];
+    uint32_t port_count = 0;
+    while (fscanf(plan, "%255s", word) == 1 && strcmp(word, "end")) {
+        if (!strcmp(word, "input") || !strcmp(word, "output")) {
+            if (port_count == MOST_PORTS) fail("the plan has too many arguments and results", "");
+            struct port *port = &ports[port_count++];
+            port->is_output = *word == 'o';
+            if (fscanf(plan, "%240s", port->name) != 1) fail("the plan is broken", "a port without a name");
+            port->at = number();
+            port->bytes = number();
+            if (port->at > areas[PORTS].bytes || port->bytes > areas[PORTS].bytes - port->at) fail("the plan is broken", port->name);
+            strcat(port->name, port->is_output ? ".out" : ".in");
+            if (!port->is_output) read_exactly(arrays, port->name, areas[PORTS].host + port->at, port->bytes);
+        } else if (!strcmp(word, "barrier")) {
+            barrier(commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
+                VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
+        } else if (!strcmp(word, "copy")) {
+            struct range from = range(), to = range();
+            VkBufferCopy copy = {.srcOffset = from.start, .dstOffset = to.start, .size = from.bytes};
+            vkCmdCopyBuffer(commands, areas[from.area].buffer, areas[to.area].buffer, 1, &copy);
+        } else if (!strcmp(word, "write")) {
+            struct range to = range();
+            uint64_t value = number();
+            vkCmdUpdateBuffer(commands, areas[to.area].buffer, to.start, sizeof value, &value);
+        } else if (!strcmp(word, "dispatch")) {
+            dispatch(commands, modules, module_count);
+        } else {
+            fail("the plan is broken: it has an unknown command", word);
+        }
+    }
+    barrier(commands, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+    check(vkEndCommandBuffer(commands), "recording");
+    VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands};
+    check(vkQueueSubmit(queue, 1, &submit, VK_NULL_HANDLE), "running");
+    check(vkQueueWaitIdle(queue), "running");
+    for (uint32_t at = 0; at < port_count; at++)
+        if (ports[at].is_output) write_exactly(arrays, ports[at].name, areas[PORTS].host + ports[at].at, ports[at].bytes);
+    if (areas[STATES].bytes) write_exactly(arrays, "states.out", areas[STATES].host, areas[STATES].bytes);
+    return 0;
+}
