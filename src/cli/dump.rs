@@ -1,12 +1,13 @@
 //! `netloom dump`: a model at a stage of the compiler.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use netloom::compile::lower;
-use netloom::ir::{Graph, Program, Tensor, fuse, passes, text};
+use netloom::formats::safetensors;
+use netloom::ir::{Entry, Graph, Program, Tensor, fuse, passes, text};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::page::html;
 use netloom::{Cpu, Error, Session, compile, dump, profile};
@@ -27,7 +28,8 @@ pub struct Options {
     /// Examples in a batch
     #[arg(long)]
     batch: Option<usize>,
-    /// Where it is written, instead of standard output
+    /// Where it is written, instead of standard output. Graphs as text are then a whole program, from which every command goes on: weights and
+    /// other large constants are put beside it, in a file of the same name that ends in `.safetensors`
     #[arg(short, long)]
     out: Option<PathBuf>,
     /// Run the entry's kernels for a second, so that the page shows what each takes
@@ -63,6 +65,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         _ => model.program.only(&name).prepared(),
     };
     let entry = &program.entries[0];
+    if let (Some(out), Format::Text) = (&options.out, options.format)
+        && let Some(entries) = entries_at(&options.stage, &program, &cpu)
+    {
+        return write_program(out, &Program { entries, ..program });
+    }
     if options.format == Format::Html {
         let page = page(options, &model.name, &model.program.only(&name).prepared(), &name)?;
         return super::write(options.out.as_deref(), &page);
@@ -115,6 +122,32 @@ pub fn run(options: &Options) -> Result<(), Error> {
     super::write(options.out.as_deref(), &written)
 }
 
+/// The entries at a stage at which they are graphs still; nothing at a later one.
+fn entries_at(stage: &str, program: &Program, cpu: &Cpu) -> Option<Vec<Entry>> {
+    let at_stage = |graph: &Graph| match stage {
+        "graph" | "grad" => Some(graph.clone()),
+        "optimized" => Some(passes::run(graph, &cpu.target(), &mut |_| {})),
+        pass => after_pass(graph, cpu, pass),
+    };
+    let entry = |entry: &Entry| {
+        let graph = at_stage(&entry.graph)?;
+        Some(Entry { graph, ..entry.clone() })
+    };
+    program.entries.iter().map(entry).collect()
+}
+
+/// Writes a program as text from which every command goes on, and its large constants beside it.
+fn write_program(out: &Path, program: &Program) -> Result<(), Error> {
+    let stored = text::stored(program);
+    if !stored.is_empty() {
+        let tensors = stored
+            .into_iter()
+            .map(|(name, tensor)| (name, Arc::unwrap_or_clone(tensor)));
+        safetensors::save(&out.with_extension("safetensors"), &tensors.collect::<Vec<_>>())?;
+    }
+    super::write(Some(out), &format!("{program:#}"))
+}
+
 /// The page of an entry.
 fn page(options: &Options, title: &str, program: &Program, entry: &str) -> Result<String, Error> {
     let device = options.machine.device()?;
@@ -132,8 +165,9 @@ fn page(options: &Options, title: &str, program: &Program, entry: &str) -> Resul
     html(title, entry, &lowered, &device, costs.as_deref())
 }
 
-/// The graph after the last run of a pass.
+/// The graph after the last run of a pass, if there is one of that name.
 fn after_pass(graph: &Graph, cpu: &Cpu, pass: &str) -> Option<Graph> {
+    passes::PASSES.iter().find(|known| known.name == pass)?;
     let mut found = None;
     passes::run(graph, &cpu.target(), &mut |step| {
         if step.pass == pass {

@@ -1,6 +1,8 @@
 //! The `MODEL` argument: a netloom text file, an ONNX model, or the name of a network.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use netloom::Error;
@@ -75,7 +77,16 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
     }
     if path.extension().is_some() || path.exists() {
         let source = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
-        let program = text::parse_program(model, &source)?;
+        // Large constants lie in the file that `netloom dump -o` writes beside the text.
+        let beside = path.with_extension("safetensors");
+        let stored: HashMap<String, Arc<Tensor>> = match beside.exists() {
+            true => safetensors::load(&beside)?
+                .into_iter()
+                .map(|(name, tensor)| (name, Arc::new(tensor)))
+                .collect(),
+            false => HashMap::new(),
+        };
+        let program = text::parse_program_with(model, &source, &|name| stored.get(name).cloned())?;
         return Ok(Model {
             name: stem(),
             program,

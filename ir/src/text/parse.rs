@@ -11,7 +11,7 @@
 //! statement = (label | name) (":" type),* "=" op attribute? operand,* (word "=" attribute)*
 //! operand   = label | name | literal
 //! literal   = (number | "inf" | "nan" | "true" | "false") (":" dtype)?
-//! constant  = literal | type ("[" number,* "]" | string of hexadecimal bytes)
+//! constant  = literal | type ("[" number,* "]" | string of hexadecimal bytes | "stored" string)
 //! attribute = constant | number | "[" number,* "]" | "true" | "false" | string | dtype | type | word | graph
 //! type      = dtype "[" number,* "]" ("{" (axis "/" step ":" extent)* "}")?
 //! ```
@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use super::lex::{Kind, Token, lex};
 use super::print::operand;
+use super::stored::reference;
 use crate::dtype::{DType, Scalar};
 use crate::error::{Loc, Problem, Problems};
 use crate::graph::{Graph, NodeId};
@@ -53,7 +54,20 @@ pub fn parse(file: &str, source: &str) -> Result<Graph, Problems> {
 /// # Errors
 /// Everything that is wrong with the text, or if that is nothing, with the program.
 pub fn parse_program(file: &str, source: &str) -> Result<Program, Problems> {
+    parse_program_with(file, source, &|_| None)
+}
+
+/// The same for a text whose large constants are stored beside it: `stored` gives the one of a name.
+///
+/// # Errors
+/// As [`parse_program`]; or a constant is not there, or not the one meant.
+pub fn parse_program_with<'s>(
+    file: &str,
+    source: &'s str,
+    stored: &'s dyn Fn(&str) -> Option<Arc<Tensor>>,
+) -> Result<Program, Problems> {
     let mut parser = Parser::new(file, source);
+    parser.stored = stored;
     let program = parser.program();
     let program = parser.finish(program)?;
     program.verify()?;
@@ -115,6 +129,8 @@ enum Stop {
 type Parsed<T> = Result<T, Stop>;
 
 struct Parser<'s> {
+    /// The constants beside the text, by name.
+    stored: &'s dyn Fn(&str) -> Option<Arc<Tensor>>,
     file: Arc<str>,
     source: &'s str,
     tokens: Vec<Token<'s>>,
@@ -151,6 +167,7 @@ impl<'s> Parser<'s> {
             .filter(|(_, byte)| *byte == b'\n')
             .map(|(at, _)| at + 1);
         Parser {
+            stored: &|_| None,
             file: file.into(),
             source,
             tokens: lex(source),
@@ -537,7 +554,11 @@ impl<'s> Parser<'s> {
                 }
                 let ty = self.ty()?;
                 let is_tensor = self.peek().text == "[" || self.peek().kind == Kind::Text;
-                if is_tensor {
+                // A word that an operand may have as its name, too.
+                if self.peek().text == "stored" && self.peek_after(1).kind == Kind::Text {
+                    self.at += 1;
+                    Ok(Attr::Tensor(self.beside(&ty)?))
+                } else if is_tensor {
                     Ok(Attr::Tensor(Arc::new(self.elements(ty)?)))
                 } else {
                     Ok(Attr::Type(ty))
@@ -627,6 +648,26 @@ impl<'s> Parser<'s> {
         }
         check_elements(&ty, bytes.len()).map_err(|message| self.wrong_at(place, message))?;
         Ok(Tensor::from_bytes(ty.dtype, ty.shape, bytes))
+    }
+
+    /// A constant of that type that lies beside the text.
+    fn beside(&mut self, ty: &Type) -> Parsed<Arc<Tensor>> {
+        let name = self.next();
+        if name.kind != Kind::Text {
+            return Err(self.wrong_at(name, format!("expected the name of a constant, found {}", show(name))));
+        }
+        let Some(tensor) = (self.stored)(name.text) else {
+            return Err(self.wrong_at(name, format!("there is no constant \"{}\" beside the text", name.text)));
+        };
+        if tensor.ty() != *ty || reference(&tensor) != name.text {
+            let found = format!(
+                "the constant \"{}\" beside the text, a {}, is not the one meant",
+                name.text,
+                tensor.ty()
+            );
+            return Err(self.wrong_at(name, found));
+        }
+        Ok(tensor)
     }
 
     /// The bits of one element. Hexadecimal gives them as they are.

@@ -6,18 +6,15 @@
 
 use std::fmt::{self, Write};
 
-use super::lex;
+use super::{MAX_NUMBERS, lex, stored};
 use crate::dtype::{DType, Scalar};
 use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Attr, Op, View};
 use crate::program::{Init, Program};
 use crate::tensor::Tensor;
 
-/// The most elements that are written as numbers; more are written as one string of hexadecimal bytes.
-const MAX_NUMBERS: usize = 64;
-
 impl fmt::Display for Graph {
-    /// The text form.
+    /// The text form; `{:#}` names large constants instead of writing them, see [`super::stored`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         print_graph(f, self, 0)?;
         f.write_char('\n')
@@ -25,7 +22,7 @@ impl fmt::Display for Graph {
 }
 
 impl fmt::Display for Program {
-    /// The text form.
+    /// The text form; `{:#}` names large constants instead of writing them, see [`super::stored`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for state in &self.states {
             write!(f, "state {}: {} = ", Name(&state.name), state.ty)?;
@@ -279,6 +276,9 @@ fn print_tensor(f: &mut fmt::Formatter<'_>, tensor: &Tensor) -> fmt::Result {
         };
     }
     write!(f, "{} ", tensor.ty())?;
+    if tensor.count() > MAX_NUMBERS && f.alternate() {
+        return write!(f, "stored \"{}\"", stored::reference(tensor));
+    }
     if tensor.count() > MAX_NUMBERS {
         f.write_char('"')?;
         for byte in tensor.bytes() {
