@@ -7,7 +7,7 @@ install() { # install PACKAGE USER: Debian's package, and who needs it
   echo "installing $1 for $2"
   if command -v apt-get >/dev/null; then
     as_root=""; [ "$(id -u)" = 0 ] || as_root=sudo
-    $as_root apt-get update -q && $as_root apt-get install -y -q "$1"
+    $as_root apt-get update -q && $as_root apt-get install -y -q $1
   else
     echo "please install what Debian calls \`$1\`: $2 need it" >&2
     exit 1
@@ -22,7 +22,11 @@ need nm binutils
 need qemu-aarch64 qemu-user
 need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 need riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu
+need x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
+need wine "wine wine64"
 need spirv-val spirv-tools
+# The C host of artefacts for Vulkan is built.
+[ -f /usr/include/vulkan/vulkan.h ] || install libvulkan-dev "tests that build the host of artefacts for Vulkan"
 # `dump --format html` is opened in a browser.
 need chromium chromium
 # A Vulkan that runs on the CPU, and the layers that check every call: with them no test of the GPU backend is skipped.
@@ -45,4 +49,11 @@ cargo clippy --no-default-features --lib --bins -- -D warnings
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 cargo test -p netloom -p netloom-ir --lib --bins --tests --examples
 cargo test -p netloom -p netloom-ir --doc
+# Readers of untrusted files were given damaged ones above (tests/readers.rs). Where cargo-fuzz and a nightly compiler are, libFuzzer looks further,
+# a minute for each reader.
+if [ -z "${CI:-}" ] && cargo fuzz --version >/dev/null 2>&1 && rustup toolchain list | grep -q nightly; then
+  for target in onnx safetensors npz text; do
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" -- -max_total_time=60 -rss_limit_mb=2048
+  done
+fi
 echo "all tests passed"

@@ -1,7 +1,7 @@
 //! Arrays by name, as NumPy's `savez` stores them.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use ndarray::{ArrayD, IxDyn};
@@ -64,12 +64,19 @@ fn add(archive: &mut Archive<'_>, name: &str, tensor: &Tensor) -> Result<(), Wri
 /// # Errors
 /// If the file cannot be read, is not well formed, or holds a type that netloom has not.
 pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
-    let fail = |reason: &dyn std::fmt::Display| Error::file(path, reason);
-    let file = File::open(path).map_err(|reason| fail(&reason))?;
-    let mut archive = ZipArchive::new(file).map_err(|reason| fail(&format!("not a valid .npz file: {reason}")))?;
+    let file = File::open(path).map_err(|reason| Error::file(path, reason))?;
+    parse(file).map_err(|reason| Error::file(path, reason))
+}
+
+/// The same from a file's bytes.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse(file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
+    let mut archive = ZipArchive::new(file).map_err(|reason| format!("not a valid .npz file: {reason}"))?;
     (0..archive.len())
         .map(|number| {
-            let mut member = archive.by_index(number).map_err(|reason| fail(&reason))?;
+            let mut member = archive.by_index(number).map_err(|reason| reason.to_string())?;
             let name = member.name().trim_end_matches(".npy").to_owned();
             let mut bytes = Vec::new();
             member
@@ -77,7 +84,7 @@ pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
                 .map_err(|reason| reason.to_string())
                 .and_then(|_| read(&bytes))
                 .map(|tensor| (name.clone(), tensor))
-                .map_err(|reason| fail(&format!("array `{name}`: {reason}")))
+                .map_err(|reason| format!("array `{name}`: {reason}"))
         })
         .collect()
 }

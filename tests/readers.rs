@@ -1,0 +1,178 @@
+//! The readers of files that others made, on files that were damaged: the functions that `tests/fuzz` hands to libFuzzer, here driven by mutations of
+//! valid files, which any compiler can do. `NETLOOM_FUZZ_CASES` says how many mutated files each reader is given.
+
+#[path = "fuzz/readers.rs"]
+mod readers;
+
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use netloom::formats::{npz, safetensors};
+use netloom::ir::{DType, Program, Tensor, sample};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{TestCaseError, TestRunner};
+
+/// One change to a file.
+#[derive(Clone, Debug)]
+enum Change {
+    /// A byte becomes another.
+    Byte(Index, u8),
+    /// A number of eight bytes becomes one at the edge of what sizes can be.
+    Number(Index, u64),
+    /// Bytes are cut out.
+    Cut(Index, usize),
+    /// Bytes are repeated.
+    Repeat(Index, usize),
+    /// A piece of another file, or of this one, is put in.
+    Splice(Index, Index, usize),
+    /// The end is missing.
+    End(Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let at = any::<Index>;
+    let edges = prop::sample::select(vec![
+        0,
+        1,
+        u64::MAX,
+        1 << 63,
+        1 << 31,
+        u64::from(u32::MAX),
+        0x7f7f_7f7f_7f7f_7f7f,
+    ]);
+    prop_oneof![
+        4 => (at(), any::<u8>()).prop_map(|(at, byte)| Change::Byte(at, byte)),
+        2 => (at(), edges).prop_map(|(at, number)| Change::Number(at, number)),
+        1 => (at(), 1..32_usize).prop_map(|(at, length)| Change::Cut(at, length)),
+        1 => (at(), 1..32_usize).prop_map(|(at, length)| Change::Repeat(at, length)),
+        2 => (at(), at(), 1..64_usize).prop_map(|(at, from, length)| Change::Splice(at, from, length)),
+        1 => at().prop_map(Change::End),
+    ]
+}
+
+fn changed(mut bytes: Vec<u8>, other: &[u8], change: &Change) -> Vec<u8> {
+    if bytes.is_empty() {
+        return bytes;
+    }
+    let upto = |start: usize, length: usize, whole: usize| start..(start + length).min(whole);
+    match change {
+        Change::Byte(at, byte) => {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        Change::Number(at, number) => {
+            let range = upto(at.index(bytes.len()), 8, bytes.len());
+            let number = number.to_le_bytes();
+            bytes[range.clone()].copy_from_slice(&number[..range.len()]);
+        }
+        Change::Cut(at, length) => {
+            let range = upto(at.index(bytes.len()), *length, bytes.len());
+            bytes.drain(range);
+        }
+        Change::Repeat(at, length) => {
+            let range = upto(at.index(bytes.len()), *length, bytes.len());
+            let piece = bytes[range.clone()].to_vec();
+            bytes.splice(range.start..range.start, piece);
+        }
+        Change::Splice(at, from, length) => {
+            let at = at.index(bytes.len());
+            let piece = upto(from.index(other.len().max(1)), *length, other.len());
+            bytes.splice(at..at, other[piece].iter().copied());
+        }
+        Change::End(at) => bytes.truncate(at.index(bytes.len())),
+    }
+    bytes
+}
+
+/// Gives a reader damaged files.
+fn damage(reader: fn(&[u8]), files: &[Vec<u8>]) {
+    files.iter().for_each(|file| reader(file));
+    let cases = std::env::var("NETLOOM_FUZZ_CASES").map_or(10_000, |cases| cases.parse().expect("a number"));
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let strategy = (any::<Index>(), any::<Index>(), prop::collection::vec(change(), 1..8));
+    let result = runner.run(&strategy, |(file, other, changes)| {
+        let (file, other) = (&files[file.index(files.len())], &files[other.index(files.len())]);
+        let bytes = changes
+            .iter()
+            .fold(file.clone(), |bytes, change| changed(bytes, other, change));
+        catch_unwind(AssertUnwindSafe(|| reader(&bytes)))
+            .map_err(|_| TestCaseError::fail(format!("the reader panics on {} bytes: {bytes:?}", bytes.len())))
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// Small tensors of all types that a format has.
+fn tensors() -> Vec<(String, Tensor)> {
+    let types = DType::ALL
+        .into_iter()
+        .filter(|dtype| !matches!(dtype, DType::F16 | DType::BF16));
+    types
+        .map(|dtype| (format!("of {dtype}"), Tensor::zeros(dtype, vec![2, 3])))
+        .chain([("empty".to_owned(), Tensor::zeros(DType::F32, vec![0, 7]))])
+        .collect()
+}
+
+#[test]
+fn damaged_onnx_models() {
+    // The small models of ONNX's own tests, and their tensors.
+    let archive = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/onnx/onnx-open.tar.gz"));
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(&archive.expect("it is in the repository")[..])
+        .read_to_end(&mut bytes)
+        .expect("it is a gzip file");
+    let mut files = Vec::new();
+    let mut at = 0;
+    while at + 512 <= bytes.len() && bytes[at] != 0 {
+        let digits = String::from_utf8_lossy(&bytes[at + 124..at + 135]).into_owned();
+        let size = usize::from_str_radix(digits.trim_matches(['\0', ' ']), 8).expect("a size in octal");
+        if (1..20_000).contains(&size) && bytes[at + 156] == b'0' {
+            files.push(bytes[at + 512..][..size].to_vec());
+        }
+        at += 512 + size.div_ceil(512) * 512;
+    }
+    assert!(files.len() > 1000, "{} files", files.len());
+    damage(readers::onnx, &files);
+}
+
+#[test]
+fn damaged_safetensors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.safetensors");
+    safetensors::save(&path, &tensors()).expect("it is written");
+    damage(readers::safetensors, &[std::fs::read(&path).expect("it is there")]);
+}
+
+#[test]
+fn damaged_npz_archives() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.npz");
+    let tensors = tensors();
+    let files = tensors.chunks(4).map(|arrays| {
+        npz::save(&path, arrays).expect("it is written");
+        std::fs::read(&path).expect("it is there")
+    });
+    damage(readers::npz, &files.collect::<Vec<_>>());
+}
+
+#[test]
+fn damaged_texts() {
+    let mut draws = sample::SplitMix(11);
+    let graphs = (0..40).map(|_| {
+        let choices: Vec<u8> = (0..24).map(|_| draws.bits() as u8).collect();
+        sample::graph(&choices, DType::F32)
+    });
+    let mut files: Vec<Vec<u8>> = graphs
+        .map(|graph| Program::pure("main", graph).to_string().into_bytes())
+        .collect();
+    files.push(
+        b"state w: f32[2] = f32[2] [1.0,2.0]\nstate k: f32[2] = graph(seed: u64[]) {\n%0 = broadcast [2] 1.0\nreturn %0\n}\n\
+          entry step = graph(w: f32[2], x: f32[2]) {\n%1 = add w, x\nreturn w = %1, y = %1\n}\n"
+            .to_vec(),
+    );
+    damage(readers::text, &files);
+}
