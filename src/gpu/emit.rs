@@ -28,6 +28,7 @@ use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use prim::{Prims, memory, register};
 
+mod fma;
 pub mod prim;
 
 /// The part of a kernel between two barriers.

@@ -7,6 +7,7 @@ use netloom_ir::kernel::{Combine, Prim};
 use netloom_ir::{DType, Scalar};
 use rspirv::spirv::{GlslStd450Op, Op, Word};
 
+use super::fma::emit_fma;
 use crate::gpu::device::Traits;
 use crate::gpu::spirv::{Kind, Writer};
 
@@ -345,12 +346,12 @@ impl Prims<'_> {
         }
     }
 
-    /// `x · y + z` with one rounding. Where the device rounds twice it is computed from exact parts.
+    /// `x · y + z` with one rounding. Where the device rounds twice it is computed in a wider type or in integers.
     fn emit_fma(&mut self, kind: Kind, x: Word, y: Word, z: Word) -> Word {
         match kind {
             _ if self.traits.fuses(kind) => self.w.arithmetic(GlslStd450Op::Fma, kind, &[x, y, z]),
             Kind::F32 if self.traits.float64 => self.fma_by_f64(x, y, z),
-            _ => self.fma_by_parts(kind, x, y, z),
+            _ => emit_fma(self.w, kind, [x, y, z]),
         }
     }
 
@@ -378,41 +379,6 @@ impl Prims<'_> {
         let odd = self.w.select(Kind::U64, is_moved, moved, bits);
         let odd = self.w.bitcast(wide, odd);
         self.w.op(Op::FConvert, Kind::F32, &[odd])
-    }
-
-    /// The product as a sum of two (T. Dekker, 1971), the sum with its error: the last rounding but one is of a small term.
-    fn fma_by_parts(&mut self, kind: Kind, x: Word, y: Word, z: Word) -> Word {
-        let product = self.w.exact(Op::FMul, kind, &[x, y]);
-        let ((x_high, x_low), (y_high, y_low)) = (self.split(kind, x), self.split(kind, y));
-        let mut rest = self.w.exact(Op::FMul, kind, &[x_high, y_high]);
-        rest = self.w.exact(Op::FSub, kind, &[rest, product]);
-        for (a, b) in [(x_high, y_low), (x_low, y_high), (x_low, y_low)] {
-            let term = self.w.exact(Op::FMul, kind, &[a, b]);
-            rest = self.w.exact(Op::FAdd, kind, &[rest, term]);
-        }
-        let (sum, error) = self.two_sum(kind, product, z);
-        let small = self.w.exact(Op::FAdd, kind, &[error, rest]);
-        let result = self.w.exact(Op::FAdd, kind, &[sum, small]);
-        // Where the parts overflow, an operand is not finite, or nothing is left, the plain sum is right, its sign of zero too.
-        let zero = self.w.constant(kind, 0);
-        let none = self.w.exact(Op::FSub, kind, &[small, small]);
-        let is_finite = self.w.op(Op::FOrdEqual, Kind::Bool, &[none, zero]);
-        let is_left = self.w.op(Op::FOrdNotEqual, Kind::Bool, &[small, zero]);
-        let is_better = self.w.op(Op::LogicalAnd, Kind::Bool, &[is_finite, is_left]);
-        self.w.select(kind, is_better, result, sum)
-    }
-
-    /// A float as the sum of two of half its precision.
-    fn split(&mut self, kind: Kind, x: Word) -> (Word, Word) {
-        let factor = match kind {
-            Kind::F64 => self.w.constant(kind, f64::from((1 << 27) + 1).to_bits()),
-            _ => self.w.f32(((1 << 12) + 1) as f32),
-        };
-        let scaled = self.w.exact(Op::FMul, kind, &[x, factor]);
-        let rest = self.w.exact(Op::FSub, kind, &[scaled, x]);
-        let high = self.w.exact(Op::FSub, kind, &[scaled, rest]);
-        let low = self.w.exact(Op::FSub, kind, &[x, high]);
-        (high, low)
     }
 
     /// A sum and its error (O. Møller, 1965; D. Knuth).
