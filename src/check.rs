@@ -24,6 +24,7 @@ use netloom_ir::passes::{self, Pass};
 use netloom_ir::{Init, Loc, Op, Program, Scalar, Target, Tensor, Type, oracle};
 
 use crate::compile::{Lowered, plan_graphs};
+use crate::device::Floats;
 use crate::error::Error;
 use crate::layout::Layouts;
 use crate::plan::KernelId;
@@ -217,7 +218,8 @@ impl Checker<'_> {
             let results = results.map_or_else(|| judgement.results(), |results| border.restored(results));
             outcome.pieces += 1;
             for (output, &id) in region.outputs.iter().enumerate() {
-                let worst = judgement.compare(output, &results[output]);
+                let floats = engine.floats(results[output].dtype());
+                let worst = judgement.compare(output, &results[output], floats);
                 outcome.share = outcome.share.max(worst.share);
                 if worst.share > 1.0 && outcome.difference.is_none() {
                     let kernel = only_kernel(&lowered, number);
@@ -266,7 +268,7 @@ fn blame(
 ) -> String {
     let holds = |results: Vec<Tensor>| {
         let mut outputs = results.iter().enumerate();
-        outputs.all(|(output, result)| judgement.compare(output, result).share <= 1.0)
+        outputs.all(|(output, result)| judgement.compare(output, result, Floats::IEEE).share <= 1.0)
     };
     if !holds(eval::run(lowered.kernels.kernel(id), inputs)) {
         "kernel: the region is not what its nodes are (fuse, kernel::build)".to_owned()

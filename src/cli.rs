@@ -21,6 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use netloom::device::Choice;
 use netloom::formats::write_whole;
 use netloom::{Cpu, Device, Error};
 
@@ -106,13 +107,21 @@ impl Machine {
         }
     }
 
-    /// The device; where `auto` takes the CPU, it says why.
+    /// The device.
+    fn choice(&self) -> Result<Choice, Error> {
+        Device::named(&self.device, self.cpu()?)
+    }
+
+    /// The device, for what nothing can stand in for.
     fn device(&self) -> Result<Device, Error> {
-        let (device, fallback) = Device::named(&self.device, self.cpu()?)?;
-        if let Some(reason) = fallback {
-            eprintln!("note: running on the CPU: {reason}");
-        }
-        Ok(device)
+        Ok(self.choice()?.device)
+    }
+}
+
+/// Says why the CPU stands in for a device, if it does.
+fn say_fallback(choice: &Choice) {
+    for reason in &choice.fell_back {
+        eprintln!("note: running on the CPU: {reason}");
     }
 }
 

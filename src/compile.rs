@@ -241,7 +241,9 @@ pub(crate) fn assemble(device: &Device, mut lowered: Lowered) -> Result<Executab
             let Lowered {
                 plans, kernels, memory, ..
             } = lowered;
-            let code = stages.time("emit", || gpu::runner::Code::new(device, &kernels, plans, &memory))?;
+            let code = stages.time("emit", || {
+                gpu::runner::Code::new(device, kernels.nests(), plans, &memory.constants, memory.state_bytes)
+            })?;
             Code::Vulkan(Arc::new(code))
         }
     };

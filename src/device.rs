@@ -4,7 +4,7 @@ use std::fmt;
 #[cfg(feature = "vulkan")]
 use std::sync::Arc;
 
-use netloom_ir::Target;
+use netloom_ir::{DType, Target};
 
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
@@ -22,14 +22,13 @@ pub enum Device {
 }
 
 impl Device {
-    /// The device that a user names: `cpu`, `vulkan`, `vulkan:N`, or `auto`, which is Vulkan if it has a GPU and otherwise the CPU, with
-    /// the reason why.
+    /// The device that a user names: `cpu`, `vulkan`, `vulkan:N`, or `auto`, which is Vulkan if it has a GPU and otherwise the CPU.
     ///
     /// # Errors
     /// If there is no such device.
-    pub fn named(name: &str, cpu: Cpu) -> Result<(Device, Option<String>), Error> {
+    pub fn named(name: &str, cpu: Cpu) -> Result<Choice, Error> {
         if name == "cpu" {
-            return Ok((Device::Cpu(cpu), None));
+            return Ok(Choice::of(Device::Cpu(cpu)));
         }
         let unknown = || Error::Unknown(format!("unknown device `{name}`; known: cpu, vulkan, vulkan:N, auto"));
         let number = match name.split_once(':') {
@@ -41,10 +40,11 @@ impl Device {
             // A Vulkan that runs on the CPU itself is slower than our own code.
             (Ok(found), "auto") if found.name().ends_with("(cpu)") => {
                 let reason = format!("the only Vulkan device is {}", found.name());
-                Ok((Device::Cpu(cpu), Some(reason)))
+                Ok(Choice::fallen_back(cpu, reason))
             }
-            (Ok(found), _) => Ok((found, None)),
-            (Err(error), "auto") => Ok((Device::Cpu(cpu), Some(error.to_string()))),
+            (Ok(device), "auto") => Ok(Choice::or_cpu(device, cpu)),
+            (Ok(device), _) => Ok(Choice::of(device)),
+            (Err(error), "auto") => Ok(Choice::fallen_back(cpu, error.to_string())),
             (Err(error), _) => Err(error),
         }
     }
@@ -72,6 +72,17 @@ impl Device {
         }
     }
 
+    /// What it promises of floats of the type in which `dtype` is computed.
+    pub fn floats(&self, dtype: DType) -> Floats {
+        match self {
+            Device::Cpu(_) => Floats::IEEE,
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(device) if dtype == DType::F64 => device.traits.floats64,
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(device) => device.traits.floats32,
+        }
+    }
+
     /// The name in reports: `cpu`, or `vulkan:N` with the device's own name.
     pub fn name(&self) -> String {
         match self {
@@ -81,6 +92,94 @@ impl Device {
                 let found = &device.description;
                 format!("vulkan:{} {} ({})", found.number, found.name, found.kind)
             }
+        }
+    }
+}
+
+/// A device, and whether a CPU may stand in for it.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// What is used.
+    pub device: Device,
+    /// What stands in if it refuses.
+    instead: Option<Cpu>,
+    /// Why the CPU had to stand in, each time that it had to.
+    pub fell_back: Vec<String>,
+}
+
+impl Choice {
+    /// That device and no other.
+    pub fn of(device: Device) -> Choice {
+        Choice {
+            device,
+            instead: None,
+            fell_back: Vec::new(),
+        }
+    }
+
+    /// A device; where it refuses a program, this CPU.
+    pub fn or_cpu(device: Device, cpu: Cpu) -> Choice {
+        Choice {
+            instead: Some(cpu),
+            ..Choice::of(device)
+        }
+    }
+
+    fn fallen_back(cpu: Cpu, reason: String) -> Choice {
+        Choice {
+            fell_back: vec![reason],
+            ..Choice::of(Device::Cpu(cpu))
+        }
+    }
+
+    /// Makes something on the device. If that refuses and the CPU may stand in, makes it there, says so, and stays there.
+    ///
+    /// # Errors
+    /// What `make` says, of the last device that was tried.
+    pub fn make<T>(&mut self, mut make: impl FnMut(&Device) -> Result<T, Error>) -> Result<T, Error> {
+        let made = make(&self.device);
+        #[cfg(feature = "vulkan")]
+        if let (Err(Error::Gpu(error)), Some(cpu)) = (&made, &self.instead) {
+            self.fell_back.push(error.to_string());
+            self.device = Device::Cpu(cpu.clone());
+            self.instead = None;
+            return make(&self.device);
+        }
+        made
+    }
+}
+
+/// What a device promises of floats of one width. Vulkan leaves each of these to devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floats {
+    /// Results are rounded to nearest even.
+    pub nearest: bool,
+    /// Subnormal numbers are kept, not taken for zero.
+    pub subnormals: bool,
+    /// Infinities, NaN and the sign of zero are kept.
+    pub specials: bool,
+}
+
+impl Floats {
+    /// As IEEE 754 says.
+    pub const IEEE: Floats = Floats {
+        nearest: true,
+        subnormals: true,
+        specials: true,
+    };
+}
+
+impl fmt::Display for Floats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lacking = [
+            (self.nearest, "rounding to nearest"),
+            (self.subnormals, "subnormals"),
+            (self.specials, "infinities and NaN"),
+        ];
+        let lacking: Vec<&str> = lacking.iter().filter(|(has, _)| !has).map(|(_, name)| *name).collect();
+        match lacking.is_empty() {
+            true => f.write_str("as IEEE 754"),
+            false => write!(f, "without promise of {}", lacking.join(", ")),
         }
     }
 }

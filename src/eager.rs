@@ -8,9 +8,11 @@ use netloom_ir::ops::Op;
 use netloom_ir::program::Program;
 use netloom_ir::{DType, Tensor, fuse};
 
-use crate::cpu::dispatch::Dispatcher;
-use crate::cpu::isa::Cpu;
+use crate::cpu;
+use crate::device::Device;
 use crate::error::Error;
+#[cfg(feature = "vulkan")]
+use crate::gpu;
 use crate::layout::Layouts;
 use crate::plan::{self, Kernels, Memory, Outline, Step};
 use crate::session::Session;
@@ -23,16 +25,68 @@ pub struct Eager {
     counted: Vec<usize>,
 }
 
+/// What calls the kernels.
+enum Dispatcher {
+    Cpu(Box<cpu::dispatch::Dispatcher>),
+    #[cfg(feature = "vulkan")]
+    Vulkan(Box<gpu::dispatch::Dispatcher>),
+}
+
+/// Called after each step with its number and the bytes of the results it wrote; ends the run by giving `false`.
+type Observe<'a> = dyn FnMut(usize, &[&[u8]]) -> bool + 'a;
+
+impl Dispatcher {
+    fn run(
+        &mut self,
+        outline: &Outline,
+        inputs: &[&Tensor],
+        outputs: &mut [Tensor],
+        observe: Option<&mut Observe<'_>>,
+    ) -> Result<(), Error> {
+        match self {
+            Dispatcher::Cpu(dispatcher) => {
+                dispatcher.run(outline, inputs, outputs, observe.unwrap_or(&mut |_, _| true))?;
+            }
+            #[cfg(feature = "vulkan")]
+            Dispatcher::Vulkan(dispatcher) => dispatcher.run(outline, inputs, outputs, observe)?,
+        }
+        Ok(())
+    }
+
+    fn allocations(&self) -> usize {
+        match self {
+            Dispatcher::Cpu(dispatcher) => dispatcher.allocations(),
+            #[cfg(feature = "vulkan")]
+            Dispatcher::Vulkan(dispatcher) => dispatcher.allocations(),
+        }
+    }
+
+    fn peak_bytes(&self) -> usize {
+        match self {
+            Dispatcher::Cpu(dispatcher) => dispatcher.peak_bytes(),
+            #[cfg(feature = "vulkan")]
+            Dispatcher::Vulkan(dispatcher) => dispatcher.peak_bytes(),
+        }
+    }
+}
+
 impl Eager {
-    /// Compiles a kernel for each distinct operation; states start as they are in `session`, which runs the same program.
+    /// Compiles a kernel for each distinct operation; states start as they are in `session`, which runs the same program. On a CPU the
+    /// kernels are run by `threads` workers.
     ///
     /// # Errors
-    /// If the program is wrong, or there is no code for the CPU.
-    pub fn new(program: &Program, cpu: &Cpu, threads: usize, session: &Session) -> Result<Eager, Error> {
+    /// If the program is wrong, or there is no code for the device.
+    pub fn new(
+        program: &Program,
+        device: impl Into<Device>,
+        threads: usize,
+        session: &Session,
+    ) -> Result<Eager, Error> {
         program.verify()?;
+        let device = device.into();
         let layouts = Layouts::dense();
         let mut memory = Memory::new(&program.states, &layouts);
-        let mut kernels = Kernels::new(cpu.target());
+        let mut kernels = Kernels::new(device.target());
         let graphs: Vec<Graph> = program.entries.iter().map(|entry| entry.graph.clone()).collect();
         let outlines: Vec<Outline> = program
             .entries
@@ -49,7 +103,18 @@ impl Eager {
             })
             .collect();
         let states = memory.state_values(session)?;
-        let dispatcher = Dispatcher::new(&kernels, &outlines, &memory.constants, &states, cpu, threads)?;
+        let (constants, states) = (&memory.constants, &states);
+        let dispatcher = match &device {
+            Device::Cpu(cpu) => {
+                let new = cpu::dispatch::Dispatcher::new(&kernels, &outlines, constants, states, cpu, threads)?;
+                Dispatcher::Cpu(Box::new(new))
+            }
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(device) => {
+                let new = gpu::dispatch::Dispatcher::new(&kernels, &outlines, constants, states, device)?;
+                Dispatcher::Vulkan(Box::new(new))
+            }
+        };
         let counted = vec![0; outlines.len()];
         Ok(Eager {
             graphs,
@@ -69,8 +134,7 @@ impl Eager {
     pub fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let number = self.number(entry)?;
         let before = self.dispatcher.allocations();
-        self.dispatcher
-            .run(&self.outlines[number], inputs, outputs, &mut |_, _| true)?;
+        self.dispatcher.run(&self.outlines[number], inputs, outputs, None)?;
         self.counted[number] = self.dispatcher.allocations() - before;
         Ok(())
     }
@@ -89,7 +153,7 @@ impl Eager {
         let number = self.number(entry)?;
         let (graph, outline) = (&self.graphs[number], &self.outlines[number]);
         let mut found = None;
-        self.dispatcher.run(outline, inputs, outputs, &mut |step, written| {
+        let mut observe = |step: usize, written: &[&[u8]]| {
             let Step::Kernel { nodes, .. } = &outline.steps[step] else {
                 return true;
             };
@@ -102,7 +166,8 @@ impl Eager {
             let node = graph.node(id);
             found = Some(format!("{id} = {} ({}) at {}", node.op.name(), node.types[0], node.loc));
             false
-        })?;
+        };
+        self.dispatcher.run(outline, inputs, outputs, Some(&mut observe))?;
         Ok(found)
     }
 

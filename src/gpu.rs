@@ -1,17 +1,21 @@
 //! The Vulkan backend: nests to compute pipelines.
 //!
 //! [`device`] finds a device and says what it can do. [`emit`] spells a nest in SPIR-V, through [`spirv`]; [`code`] makes pipelines of the
-//! modules, with a [`cache`] on disk; [`record`] turns a plan into command buffers, once; [`runner`] holds a session's memory and submits
-//! them; [`script`] writes a plan's commands down for other programs. libvulkan is opened at run time: without it everything else works.
+//! modules, with a [`cache`] on disk; [`record`] turns a plan into command buffers, once; [`runner`] holds a session's memory, [`submit`] hands
+//! commands to the device. [`dispatch`] runs operation by operation instead; [`script`] writes a plan's commands down for other programs.
+//! libvulkan is opened at run time: without it everything else works.
 
 pub mod cache;
 pub mod code;
 pub mod device;
+pub mod dispatch;
 pub mod emit;
+pub mod probe;
 pub mod record;
 pub mod runner;
 pub mod script;
 pub mod spirv;
+pub mod submit;
 
 use vulkano::{Validated, VulkanError};
 

@@ -13,6 +13,7 @@
 //! | run | [`session::Session::run`] | tensors → tensors |
 
 pub mod ahead;
+pub mod buffers;
 pub mod check;
 pub mod compile;
 pub mod cpu;

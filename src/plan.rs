@@ -26,7 +26,8 @@ use netloom_ir::ops::{Branch, Loop, Op, Scan};
 use netloom_ir::{Tensor, Type};
 
 pub use arena::ALIGN;
-use arena::{TempId, Temps};
+pub use arena::TempId;
+use arena::Temps;
 pub(crate) use barriers::{SHARED_COPY_BYTES, is_shared_kernel};
 pub use kernels::{KernelId, Kernels};
 

@@ -16,6 +16,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use netloom_ir::prepare::PREPARE;
 use netloom_ir::{DType, Scalar, Tensor};
@@ -174,6 +175,16 @@ impl Session {
     pub fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         self.prepare()?;
         self.run_entry(entry, inputs, outputs)
+    }
+
+    /// How long the driver of a Vulkan device has taken to submit and to wait, in all runs so far; what else they took was the host's own.
+    /// `None` on a CPU.
+    pub fn driver_time(&self) -> Option<Duration> {
+        match &self.runner {
+            Runner::Cpu(_) => None,
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(runner) => Some(runner.driver_time()),
+        }
     }
 
     /// What runs it on a Vulkan device, if it is one.

@@ -4,6 +4,7 @@ mod support;
 
 use netloom::check::{Compiled, Engine, Interpreter, Options, Outcome, check};
 use netloom::compile::Lowered;
+use netloom::device::Floats;
 use netloom::ir::builder::Builder;
 use netloom::ir::kernel::{Exprs, Prim, Stmt, Work, build};
 use netloom::ir::passes::{PASSES, Pass};
@@ -153,6 +154,10 @@ impl Engine for Spoiled {
 
     fn target(&self) -> Target {
         self.cpu.target()
+    }
+
+    fn floats(&self, dtype: DType) -> Floats {
+        self.cpu.floats(dtype)
     }
 
     fn load(&mut self, pieces: &Lowered) -> Result<(), Error> {

@@ -10,16 +10,19 @@ use std::sync::Arc;
 
 use netloom::check::{Compiled, Engine, Options as Checking, check};
 use netloom::compile::lower;
-use netloom::gpu::device::{Device, Options};
+use netloom::eager::Eager;
+use netloom::gpu::device::{Device, Options, Pretend};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::Builder;
 use netloom::ir::kernel::Combine;
 use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
-use netloom::ir::{DType, Program, Scalar, Tensor, Type, sample};
+use netloom::ir::sample::SplitMix;
+use netloom::ir::{DType, Op, Program, Scalar, Tensor, Type, sample};
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
 use netloom::nn::training::{TRAIN_STEP, program};
-use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training, zoo};
+use netloom::nn::zoo::{self, resnet};
+use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::plan::kernels::Makers;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::{Cpu, Session, compile};
@@ -90,7 +93,6 @@ fn an_autoencoder_trains_as_on_the_cpu() {
     training_follows_the_cpu("autoencoder", 8);
 }
 
-/// The layers must be awake, or their silence means nothing.
 /// A machine's random numbers are the graph's own, so its errors are the CPU's but for the order of sums.
 #[test]
 fn boltzmann_machines_learn_as_on_the_cpu() {
@@ -149,6 +151,269 @@ fn recurrent_nets_train_as_on_the_cpu() {
     assert_eq!(device.messages(), [""; 0]);
 }
 
+/// Operation by operation, training takes the same way as compiled for the CPU; loops, which the host goes through, as well.
+#[test]
+fn eager_training_follows_the_cpu() {
+    let Some(device) = support::vulkan() else { return };
+    for (net, batch) in [("mlp", 8), ("lenet", 4), ("lstm", 2)] {
+        let (program, inputs) = training(net, batch);
+        let cpu = compile(&program, Cpu::native()).expect("code");
+        let mut session = Session::new(cpu.into(), 2, 7).expect("memory");
+        let mut eager = Eager::new(&program, Arc::clone(&device), 1, &session).expect("kernels");
+        let mut loss = session.results(TRAIN_STEP).expect("an entry");
+        for (step, expected) in losses(&mut session, &inputs, 6).into_iter().enumerate() {
+            eager
+                .run(TRAIN_STEP, &[&inputs[0], &inputs[1]], &mut loss)
+                .unwrap_or_else(|error| panic!("{net}: {error}"));
+            let found = loss[0].get(0).as_f64();
+            assert!(
+                (found - expected).abs() <= 1e-3 * expected.abs(),
+                "{net}, step {step}: {found}, compiled for the CPU {expected}"
+            );
+        }
+        let plan = session.executable().plan(TRAIN_STEP).expect("an entry");
+        assert!(eager.kernel_runs(TRAIN_STEP) > plan.kernel_runs(), "{net}");
+        assert!(eager.allocations(TRAIN_STEP) > 0 && eager.peak_bytes() > 0, "{net}");
+    }
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// Eager execution sees every value, on the device too.
+#[test]
+fn the_first_value_that_is_no_number_is_named() {
+    let Some(device) = support::vulkan() else { return };
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [3]);
+    let program = Program::pure("run", b.finish([("y", ((x - 1.0).log() + x).exp())]).expect("a graph"));
+    let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+    let session = Session::new(executable.into(), 1, 0).expect("memory");
+    let mut eager = Eager::new(&program, Arc::clone(&device), 1, &session).expect("kernels");
+    let mut results = session.results("run").expect("an entry");
+    let mut found = |values: [f32; 3]| {
+        let x = Tensor::from_f32([3], &values);
+        eager.first_not_finite("run", &[&x], &mut results).expect("a run")
+    };
+    assert_eq!(found([2.0, 3.0, 4.0]), None);
+    let named = found([2.0, 0.5, 4.0]).expect("the logarithm of a negative number");
+    assert!(named.contains("= log"), "{named}");
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// Operands of `x · y + z` that show each rounding: any bits at all; sums that nearly cancel, at every magnitude; results about the least
+/// numbers.
+fn awkward(random: &mut SplitMix, dtype: DType) -> [Scalar; 3] {
+    let wide = dtype == DType::F64;
+    let any = |random: &mut SplitMix| match wide {
+        true => Scalar::from_bits(random.bits(), dtype),
+        false => Scalar::from_bits(random.bits() >> 32, dtype),
+    };
+    let (mut x, mut y) = (any(random), any(random));
+    match random.below(4) {
+        0 => return [x, y, any(random)],
+        1 => {
+            let exponent = if wide { -537 } else { -74 } + random.below(8) as i32 - 4;
+            let sized = |x: Scalar| Scalar::Float((x.as_f64() % 1.0 + 1.0) * f64::powi(2.0, exponent));
+            (x, y) = (sized(x).round(dtype), sized(y).round(dtype));
+        }
+        _ => {}
+    }
+    // The product with the other sign, a few places off.
+    let product = Scalar::Float(-x.as_f64() * y.as_f64()).round(dtype);
+    let bits = product
+        .to_bits(dtype)
+        .wrapping_add(random.below(5) as u64)
+        .wrapping_sub(2);
+    [
+        x,
+        y,
+        Scalar::from_bits(if wide { bits } else { bits & 0xffff_ffff }, dtype),
+    ]
+}
+
+/// Whatever a device does: in its own way, in a wider type, in integers.
+#[test]
+fn a_product_and_a_sum_round_once() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let devices: [(DType, Pretend); 4] = [
+        (DType::F32, |_| {}),
+        (DType::F32, |traits| traits.fuses32 = false),
+        (DType::F32, |traits| (traits.fuses32, traits.float64) = (false, false)),
+        (DType::F64, |traits| traits.fuses64 = false),
+    ];
+    const COUNT: usize = 20_000;
+    for (way, (dtype, pretend)) in devices.into_iter().enumerate() {
+        let options = Options {
+            validate: true,
+            pretend: Some(pretend),
+            ..Options::default()
+        };
+        let device = Device::open(&options).expect("it was opened before");
+        let b = Builder::new();
+        let [x, y, z] = ["x", "y", "z"].map(|name| b.input(name, dtype, [COUNT]));
+        let program = Program::pure("run", b.finish([("w", x.fma(y, z))]).expect("a graph"));
+        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let mut random = SplitMix(17);
+        let operands: Vec<[Scalar; 3]> = (0..COUNT).map(|_| awkward(&mut random, dtype)).collect();
+        let inputs = [0, 1, 2].map(|place| {
+            let elements = operands.iter().map(|operands| operands[place]);
+            Tensor::from_scalars(dtype, [COUNT], elements.collect::<Vec<_>>())
+        });
+        let mut found = session.results("run").expect("an entry");
+        session
+            .run("run", &[&inputs[0], &inputs[1], &inputs[2]], &mut found)
+            .expect("a run");
+        for (at, operands) in operands.iter().enumerate() {
+            let [x, y, z] = operands.map(Scalar::as_f64);
+            let expected = match dtype {
+                DType::F64 => x.mul_add(y, z),
+                _ => f64::from((x as f32).mul_add(y as f32, z as f32)),
+            };
+            let found = found[0].get(at).as_f64();
+            let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            assert!(
+                same,
+                "way {way}: {x:e} · {y:e} + {z:e} is {found:e}, should be {expected:e}"
+            );
+        }
+        assert_eq!(device.messages(), [""; 0]);
+    }
+}
+
+/// What a command says, and its report, which must be of the device that was asked for.
+fn report(arguments: &[&str], device: &str) -> (String, serde_json::Value) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
+    command.args(arguments).args(["--json", "--device", device]);
+    let output = command.arg("--out").arg(folder.path()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let name = report["device"].as_str().expect("a name");
+    assert!(name.starts_with(device), "{report}");
+    assert_eq!(report["fell_back"], serde_json::json!([]));
+    (said, report)
+}
+
+/// The command that users know: the same numbers on the device.
+#[test]
+fn the_command_train_learns_as_on_the_cpu() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let train = ["train", "mlp", "--epochs", "1", "--batch", "512"];
+    let [(_, cpu), (_, gpu)] = ["cpu", "vulkan"].map(|device| report(&train, device));
+    for number in ["train_loss", "validation_loss", "test_loss"] {
+        let [cpu, gpu] = [&cpu, &gpu].map(|report| report[number].as_f64().expect("a number"));
+        assert!(
+            (cpu - gpu).abs() <= 1e-3 * cpu.abs(),
+            "{number}: {gpu}, on the CPU {cpu}"
+        );
+    }
+}
+
+/// The tour, without its first and longest part.
+#[test]
+fn the_command_demo_runs_on_the_device() {
+    if support::vulkan().is_some() {
+        let (said, report) = report(&["demo", "--epochs", "0"], "vulkan");
+        let name = report["device"].as_str().expect("a name");
+        assert!(said.contains(&format!("both on {name}")), "{said}");
+        assert!(said.contains("the same answers"), "{said}");
+    }
+}
+
+/// The program with what enters each of its rectifiers among its results, and how many those are.
+fn showing_rectified(program: &Program) -> (Program, usize) {
+    let mut program = program.clone();
+    let graph = &mut program.entries[0].graph;
+    let is_rectifier = |op: &Op| matches!(op, Op::Map(map) if map.0.name == "max");
+    let rectifiers = graph.nodes().filter(|(_, node)| is_rectifier(&node.op));
+    let entering: Vec<_> = rectifiers.map(|(_, node)| node.args[0]).collect();
+    let named = entering.iter().enumerate();
+    graph
+        .outputs
+        .extend(named.map(|(number, &id)| (format!("rectified{number}"), id)));
+    (program, entering.len())
+}
+
+/// The greatest difference over the greatest magnitude.
+fn far(found: &Tensor, expected: &Tensor) -> f64 {
+    let pairs = found.scalars().zip(expected.scalars());
+    let apart = pairs.map(|(a, b)| (a.as_f64() - b.as_f64()).abs()).fold(0.0, f64::max);
+    let scale = expected.scalars().map(|b| b.as_f64().abs()).fold(0.0, f64::max);
+    if apart == 0.0 { 0.0 } else { apart / scale }
+}
+
+/// Ten steps of a residual net, each from the CPU's states. The gradient jumps where a rectifier's operand changes its sign, so where one lies
+/// within rounding of zero, and only there, the two may take different sides, and no bound holds for what follows: such steps prove nothing.
+/// After all others every state is the CPU's within 1e-4.
+fn steps_are_as_on_the_cpu(net: &Sequential, batch: usize) {
+    let Some(device) = support::vulkan() else { return };
+    let (input, target) = (
+        Type::new(DType::F32, [batch, 3, 32, 32]),
+        Type::new(DType::I64, [batch]),
+    );
+    let training = (zoo::find("resnet18_cifar").expect("a network").training)();
+    let step = program(net, &input, &target, &training)
+        .expect("a program")
+        .only(TRAIN_STEP);
+    let (step, rectifiers) = showing_rectified(&step);
+    let inputs = [data(&input), data(&target)];
+    let on_cpu = compile(&step, Cpu::native()).expect("code");
+    let on_gpu = compile(&step, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+    let [mut cpu, mut gpu] = [on_cpu, on_gpu].map(|code| Session::new(code.into(), 2, 7).expect("memory"));
+    let mut results = [0, 1].map(|_| cpu.results(TRAIN_STEP).expect("an entry"));
+    let mut proved = 0;
+    for number in 0..10 {
+        for (name, value) in cpu.states() {
+            gpu.set_state(&name, &value).expect("a state");
+        }
+        for (session, results) in [&mut cpu, &mut gpu].into_iter().zip(&mut results) {
+            session
+                .run(TRAIN_STEP, &[&inputs[0], &inputs[1]], results)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        let [on_cpu, on_gpu] = &results;
+        let mut flips = 0;
+        for (expected, found) in on_cpu.iter().zip(on_gpu).rev().take(rectifiers) {
+            let scale = expected.scalars().map(|x| x.as_f64().abs()).fold(0.0, f64::max);
+            for (a, b) in expected.scalars().zip(found.scalars()) {
+                let (a, b) = (a.as_f64(), b.as_f64());
+                assert!(
+                    (a - b).abs() <= 1e-4 * scale,
+                    "step {number}: {b} is rectified, on the CPU {a}"
+                );
+                flips += usize::from((a > 0.0) != (b > 0.0));
+            }
+        }
+        if flips > 0 {
+            eprintln!("step {number}: {flips} operands of rectifiers lie within rounding of zero");
+            continue;
+        }
+        proved += 1;
+        for ((name, expected), (_, found)) in cpu.states().iter().zip(gpu.states()) {
+            let far = far(&found, expected);
+            assert!(far <= 1e-4, "step {number}: `{name}` differs by {far:e}");
+        }
+    }
+    assert!(proved >= 3, "{proved} steps of ten without a rectifier at zero");
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// The parts of ResNet-18 once each: the driver that runs on a CPU takes minutes to compile them all.
+#[test]
+fn steps_of_a_residual_net_are_as_on_the_cpu() {
+    let blocks = match std::env::var_os("NETLOOM_ALL") {
+        Some(_) => [2, 2, 2, 2],
+        None => [1, 1, 1, 1],
+    };
+    steps_are_as_on_the_cpu(&resnet::resnet_small(resnet::Kind::Basic, blocks, 10), 2);
+}
+
+/// The layers must be awake, or their silence means nothing.
 #[test]
 fn the_validation_layers_speak_when_provoked() {
     if support::vulkan().is_none() {
@@ -228,47 +493,6 @@ fn modules_are_valid() {
     assert!(checked > 20, "{checked} modules");
 }
 
-#[test]
-fn pipelines_are_kept_on_disk_and_damage_is_noticed() {
-    if support::vulkan().is_none() {
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a folder");
-    let options = Options {
-        cache: Some(folder.path().to_owned()),
-        ..Options::default()
-    };
-    let run = || {
-        let b = Builder::new();
-        let x = b.input("x", DType::F32, [3]);
-        let program = Program::pure("run", b.finish([("y", x * x + 1.0)]).expect("a graph"));
-        let device = Device::open(&options).unwrap_or_else(|error| panic!("{error}"));
-        let executable = compile(&program, device).unwrap_or_else(|error| panic!("{error}"));
-        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
-        let x = Tensor::from_f32([3], &[1.0, 2.0, 3.0]);
-        let results = session.call("run", &[("x", &x)]).expect("a run");
-        assert_eq!(results[0].1.to_f32(), [2.0, 5.0, 10.0]);
-    };
-    run();
-    let files = || -> Vec<_> {
-        let entries = std::fs::read_dir(folder.path()).expect("a folder");
-        entries.map(|entry| entry.expect("a file").path()).collect()
-    };
-    let kept = files();
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    let whole = std::fs::read(&kept[0]).expect("a file");
-    for damaged in [&whole[..whole.len() / 2], b"", b"something else"] {
-        std::fs::write(&kept[0], damaged).expect("a file");
-        run();
-        assert_eq!(files(), kept);
-        assert_eq!(
-            std::fs::read(&kept[0]).expect("a file").len(),
-            whole.len(),
-            "it is written anew"
-        );
-    }
-}
-
 /// Tensors that a device cannot bind at once, here all above 5000 bytes, are bound in windows.
 #[test]
 fn tensors_beyond_the_range_of_a_binding_are_bound_in_windows() {
@@ -277,7 +501,7 @@ fn tensors_beyond_the_range_of_a_binding_are_bound_in_windows() {
     }
     let options = Options {
         validate: true,
-        tensor_bytes: Some(5000),
+        pretend: Some(|traits| traits.tensor_bytes = 5000),
         ..Options::default()
     };
     let device = Device::open(&options).expect("it was opened before");
@@ -305,78 +529,4 @@ fn tensors_beyond_the_range_of_a_binding_are_bound_in_windows() {
     let outcomes = outcomes.unwrap_or_else(|error| panic!("{error}"));
     assert!(outcomes[0].difference.is_none(), "{outcomes:?}");
     assert_eq!(device.messages(), [""; 0]);
-}
-
-/// What `netloom bench` says, and whether it succeeds, with changes to its environment.
-fn bench(device: &str, environment: &[(&str, &str)]) -> (bool, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
-    command.args(["bench", "mlp", "--seconds", "0", "--device", device]);
-    command.envs(environment.iter().copied());
-    let output = command.output().expect("the program runs");
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
-}
-
-#[test]
-fn without_a_driver_or_a_loader_the_cpu_is_offered_and_taken() {
-    if support::vulkan().is_none() {
-        return;
-    }
-    let no_driver = [("VK_DRIVER_FILES", "/nowhere"), ("VK_ICD_FILENAMES", "/nowhere")];
-    // A file of the loader's name that is none.
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("libvulkan.so.1"), "no library").expect("a file");
-    let path = folder.path().to_str().expect("a path in UTF-8");
-    let no_loader = [("LD_LIBRARY_PATH", path)];
-    for (environment, said) in [(&no_driver[..], "no driver"), (&no_loader[..], "no Vulkan loader")] {
-        let (succeeded, message) = bench("vulkan", environment);
-        assert!(!succeeded, "{message}");
-        assert!(message.contains(said), "{message}");
-        assert!(message.contains("--device cpu"), "{message}");
-        let (succeeded, message) = bench("auto", environment);
-        assert!(succeeded, "{message}");
-        assert!(
-            message.contains("running on the CPU") && message.contains(said),
-            "{message}"
-        );
-    }
-}
-
-/// 3 GiB that must be stored at once, where one block may have 2.
-#[test]
-fn too_little_memory_is_said_with_the_bytes_asked_for() {
-    let Some(device) = support::vulkan() else { return };
-    let b = Builder::new();
-    let first = b.iota(DType::F32, [1 << 14, 1 << 14], 1).prefix(Combine::Sum, 1, false);
-    let second = first.prefix(Combine::Max, 0, false);
-    let third = second.prefix(Combine::Min, 1, false);
-    let graph = b.finish([("y", (first * third).sum_all())]).expect("a graph");
-    let executable = compile(&Program::pure("run", graph), Arc::clone(&device));
-    let executable = executable.unwrap_or_else(|error| panic!("{error}"));
-    let Err(error) = Session::new(executable.into(), 1, 0) else {
-        // A device with that much memory has nothing to say.
-        return;
-    };
-    let message = error.to_string();
-    assert!(
-        message.contains("bytes of device memory") && message.contains("--device cpu"),
-        "{message}"
-    );
-}
-
-#[test]
-fn what_there_is_not_is_said() {
-    let options = Options {
-        number: Some(1000),
-        ..Options::default()
-    };
-    let Err(error) = Device::open(&options) else {
-        panic!("there is no device 1000")
-    };
-    assert!(
-        error.to_string().contains("--device cpu") || error.to_string().contains("netloom devices"),
-        "{error}"
-    );
 }

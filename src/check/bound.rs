@@ -2,7 +2,8 @@
 //!
 //! What one node may add is derived: an elementwise function its row's bound; a sum of `n` terms `min(n, 8 √n)` roundings of the sum of
 //! their magnitudes (N. Higham, T. Mary, "A new approach to probabilistic rounding error analysis", 2019: beyond 8 √n the odds are below
-//! 10⁻¹²); all else nothing. What reaches the end of a piece from its earlier nodes is estimated: the oracle runs the piece again with each
+//! 10⁻¹²); all else nothing. A device that does not promise to keep subnormals may take them for zero, one that does not promise to keep
+//! infinities and NaN may give anything instead. What reaches the end of a piece from its earlier nodes is estimated: the oracle runs the piece again with each
 //! node's results moved by all that it may add, up or down by lot, and the greatest effect on an output counts twice.
 
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use netloom_ir::kernel::Combine;
 use netloom_ir::ops::pool::PoolKind;
 use netloom_ir::sample::SplitMix;
 use netloom_ir::{DType, Op, Scalar, Tensor, cost, oracle};
+
+use crate::device::Floats;
 
 /// How often the lots are drawn.
 const TRIALS: u64 = 4;
@@ -77,9 +80,15 @@ impl Judgement {
         self.outputs.iter().map(|(value, _)| Tensor::clone(value)).collect()
     }
 
-    /// The worst element of what was found.
-    pub fn compare(&self, output: usize, found: &Tensor) -> Worst {
+    /// The worst element of what was found by something that promises so much of floats.
+    pub fn compare(&self, output: usize, found: &Tensor, floats: Floats) -> Worst {
         let (wanted, allowed) = &self.outputs[output];
+        // What is taken for zero is less than the least normal number.
+        let flushed = if floats.subnormals {
+            0.0
+        } else {
+            least_normal(wanted.dtype())
+        };
         let mut worst = Worst {
             share: 0.0,
             element: 0,
@@ -87,9 +96,10 @@ impl Judgement {
         };
         for element in 0..wanted.count() {
             let (x, y) = (found.get(element).as_f64(), wanted.get(element).as_f64());
-            let allowed = allowed[element];
+            let allowed = allowed[element] + flushed;
             let share = match (x - y).abs() {
                 _ if x == y || x.is_nan() && y.is_nan() || allowed == f64::INFINITY => 0.0,
+                _ if !floats.specials && !y.is_finite() => 0.0,
                 far if far.is_nan() || allowed == 0.0 => f64::INFINITY,
                 far => far / allowed,
             };
@@ -183,6 +193,16 @@ fn epsilon(dtype: DType) -> f64 {
     }
 }
 
+/// The least magnitude that has all its digits; 0 of integers.
+fn least_normal(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::MIN_POSITIVE,
+        DType::F32 | DType::BF16 => f64::from(f32::MIN_POSITIVE),
+        // A half is computed in `f32`, where its own subnormals are normal.
+        _ => 0.0,
+    }
+}
+
 /// The distance from a number to the next greater one in magnitude.
 fn spacing(x: f64, dtype: DType) -> f64 {
     let least = match dtype {
@@ -270,4 +290,40 @@ fn shake(tensor: &Tensor, by: &[f64], lot: &mut SplitMix) -> Arc<Tensor> {
         tensor.shape(),
         elements.collect::<Vec<_>>(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_ir::builder::Builder;
+
+    use super::*;
+
+    /// What is right depends on what is promised: a subnormal taken for zero, an infinity that became something else.
+    #[test]
+    fn less_is_allowed_where_more_is_promised() {
+        let b = Builder::new();
+        let x = b.input("0", DType::F32, [3]);
+        let graph = b.finish([("y", x * 2.0)]).unwrap();
+        let judgement = Judgement::of(&graph, &[Tensor::from_f32([3], &[1e-40, f32::INFINITY, 1.0])]);
+        let [right, flushed, lost, wrong] = [
+            [2e-40, f32::INFINITY, 2.0],
+            [0.0, f32::INFINITY, 2.0],
+            [2e-40, 7.0, 2.0],
+            [2e-40, f32::INFINITY, 2.1],
+        ]
+        .map(|values| Tensor::from_f32([3], &values));
+        let promised = |subnormals, specials| Floats {
+            subnormals,
+            specials,
+            ..Floats::IEEE
+        };
+        let is_right = |found: &Tensor, floats| judgement.compare(0, found, floats).share <= 1.0;
+        for (subnormals, specials) in [(true, true), (false, true), (true, false), (false, false)] {
+            let floats = promised(subnormals, specials);
+            assert!(is_right(&right, floats));
+            assert_eq!(is_right(&flushed, floats), !subnormals);
+            assert_eq!(is_right(&lost, floats), !specials);
+            assert!(!is_right(&wrong, floats));
+        }
+    }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use netloom_ir::kernel::{Nest, Role, interp};
-use netloom_ir::{Program, Target, Tensor};
+use netloom_ir::{DType, Program, Target, Tensor};
 
 use crate::compile::{Lowered, assemble, compile};
-use crate::device::Device;
+use crate::device::{Device, Floats};
 use crate::error::Error;
 use crate::plan::Step;
 use crate::session::Session;
@@ -18,6 +18,9 @@ pub trait Engine {
 
     /// What its schedules are made for.
     fn target(&self) -> Target;
+
+    /// What it promises of floats of a type.
+    fn floats(&self, dtype: DType) -> Floats;
 
     /// Takes the pieces of an entry.
     ///
@@ -66,6 +69,10 @@ impl Engine for Interpreter {
 
     fn target(&self) -> Target {
         self.target.clone()
+    }
+
+    fn floats(&self, _dtype: DType) -> Floats {
+        Floats::IEEE
     }
 
     fn load(&mut self, pieces: &Lowered) -> Result<(), Error> {
@@ -125,6 +132,10 @@ impl Engine for Compiled {
 
     fn target(&self) -> Target {
         self.device.target()
+    }
+
+    fn floats(&self, dtype: DType) -> Floats {
+        self.device.floats(dtype)
     }
 
     fn load(&mut self, pieces: &Lowered) -> Result<(), Error> {

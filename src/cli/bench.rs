@@ -78,11 +78,10 @@ impl Engine {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let (cpu, device) = (options.machine.cpu()?, options.machine.device()?);
-    let is_cpu = matches!(device, Device::Cpu(_));
-    let on_cpu = [(options.eager, "--eager"), (options.profile.is_some(), "--profile")];
-    if let (false, Some((_, what))) = (is_cpu, on_cpu.iter().find(|(asked, _)| *asked)) {
-        return Err(Error::Usage(format!("`{what}` runs on the CPU; leave out `--device`")));
+    let (cpu, mut choice) = (options.machine.cpu()?, options.machine.choice()?);
+    if options.profile.is_some() && !matches!(choice.device, Device::Cpu(_)) {
+        let message = "`--profile` runs on the CPU; leave out `--device`, or use `--kernels`";
+        return Err(Error::Usage(message.to_owned()));
     }
     let threads = options.machine.threads();
     let arrays = options.input.as_deref().map(npz::load).transpose()?;
@@ -93,14 +92,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
         _ => wanted.to_owned(),
     };
     model.entry(&entry)?;
-    let start = Instant::now();
     let program = model.program.only(&entry).prepared();
-    let executable = Arc::new(compile(&program, &device)?);
-    let compile_ms = milliseconds(start.elapsed());
+    let (mut session, compile_ms) = choice.make(|device| {
+        let start = Instant::now();
+        let executable = Arc::new(compile(&program, device)?);
+        let compile_ms = milliseconds(start.elapsed());
+        Ok((Session::new(executable, threads, options.seed)?, compile_ms))
+    })?;
+    super::say_fallback(&choice);
+    let device = choice.device;
+    let is_cpu = matches!(device, Device::Cpu(_));
+    let executable = session.executable();
     let plan = executable.plan(&entry).cloned().expect("an entry of the program");
     let inputs = arguments(&plan, options.input.as_deref())?;
     let inputs: Vec<&Tensor> = inputs.iter().collect();
-    let mut session = Session::new(Arc::clone(&executable), threads, options.seed)?;
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }
@@ -122,7 +127,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .then(|| compiled_row(&mut session, &entry, &inputs, seconds))
         .transpose()?;
     let mut engine = if options.eager {
-        Engine::Eager(Box::new(Eager::new(&program, &cpu, threads, &session)?))
+        Engine::Eager(Box::new(Eager::new(&program, &device, threads, &session)?))
     } else {
         Engine::Compiled(Box::new(session))
     };
@@ -156,6 +161,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "model": model.name,
         "entry": entry,
         "device": device.name(),
+        "fell_back": choice.fell_back,
         "cpu": is_cpu.then(|| cpu.name()),
         "threads": threads,
         "mode": if options.eager { "eager" } else { "compiled" },

@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     // Vulkan is checked wherever there is one, by name if it was named.
     let named = Some(options.machine.device.as_str()).filter(|name| name.starts_with("vulkan"));
     match (Device::named(named.unwrap_or("vulkan"), cpu), named) {
-        (Ok((device, _)), _) => engines.push(Box::new(Compiled::on(device, 1))),
+        (Ok(choice), _) => engines.push(Box::new(Compiled::on(choice.device, 1))),
         (Err(error), Some(_)) => return Err(error),
         (Err(error), None) => eprintln!("note: not checked on Vulkan: {error}"),
     }

@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 
     eprintln!("\n2. What the compiler made of the training step\n");
-    let (cpu, device) = (options.machine.cpu()?, options.machine.device()?);
+    let device = model.executable().device.clone();
     let program = program(
         &(net.layers)(),
         &net.input(net.batch),
@@ -93,11 +93,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     match &device {
         Device::Cpu(_) => eprintln!("\n3. Compiled against eager, the same kernels' tiles and threads\n"),
         #[cfg(feature = "vulkan")]
-        Device::Vulkan(_) => eprintln!("\n3. Compiled on {device} against eager on the CPU\n"),
+        Device::Vulkan(_) => eprintln!("\n3. Compiled against eager, both on {device}\n"),
     }
     let batch = data.train.select(&(0..net.batch).collect::<Vec<_>>());
     let mut session = Session::new(Arc::clone(&executable), options.machine.threads(), options.seed)?;
-    let mut eager = Eager::new(&program, &cpu, options.machine.threads(), &session)?;
+    let mut eager = Eager::new(&program, &device, options.machine.threads(), &session)?;
     let mut loss = session.results(TRAIN_STEP)?;
     let compiled = step_time(&batch, &mut loss, &mut |inputs, loss| {
         session.run(TRAIN_STEP, inputs, loss)

@@ -61,6 +61,14 @@ fn vulkan() -> (Vec<(String, serde_json::Value)>, Option<String>) {
             "tensors_in_a_kernel": device.tensors,
             "shared_bytes": device.shared_bytes,
             "subgroup": device.subgroup,
+            "group": device.group,
+            "allocation_bytes": device.allocation_bytes,
+            "features": device.features,
+            "f32": {
+                "rounds_to_nearest": device.floats32.nearest,
+                "keeps_subnormals": device.floats32.subnormals,
+                "keeps_infinities_and_nan": device.floats32.specials,
+            },
             "usable": device.usable,
         });
         (device.to_string(), json)

@@ -8,7 +8,7 @@ use netloom::ahead::run::Running;
 use netloom::formats::npz;
 use netloom::ir::watch::Watched;
 use netloom::nn::training::PREDICT;
-use netloom::{Error, Session, compile};
+use netloom::{Device, Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
@@ -57,10 +57,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
         entry.graph = watched.graph.clone();
         (watched, results)
     });
-    let executable = compile(&model.program.prepared(), options.machine.device()?)?;
-    // Weights go into the session, and nobody else needs them any more.
+    let mut program = Some(model.program.prepared());
+    // Weights go into the session, and nobody else needs them any more, unless the CPU may have to stand in.
     drop(model.program);
-    let mut session = Session::once(executable, options.machine.threads(), options.seed)?;
+    let mut choice = options.machine.choice()?;
+    let mut session = choice.make(|device| {
+        let own = match device {
+            Device::Cpu(_) => program.take(),
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(_) => program.clone(),
+        };
+        let executable = compile(&own.expect("the CPU is tried once, and last"), device)?;
+        Session::once(executable, options.machine.threads(), options.seed)
+    })?;
+    super::say_fallback(&choice);
     if let Some(path) = &options.weights {
         super::model::load_weights(&mut session, model.net, path)?;
     }

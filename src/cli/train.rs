@@ -303,6 +303,8 @@ pub struct Report {
     pub test_accuracy: Option<f64>,
     pub files: Vec<String>,
     pub device: String,
+    /// Why the CPU stood in for the device, if it did.
+    pub fell_back: Vec<String>,
 }
 
 impl Report {
@@ -312,6 +314,7 @@ impl Report {
         serde_json::json!({
             "net": net,
             "device": self.device,
+            "fell_back": self.fell_back,
             "threads": threads,
             "epochs": self.history.epochs.len(),
             "steps": self.history.steps,
@@ -329,18 +332,22 @@ impl Report {
 /// Trains with a progress bar, and writes checkpoint, log, curves and pictures.
 pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     std::fs::create_dir_all(plan.out).map_err(|reason| Error::file(plan.out, reason))?;
-    let options = ModelOptions {
-        batch: plan.batch,
-        threads: plan.machine.threads(),
-        seed: plan.seed,
-        device: plan.machine.device()?,
-    };
     let compiled = if plan.nan {
         Model::compile_watched
     } else {
         Model::compile
     };
-    let mut model = compiled(plan.layers(), &plan.training(data), &data.train, options)?;
+    let mut choice = plan.machine.choice()?;
+    let mut model = choice.make(|device| {
+        let options = ModelOptions {
+            batch: plan.batch,
+            threads: plan.machine.threads(),
+            seed: plan.seed,
+            device: device.clone(),
+        };
+        compiled(plan.layers(), &plan.training(data), &data.train, options)
+    })?;
+    super::say_fallback(&choice);
     eprint!("{}", model.summary()?);
     let steps = data.train.len() / plan.batch;
     let mut steps_done = 0;
@@ -437,6 +444,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             test_accuracy: scores.accuracy,
             files,
             device,
+            fell_back: choice.fell_back,
         },
     ))
 }

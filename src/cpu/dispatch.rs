@@ -1,6 +1,5 @@
 //! Eager execution: the host goes through the steps, gives each result a buffer of its own, and calls one kernel at a time.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use super::isa::Cpu;
 use super::jit::{Jit, KernelFn};
 use super::runner::{Block, is_of_type};
 use super::threads::{Pool, yield_to_others};
+use crate::buffers::Buffers;
 use crate::plan::{ALIGN, Base, KernelId, Kernels, Outline, Place, Step, is_shared_kernel};
 
 /// Kernels, each compiled once, and the memory and threads to call them.
@@ -27,12 +27,7 @@ pub struct Dispatcher {
     arena: Block,
     worker_bytes: usize,
     pool: Pool,
-    temps: Vec<Option<Block>>,
-    /// Blocks that a result has given back, by length: asking the system each time would cost page faults, as eager frameworks know.
-    spare: HashMap<usize, Vec<Block>>,
-    live_bytes: usize,
-    peak_bytes: usize,
-    allocations: usize,
+    temps: Buffers<Block>,
     /// The calls of kernels so far, if they are to be remembered.
     calls: Option<Vec<KernelCall>>,
 }
@@ -133,11 +128,7 @@ impl Dispatcher {
             arena: Block::zeroed(ARENA_HEADER_BYTES + worker_bytes * pool.workers())?,
             worker_bytes,
             pool,
-            temps: std::iter::repeat_with(|| None).take(temps).collect(),
-            spare: HashMap::new(),
-            live_bytes: 0,
-            peak_bytes: 0,
-            allocations: 0,
+            temps: Buffers::new(temps),
             calls: None,
         })
     }
@@ -154,12 +145,12 @@ impl Dispatcher {
 
     /// The most bytes of results alive at once, so far.
     pub fn peak_bytes(&self) -> usize {
-        self.peak_bytes
+        self.temps.peak_bytes()
     }
 
     /// Buffers allocated so far.
     pub fn allocations(&self) -> usize {
-        self.allocations
+        self.temps.allocations()
     }
 
     /// How often each kernel has run, and for how long, since this was last asked.
@@ -223,33 +214,14 @@ impl Dispatcher {
             }
             let go_on = observe(number, &written);
             for &temp in &outline.freed_after[number] {
-                self.give_back(temp);
+                self.temps.give_back(temp);
             }
             if !go_on {
                 break;
             }
         }
-        (0..self.temps.len()).for_each(|temp| self.give_back(temp));
+        self.temps.give_back_all();
         Ok(())
-    }
-
-    /// A buffer for a result.
-    fn take(&mut self, bytes: usize) -> Result<Block, Error> {
-        self.allocations += 1;
-        self.live_bytes += bytes;
-        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
-        match self.spare.get_mut(&bytes).and_then(Vec::pop) {
-            Some(block) => Ok(block),
-            None => Block::zeroed(bytes),
-        }
-    }
-
-    fn give_back(&mut self, temp: usize) {
-        if let Some(block) = self.temps[temp].take() {
-            let bytes = block.bytes().len();
-            self.live_bytes -= bytes;
-            self.spare.entry(bytes).or_default().push(block);
-        }
     }
 
     fn step(&mut self, step: &Step, frame: &mut Frame<'_>) -> Result<(), Error> {
@@ -384,13 +356,10 @@ impl Dispatcher {
                 .address()
                 .wrapping_add(ARENA_HEADER_BYTES + worker * self.worker_bytes),
             Base::Arena => unreachable!("an outline has no arena"),
-            Base::Temp(temp) => match &self.temps[temp.0] {
-                Some(block) => block.address(),
-                None => {
-                    let block = self.take(frame.outline.temps[temp.0].next_multiple_of(ALIGN))?;
-                    self.temps[temp.0].insert(block).address()
-                }
-            },
+            Base::Temp(temp) => {
+                let bytes = frame.outline.temps[temp.0].next_multiple_of(ALIGN);
+                self.temps.take(temp.0, bytes, || Block::zeroed(bytes))?.address()
+            }
         };
         let moved: isize = place
             .strides

@@ -1,7 +1,10 @@
 //! Kernels as pipelines.
 
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use netloom_ir::kernel::{Nest, Role};
 use vulkano::descriptor_set::layout::{
@@ -55,6 +58,35 @@ pub struct Dispatch {
     pub touched: Vec<(usize, bool)>,
 }
 
+/// Compiles every nest, on all cores, and keeps what the driver has made of them for the next time.
+///
+/// # Errors
+/// If the device lacks something or refuses.
+pub fn kernels(device: &Device, nests: &[Nest]) -> Result<Vec<Kernel>, Error> {
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(nests.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        let numbers = numbers.take_while(|&number| number < nests.len());
+        numbers
+            .map(|number| (number, Kernel::new(device, &nests[number])))
+            .collect::<Vec<_>>()
+    };
+    let mut made = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let parts = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        parts.flatten().collect::<Vec<_>>()
+    });
+    made.sort_by_key(|(number, _)| *number);
+    let kernels = made.into_iter().map(|(_, kernel)| kernel).collect::<Result<_, _>>()?;
+    if let Some(cache) = &device.cache {
+        cache.save();
+    }
+    Ok(kernels)
+}
+
 impl Kernel {
     /// Emits a nest and makes its pipelines.
     ///
@@ -62,9 +94,8 @@ impl Kernel {
     /// If the device lacks something or refuses.
     pub fn new(device: &Device, nest: &Nest) -> Result<Kernel, Error> {
         let phases = emit::emit(nest, &device.traits)?;
-        let properties = device.device.physical_device().properties();
-        let most_bound = properties.max_per_stage_descriptor_storage_buffers;
-        let most = most_bound.min(properties.max_push_constants_size / 4);
+        let most_bound = device.traits.bindings;
+        let most = most_bound.min(device.traits.push_bytes / 4);
         let count = nest.buffers.len() as u32;
         let bindings = emit::bindings(nest, &device.traits);
         let bound = bindings.last().map_or(0, |last| last.end);
@@ -140,11 +171,7 @@ impl Kernel {
 }
 
 fn dispatch(device: &Device, nest: &Nest, layout: &Arc<PipelineLayout>, phase: &Phase) -> Result<Dispatch, Error> {
-    let most = device
-        .device
-        .physical_device()
-        .properties()
-        .max_compute_work_group_count;
+    let most = device.traits.groups;
     let groups = phase.invocations.div_ceil(phase.group.into());
     let rows = groups.div_ceil(most[0].into());
     if rows > most[1].into() || phase.invocations > i32::MAX as u64 {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use netloom_ir::DType;
 use netloom_ir::target::{Target, TargetKind};
-use rspirv::spirv::{Capability, ExecutionMode};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
@@ -24,9 +23,9 @@ use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
 
 use super::Error;
 use super::cache::Cache;
-use super::emit::FloatMode;
-use super::runner;
+use super::probe;
 use super::spirv::Kind;
+use crate::device::Floats;
 
 /// What a program is compiled with where Vulkan leaves a choice to devices.
 #[derive(Clone, Debug)]
@@ -45,16 +44,32 @@ pub struct Traits {
     pub fuses64: bool,
     /// The most bytes that one binding spans.
     pub tensor_bytes: u64,
+    /// The most bindings of a kernel.
+    pub bindings: u32,
+    /// The most bytes of push constants.
+    pub push_bytes: u32,
+    /// The most workgroups in each dimension of a dispatch.
+    pub groups: [u32; 3],
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
     pub binding_alignment: u64,
-    /// What a module may demand of floats: rounding to nearest even, no denormal flushed, NaN and infinity as they are.
-    pub float_modes: Vec<FloatMode>,
+    /// What is promised of `f32`, which modules then demand.
+    pub floats32: Floats,
+    /// Of `f64`.
+    pub floats64: Floats,
 }
 
 impl Traits {
     /// The bytes of each binding of a tensor that has several.
     pub fn window_bytes(&self) -> u64 {
         1 << self.tensor_bytes.ilog2()
+    }
+
+    /// What the device promises of a kind of float.
+    pub fn floats(&self, kind: Kind) -> Floats {
+        match kind {
+            Kind::F64 => self.floats64,
+            _ => self.floats32,
+        }
     }
 
     /// Whether the device's own multiplication with addition rounds once.
@@ -89,6 +104,14 @@ pub struct Description {
     pub shared_bytes: u32,
     /// Invocations in a subgroup.
     pub subgroup: u32,
+    /// The most invocations of a workgroup.
+    pub group: u32,
+    /// The most bytes of one allocation.
+    pub allocation_bytes: u64,
+    /// Types and the like that it has: those of which netloom makes use.
+    pub features: Vec<&'static str>,
+    /// What it promises of `f32`.
+    pub floats32: Floats,
     /// Whether it computes at all, in a version of Vulkan that we take.
     pub usable: bool,
 }
@@ -97,17 +120,22 @@ impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "vulkan:{}  {} ({}), {}, Vulkan {}: {} MiB, tensors of {} MiB, {} in a kernel, {} KiB shared, subgroups of {}",
+            "vulkan:{}  {} ({}), {}, Vulkan {}: {} MiB, blocks of {} MiB, bindings of {} MiB, {} in a kernel, groups of {}, {} KiB shared, \
+             subgroups of {}; {}; f32 {}",
             self.number,
             self.name,
             self.kind,
             self.driver,
             self.api,
             self.memory_bytes >> 20,
+            self.allocation_bytes >> 20,
             self.tensor_bytes >> 20,
             self.tensors,
+            self.group,
             self.shared_bytes >> 10,
             self.subgroup,
+            self.features.join(", "),
+            self.floats32,
         )?;
         if !self.usable {
             write!(f, "; not usable: it needs Vulkan 1.2 and a compute queue")?;
@@ -161,8 +189,24 @@ fn describe(number: usize, device: &PhysicalDevice) -> Description {
         tensors: properties.max_per_stage_descriptor_storage_buffers,
         shared_bytes: properties.max_compute_shared_memory_size,
         subgroup: properties.subgroup_size.unwrap_or(1),
+        group: properties.max_compute_work_group_invocations,
+        allocation_bytes: properties.max_memory_allocation_size.unwrap_or(u64::MAX),
+        features: features(device),
+        floats32: floats(device)[0],
         usable: compute_family(device).is_some(),
     }
+}
+
+/// The features of which netloom makes use where they are, by short names.
+fn features(device: &PhysicalDevice) -> Vec<&'static str> {
+    let has = device.supported_features();
+    let all = [
+        (has.shader_float64, "f64"),
+        (has.shader_int64, "i64"),
+        (has.storage_buffer16_bit_access, "16-bit memory"),
+        (has.storage_buffer8_bit_access, "8-bit memory"),
+    ];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
 
 /// A family of queues that compute, if the device's Vulkan is new enough.
@@ -245,6 +289,9 @@ pub enum Home {
     Host,
 }
 
+/// Changes what a device is taken to do and to allow.
+pub type Pretend = fn(&mut Traits);
+
 /// How a device is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -254,8 +301,8 @@ pub struct Options {
     pub validate: bool,
     /// The folder where compiled pipelines are kept, if they are.
     pub cache: Option<PathBuf>,
-    /// At most so many bytes of a tensor are bound at once, if not as many as the device allows; for tests.
-    pub tensor_bytes: Option<u64>,
+    /// For tests of what other devices do and allow.
+    pub pretend: Option<Pretend>,
 }
 
 impl Options {
@@ -265,7 +312,7 @@ impl Options {
             number,
             validate: false,
             cache: super::cache::usual_folder(),
-            tensor_bytes: None,
+            pretend: None,
         }
     }
 }
@@ -361,9 +408,13 @@ impl Device {
                 storage16: features.storage_buffer16_bit_access,
                 fuses32: true,
                 fuses64: true,
-                tensor_bytes: options.tensor_bytes.unwrap_or(limits.max_storage_buffer_range.into()),
+                tensor_bytes: limits.max_storage_buffer_range.into(),
+                bindings: limits.max_per_stage_descriptor_storage_buffers,
+                push_bytes: limits.max_push_constants_size,
+                groups: limits.max_compute_work_group_count,
                 binding_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize().max(16),
-                float_modes: float_modes(chosen),
+                floats32: floats(chosen)[0],
+                floats64: floats(chosen)[1],
             },
             cache: options.cache.as_deref().and_then(|folder| Cache::open(folder, &device)),
             device,
@@ -373,10 +424,13 @@ impl Device {
         };
         // Vulkan does not say whether a multiplication with addition rounds once, so it is tried.
         let asked = Arc::new(opened);
-        let fuses32 = runner::fuses(&asked, DType::F32)?;
-        let fuses64 = asked.traits.float64 && runner::fuses(&asked, DType::F64)?;
+        let fuses32 = probe::fuses(&asked, DType::F32)?;
+        let fuses64 = asked.traits.float64 && probe::fuses(&asked, DType::F64)?;
         let mut opened = Arc::into_inner(asked).expect("what was run has ended");
         (opened.traits.fuses32, opened.traits.fuses64) = (fuses32, fuses64);
+        if let Some(pretend) = options.pretend {
+            pretend(&mut opened.traits);
+        }
         Ok(Arc::new(opened))
     }
 
@@ -448,48 +502,32 @@ fn found(devices: &[Arc<PhysicalDevice>]) -> String {
         .collect();
     match names.is_empty() {
         true => String::new(),
-        false => format!(" with Vulkan 1.2; there is {}", names.join(", ")),
+        false => format!(
+            ", for that takes Vulkan 1.2 and a compute queue; there is {}",
+            names.join(", ")
+        ),
     }
 }
 
-/// What may be demanded of floats of 32 bits, and of 64 where these may differ.
-fn float_modes(device: &PhysicalDevice) -> Vec<FloatMode> {
+/// What is promised of `f32` and `f64`.
+fn floats(device: &PhysicalDevice) -> [Floats; 2] {
     let properties = device.properties();
-    let has = |property: Option<bool>| property == Some(true);
-    let mut modes = Vec::new();
-    for (mode, capability, [narrow, wide]) in [
-        (
-            ExecutionMode::RoundingModeRTE,
-            Capability::RoundingModeRTE,
-            [
-                properties.shader_rounding_mode_rte_float32,
-                properties.shader_rounding_mode_rte_float64,
-            ],
-        ),
-        (
-            ExecutionMode::DenormPreserve,
-            Capability::DenormPreserve,
-            [
-                properties.shader_denorm_preserve_float32,
-                properties.shader_denorm_preserve_float64,
-            ],
-        ),
-        (
-            ExecutionMode::SignedZeroInfNanPreserve,
-            Capability::SignedZeroInfNanPreserve,
-            [
-                properties.shader_signed_zero_inf_nan_preserve_float32,
-                properties.shader_signed_zero_inf_nan_preserve_float64,
-            ],
-        ),
-    ] {
-        // Where widths may not differ, a mode is set for both or not at all.
-        if has(narrow) {
-            modes.push((mode, capability, 32));
-        }
-        if has(narrow) && has(wide) {
-            modes.push((mode, capability, 64));
-        }
-    }
-    modes
+    let narrow = [
+        properties.shader_rounding_mode_rte_float32,
+        properties.shader_denorm_preserve_float32,
+        properties.shader_signed_zero_inf_nan_preserve_float32,
+    ];
+    let wide = [
+        properties.shader_rounding_mode_rte_float64,
+        properties.shader_denorm_preserve_float64,
+        properties.shader_signed_zero_inf_nan_preserve_float64,
+    ];
+    let floats = |[nearest, subnormals, specials]: [Option<bool>; 3]| Floats {
+        nearest: nearest == Some(true),
+        subnormals: subnormals == Some(true),
+        specials: specials == Some(true),
+    };
+    // Where widths may not differ, a mode is demanded of both or not at all.
+    let both = [0, 1, 2].map(|at| Some(narrow[at] == Some(true) && wide[at] == Some(true)));
+    [floats(narrow), floats(both)]
 }

@@ -24,6 +24,7 @@ use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, Op, Word};
 use super::Error;
 use super::device::Traits;
 use super::spirv::{Kind, Writer};
+use crate::device::Floats;
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use prim::{Prims, memory, register};
@@ -151,11 +152,10 @@ fn emit_phase(nest: &Nest, body: &[Stmt], bindings: &[Range<u32>], traits: &Trai
             what,
         });
     }
-    let modes: Vec<_> = traits
-        .float_modes
-        .iter()
-        .copied()
-        .filter(|&(_, _, bits)| cx.w.uses(if bits == 64 { Kind::F64 } else { Kind::F32 }))
+    let modes: Vec<_> = [(Kind::F32, 32), (Kind::F64, 64)]
+        .into_iter()
+        .filter(|&(kind, _)| cx.w.uses(kind))
+        .flat_map(|(kind, bits)| modes(traits.floats(kind)).map(move |(mode, capability)| (mode, capability, bits)))
         .collect();
     Ok(Phase {
         module: cx.w.finish(group, &modes),
@@ -168,8 +168,28 @@ fn emit_phase(nest: &Nest, body: &[Stmt], bindings: &[Range<u32>], traits: &Trai
     })
 }
 
-/// A mode for floats of a width that a module may ask for, with the capability it needs.
-pub type FloatMode = (ExecutionMode, Capability, u32);
+/// How a module demands what a device promises of floats, with the capabilities that it needs.
+fn modes(floats: Floats) -> impl Iterator<Item = (ExecutionMode, Capability)> {
+    let all = [
+        (
+            floats.nearest,
+            ExecutionMode::RoundingModeRTE,
+            Capability::RoundingModeRTE,
+        ),
+        (
+            floats.subnormals,
+            ExecutionMode::DenormPreserve,
+            Capability::DenormPreserve,
+        ),
+        (
+            floats.specials,
+            ExecutionMode::SignedZeroInfNanPreserve,
+            Capability::SignedZeroInfNanPreserve,
+        ),
+    ];
+    let promised = all.into_iter().filter(|(promised, ..)| *promised);
+    promised.map(|(_, mode, capability)| (mode, capability))
+}
 
 /// The most iterations of a `Workers` loop in a phase.
 fn invocations(nest: &Nest, body: &[Stmt]) -> u64 {

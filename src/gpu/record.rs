@@ -21,9 +21,10 @@ use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStage, P
 use super::Error;
 use super::code::{ALIGN, Kernel};
 use super::device::Device;
-use crate::plan::{Base, KernelId, Place, Plan, Step};
+use crate::buffers::Buffers;
+use crate::plan::{Base, KernelId, Place, Plan, Port, Step, TempId};
 
-/// The buffers of a session.
+/// The buffers of a session, or of eager execution.
 pub struct Areas {
     /// States.
     pub states: Subbuffer<[u8]>,
@@ -37,6 +38,8 @@ pub struct Areas {
     pub ports: Subbuffer<[u8]>,
     /// The same on the host, then [`FLAG_BYTES`] for a condition.
     pub staging: Subbuffer<[u8]>,
+    /// Results that have buffers of their own.
+    pub temps: Buffers<Subbuffer<[u8]>>,
 }
 
 /// Bytes at the end of staging.
@@ -55,7 +58,7 @@ pub struct Ports {
 
 impl Ports {
     /// One after the other.
-    pub fn of(plan: &Plan) -> Ports {
+    pub fn of(inputs: &[Port], outputs: &[Port]) -> Ports {
         let mut bytes = 0;
         let mut place = |length: usize| {
             let at = bytes;
@@ -63,8 +66,8 @@ impl Ports {
             at
         };
         Ports {
-            inputs: plan.inputs.iter().map(|port| place(port.ty.len_bytes())).collect(),
-            outputs: plan.outputs.iter().map(|port| place(port.ty.len_bytes())).collect(),
+            inputs: inputs.iter().map(|port| place(port.ty.len_bytes())).collect(),
+            outputs: outputs.iter().map(|port| place(port.ty.len_bytes())).collect(),
             bytes,
         }
     }
@@ -114,42 +117,13 @@ pub fn record(
     clock: Option<&Arc<QueryPool>>,
 ) -> Result<Recorded, Error> {
     let mut recorder = Recorder {
-        device,
-        kernels,
-        areas,
-        ports,
         clock,
-        timed: Vec::new(),
-        commands: None,
-        open: Vec::new(),
-        iterations: Vec::new(),
-        sets: HashMap::new(),
-        segments: Vec::new(),
+        ..Recorder::new(device, kernels, areas, ports)
     };
-    let staged = |at: u64, bytes: usize| Range {
-        area: Area::Staging,
-        start: at,
-        bytes: bytes as u64,
-    };
-    let ported = |at: u64, bytes: usize| Range {
-        area: Area::Ports,
-        ..staged(at, bytes)
-    };
-    for (port, &at) in plan.inputs.iter().zip(&ports.inputs) {
-        let bytes = port.ty.len_bytes();
-        recorder.copy(staged(at, bytes), ported(at, bytes))?;
-    }
+    recorder.arguments(&plan.inputs)?;
     recorder.steps(&plan.steps)?;
-    for (port, &at) in plan.outputs.iter().zip(&ports.outputs) {
-        let bytes = port.ty.len_bytes();
-        recorder.copy(ported(at, bytes), staged(at, bytes))?;
-    }
-    recorder.end()?;
-    Ok(Recorded {
-        segments: recorder.segments,
-        timed: recorder.timed,
-        _sets: recorder.sets.into_values().collect(),
-    })
+    recorder.results(&plan.outputs)?;
+    recorder.finish()
 }
 
 /// A piece of memory of a session.
@@ -161,6 +135,7 @@ enum Area {
     Scratch,
     Ports,
     Staging,
+    Temp(TempId),
 }
 
 /// Bytes of an area.
@@ -183,7 +158,8 @@ struct Access {
     writes: bool,
 }
 
-struct Recorder<'a> {
+/// Steps on their way into command buffers.
+pub struct Recorder<'a> {
     device: &'a Device,
     kernels: &'a [Kernel],
     areas: &'a Areas,
@@ -198,13 +174,88 @@ struct Recorder<'a> {
     iterations: Vec<usize>,
     sets: HashMap<(KernelId, Vec<Range>), Arc<DescriptorSet>>,
     segments: Vec<Segment>,
+    /// Whether each kernel has a command buffer to itself.
+    is_alone: bool,
 }
 
-impl Recorder<'_> {
-    fn steps(&mut self, steps: &[Step]) -> Result<(), Error> {
+impl<'a> Recorder<'a> {
+    /// Nothing yet, for steps on these buffers.
+    pub fn new(device: &'a Device, kernels: &'a [Kernel], areas: &'a Areas, ports: &'a Ports) -> Recorder<'a> {
+        Recorder {
+            device,
+            kernels,
+            areas,
+            ports,
+            clock: None,
+            timed: Vec::new(),
+            commands: None,
+            open: Vec::new(),
+            iterations: Vec::new(),
+            sets: HashMap::new(),
+            segments: Vec::new(),
+            is_alone: false,
+        }
+    }
+
+    /// The same, but that each kernel has a command buffer to itself.
+    pub fn alone(self) -> Recorder<'a> {
+        Recorder { is_alone: true, ..self }
+    }
+
+    /// What runs.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub fn finish(mut self) -> Result<Recorded, Error> {
+        self.end()?;
+        Ok(Recorded {
+            segments: self.segments,
+            timed: self.timed,
+            _sets: self.sets.into_values().collect(),
+        })
+    }
+
+    /// Copies arguments to the device.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub fn arguments(&mut self, inputs: &[Port]) -> Result<(), Error> {
+        let ports = self.ports;
+        self.transfer(inputs, &ports.inputs, (Area::Staging, Area::Ports))
+    }
+
+    /// Copies results to the host.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub fn results(&mut self, outputs: &[Port]) -> Result<(), Error> {
+        let ports = self.ports;
+        self.transfer(outputs, &ports.outputs, (Area::Ports, Area::Staging))
+    }
+
+    /// Copies tensors to the same places of another area.
+    fn transfer(&mut self, ports: &[Port], starts: &[u64], (from, to): (Area, Area)) -> Result<(), Error> {
+        for (port, &start) in ports.iter().zip(starts) {
+            let bytes = port.ty.len_bytes() as u64;
+            let [from, to] = [from, to].map(|area| Range { area, start, bytes });
+            self.copy(from, to)?;
+        }
+        Ok(())
+    }
+
+    /// Steps, one after the other.
+    ///
+    /// # Errors
+    /// If a tensor is larger than the device allows, or the driver refuses.
+    pub fn steps(&mut self, steps: &[Step]) -> Result<(), Error> {
         for step in steps {
             match step {
-                Step::Kernel { kernel, buffers, .. } => self.kernel(*kernel, buffers)?,
+                Step::Kernel { kernel, buffers, .. } => {
+                    self.kernel(*kernel, buffers)?;
+                    if self.is_alone {
+                        self.end()?;
+                    }
+                }
                 Step::Copy { from, to } => {
                     let (from, to) = (self.range(from), self.range(to));
                     self.copy(from, to)?;
@@ -268,6 +319,12 @@ impl Recorder<'_> {
         self.end()
     }
 
+    /// The buffer in which a place lies, and where it begins.
+    pub fn locate(&self, place: &Place) -> (&'a Subbuffer<[u8]>, u64) {
+        let range = self.range(place);
+        (self.area(range.area), range.start)
+    }
+
     fn range(&self, place: &Place) -> Range {
         let (area, start) = match place.base {
             Base::Input(number) => (Area::Ports, self.ports.inputs[number]),
@@ -276,7 +333,7 @@ impl Recorder<'_> {
             Base::Constants => (Area::Constants, 0),
             Base::Arena => (Area::Arena, 0),
             Base::Worker => (Area::Scratch, 0),
-            Base::Temp(_) => unreachable!("a finished plan has no temps"),
+            Base::Temp(temp) => (Area::Temp(temp), 0),
         };
         let strides = place.strides.iter().zip(&self.iterations);
         let moved: isize = strides.map(|(stride, &iteration)| stride * iteration as isize).sum();
@@ -288,7 +345,7 @@ impl Recorder<'_> {
         }
     }
 
-    fn area(&self, area: Area) -> &Subbuffer<[u8]> {
+    fn area(&self, area: Area) -> &'a Subbuffer<[u8]> {
         match area {
             Area::States => &self.areas.states,
             Area::Constants => &self.areas.constants,
@@ -296,6 +353,7 @@ impl Recorder<'_> {
             Area::Scratch => &self.areas.scratch,
             Area::Ports => &self.areas.ports,
             Area::Staging => &self.areas.staging,
+            Area::Temp(temp) => (self.areas.temps.get(temp.0)).expect("a result has a buffer before it is touched"),
         }
     }
 

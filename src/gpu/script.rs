@@ -127,7 +127,7 @@ pub fn script(lowered: &Lowered, traits: &Traits) -> Result<Script, Error> {
     let mut entries = Vec::new();
     let mut port_bytes = 0;
     for plan in &lowered.plans {
-        let ports = Ports::of(plan);
+        let ports = Ports::of(&plan.inputs, &plan.outputs);
         port_bytes = ports.bytes.max(port_bytes);
         let mut flat = Flat {
             kernels: &kernels,
