@@ -1,14 +1,15 @@
 //! Boltzmann machines, deep autoencoders, and principal components: `cargo run --release --example autoencoder [OUT]` draws `OUT/rbm.svg` (what the units of
-//! a machine look for), `OUT/autoencoder.svg` (digits from codes of equal size) and `OUT/codes.svg` (codes of two numbers by class).
+//! a machine look for), `OUT/autoencoder.svg` (digits from codes of equal size) and `OUT/codes.svg` (codes of two numbers by class), and saves the encoder
+//! and the decoder of the latter, each by itself.
 //!
 //! G. Hinton, R. Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 2006: machines trained one above the
 //! other give a deep net a start from which gradient descent gets further than principal components can.
 
 use std::path::{Path, PathBuf};
 
-use netloom::ir::Tensor;
-use netloom::nn::layers::{Activation, Dense, Dropout};
-use netloom::nn::{Initialiser, Loss, Optimiser, Rate, Sequential, Training};
+use netloom::ir::{DType, Tensor};
+use netloom::nn::layers::{Activation, Dense, Function};
+use netloom::nn::{Initialiser, Layer, Loss, Optimiser, Rate, Sequential, Training};
 use netloom::train::classic::{Chains, Pca, Rbm, RbmOptions, Visible};
 use netloom::train::model::ModelOptions;
 use netloom::train::report::{Chart, Picture, Series, charts, gallery};
@@ -60,6 +61,17 @@ fn layers(units: &[usize], start: &[Start]) -> Sequential {
     net
 }
 
+/// Takes this share of the pixels away while a net learns. The others stay as they are, as in the pictures that it is to complete: dropout
+/// would make them brighter.
+fn lacking(share: f64) -> impl Layer {
+    Function::new("Lacking", move |scope, x| {
+        if !scope.is_training() {
+            return x;
+        }
+        scope.uniform(x.shape()).lt(share).select(x.lit(0.0), x)
+    })
+}
+
 /// The sizes of an autoencoder, and how it starts.
 struct Shape {
     pixels: usize,
@@ -101,20 +113,25 @@ impl Shape {
         })
     }
 
+    /// From pixels to codes between -1 and 1.
     fn encoder(&self) -> Sequential {
-        layers(&[self.hidden[0], self.hidden[1], self.code], &self.start[0])
+        let up = layers(&[self.hidden[0], self.hidden[1], self.code], &self.start[0]);
+        Sequential::new().named("encoder", up).named("middle", Activation::Tanh)
     }
 
+    /// From codes to scores of pixels.
     fn decoder(&self) -> Sequential {
-        layers(&[self.hidden[1], self.hidden[0], self.pixels], &self.start[1])
+        let down = layers(&[self.hidden[1], self.hidden[0], self.pixels], &self.start[1]);
+        Sequential::new().named("decoder", down)
     }
 
-    /// The whole, which drops this share of the pixels while it learns: an autoencoder that removes noise (P. Vincent et al., ICML 2008).
-    fn net(&self, noise: f64) -> Sequential {
-        let whole = Sequential::new()
-            .named("noise", Dropout(noise))
-            .named("encoder", self.encoder());
-        whole.named("middle", Activation::Tanh).named("decoder", self.decoder())
+    fn net(&self) -> Sequential {
+        Sequential::new().here(self.encoder()).here(self.decoder())
+    }
+
+    /// The whole, from which this share of the pixels is kept while it learns: an autoencoder that removes noise (P. Vincent et al., ICML 2008).
+    fn denoiser(&self, share: f64) -> Sequential {
+        Sequential::new().here(lacking(share)).here(self.net())
     }
 }
 
@@ -141,20 +158,19 @@ fn rebuilt(model: &mut Model, inputs: &Tensor) -> Result<Vec<f32>, Error> {
     Ok(scores.into_iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect())
 }
 
-/// The encoder of a trained whole, as a model of its own.
-fn encoder(shape: &Shape, whole: &Model, train: &Dataset) -> Result<Model, Error> {
-    let codes = Tensor::from_f32([train.len(), shape.code], &vec![0.0; train.len() * shape.code]);
-    let net = Sequential::new()
-        .named("encoder", shape.encoder())
-        .named("middle", Activation::Tanh);
-    let mut model = Model::compile(
-        net,
-        &training(),
-        &Dataset::new(train.inputs.clone(), codes)?,
-        ModelOptions::new(100),
-    )?;
-    model.adopt(whole)?;
-    Ok(model)
+/// The encoder and the decoder of a trained whole, each a model of its own, to be used and saved without the other.
+fn halves(shape: &Shape, whole: &Model, train: &Dataset) -> Result<[Model; 2], Error> {
+    let codes = Tensor::zeros(DType::F32, [train.len(), shape.code]);
+    let half = |net: Sequential, inputs: &Tensor, targets: &Tensor| {
+        let data = Dataset::new(inputs.clone(), targets.clone())?;
+        let mut model = Model::compile(net, &training(), &data, ModelOptions::new(100))?;
+        model.adopt(whole)?;
+        Ok::<Model, Error>(model)
+    };
+    Ok([
+        half(shape.encoder(), &train.inputs, &codes)?,
+        half(shape.decoder(), &codes, &train.inputs)?,
+    ])
 }
 
 fn square_error(found: &[f32], truth: &[f32]) -> f64 {
@@ -168,7 +184,7 @@ struct Errors {
     principal: f64,
     plain: f64,
     pretrained: f64,
-    /// Digits that lack three pixels in ten, rebuilt by the plain autoencoder and by one that has learnt to.
+    /// Digits that lack half of their pixels, rebuilt by the plain autoencoder and by one that has learnt to.
     noisy: [f64; 2],
 }
 
@@ -203,14 +219,14 @@ fn run(out: &Path, shrink: usize, epochs: usize) -> Result<Errors, Error> {
     let good = Shape::plain(pixels, hidden, CODE).pretrained(&stack)?;
     let pca = Pca::fit(&train.inputs, CODE)?;
     let by_components = pca.decode(&pca.encode(&test.inputs)?)?.to_f32();
-    let mut plain_model = trained(plain.net(0.0), &train, epochs)?;
-    let mut model = trained(good.net(0.0), &train, epochs)?;
-    let mut denoiser = trained(good.net(0.3), &train, epochs)?;
-    // Three pixels in ten, scattered evenly, are missing.
+    let mut plain_model = trained(plain.net(), &train, epochs)?;
+    let mut model = trained(good.net(), &train, epochs)?;
+    let mut denoiser = trained(good.denoiser(0.5), &train, epochs)?;
+    // Half of the pixels, scattered evenly, are missing.
     let noisy: Vec<f32> = truth
         .iter()
         .enumerate()
-        .map(|(at, &x)| if at * 7 % 10 < 3 { 0.0 } else { x })
+        .map(|(at, &x)| if at * 7 % 10 < 5 { 0.0 } else { x })
         .collect();
     let noisy = Tensor::from_f32(test.inputs.shape(), &noisy);
     let by_plain = rebuilt(&mut plain_model, &test.inputs)?;
@@ -243,8 +259,11 @@ fn run(out: &Path, shrink: usize, epochs: usize) -> Result<Errors, Error> {
     )?;
 
     let flat = Shape::plain(pixels, hidden, 2).pretrained(&stack)?;
-    let whole = trained(flat.net(0.0), &train, epochs)?;
-    let codes = encoder(&flat, &whole, &train)?.predict(&test.inputs)?;
+    let whole = trained(flat.net(), &train, epochs)?;
+    let [mut encoder, decoder] = halves(&flat, &whole, &train)?;
+    encoder.save(&out.join("encoder.safetensors"))?;
+    decoder.save(&out.join("decoder.safetensors"))?;
+    let codes = encoder.predict(&test.inputs)?;
     let components = Pca::fit(&train.inputs, 2)?.encode(&test.inputs)?;
     let labels = test.targets.to_i64();
     let scatter = |title: &str, codes: &Tensor| {
@@ -290,7 +309,32 @@ fn main() -> Result<(), Error> {
 #[test]
 fn deep_codes_keep_more_than_principal_components() {
     let out = tempfile::tempdir().unwrap();
-    let errors = run(out.path(), 1, 12).unwrap();
-    assert!(errors.pretrained < errors.principal, "{errors:?}");
-    assert!(errors.noisy[1] < errors.noisy[0], "{errors:?}");
+    let errors = run(out.path(), 1, 20).unwrap();
+    // With four seeds the former was 0.84 to 0.86 of the latter, and 0.66 to 0.70.
+    assert!(errors.pretrained < 0.93 * errors.principal, "{errors:?}");
+    assert!(errors.noisy[1] < 0.8 * errors.noisy[0], "{errors:?}");
+}
+
+#[test]
+fn encoder_and_decoder_work_apart() {
+    let [train, test] = digits(2).unwrap();
+    let shape = Shape::plain(49, [20, 10], 4);
+    let mut whole = trained(shape.net(), &train, 1).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let files = ["encoder", "decoder"].map(|name| out.path().join(name));
+    for (half, file) in halves(&shape, &whole, &train).unwrap().iter().zip(&files) {
+        half.save(file).unwrap();
+    }
+    let fresh = trained(shape.net(), &train, 0).unwrap();
+    let [mut encoder, mut decoder] = halves(&shape, &fresh, &train).unwrap();
+    encoder.load(&files[0]).unwrap();
+    decoder.load(&files[1]).unwrap();
+    let codes = encoder.predict(&test.inputs).unwrap();
+    assert_eq!(codes.shape(), [test.len(), 4]);
+    let apart = decoder.predict(&codes).unwrap().to_f32();
+    let together = whole.predict(&test.inputs).unwrap().to_f32();
+    assert!(
+        apart.iter().zip(&together).all(|(a, b)| (a - b).abs() < 1e-4),
+        "the halves say something else than the whole"
+    );
 }
