@@ -3,3 +3,4 @@
 pub mod draws;
 pub mod elementwise;
 pub mod rows;
+pub mod shapes;

@@ -1,6 +1,7 @@
 //! Elementwise functions over the builder: arithmetic and activations.
 
 use crate::builder::Val;
+use crate::dtype::DType;
 use crate::ops::map::methods::Operand;
 
 /// Elementwise arithmetic.
@@ -33,6 +34,130 @@ impl<'g> Val<'g> {
     #[track_caller]
     pub fn step(self) -> Val<'g> {
         self.gt(0.0).cast(self.dtype())
+    }
+}
+
+/// More of NumPy's functions of elements.
+impl<'g> Val<'g> {
+    /// `⌊x / other⌋`, as Python's `//`; of integers too.
+    #[track_caller]
+    pub fn floor_div(self, other: impl Operand<'g>) -> Val<'g> {
+        let other = other.beside(self);
+        (self - self.modulo(other)) / other
+    }
+
+    /// `√(x² + other²)`, without overflow.
+    #[track_caller]
+    pub fn hypot(self, other: impl Operand<'g>) -> Val<'g> {
+        let (a, b) = (self.abs(), other.beside(self).abs());
+        let (most, least) = (a.max(b), a.min(b));
+        // The ratio of zeros or infinities is no number, and adds nothing.
+        let is_plain = most.gt(0.0) & most.lt(f64::INFINITY);
+        let ratio = is_plain.select(least, 0.0) / is_plain.select(most, 1.0);
+        most * (ratio * ratio + 1.0).sqrt()
+    }
+
+    /// `ln(e^x + e^other)`, without overflow.
+    #[track_caller]
+    pub fn logaddexp(self, other: impl Operand<'g>) -> Val<'g> {
+        let other = other.beside(self);
+        // Infinities of one sign have no difference.
+        let distance = self.eq(other).select(self.lit(0.0), (self - other).abs());
+        self.max(other) + (-distance).exp().log1p()
+    }
+
+    /// Whether each element has a sign: -0 has.
+    #[track_caller]
+    pub fn has_sign(self) -> Val<'g> {
+        let signed = match self.dtype().size_bytes() {
+            _ if !self.dtype().is_float() => self.dtype(),
+            2 => DType::I16,
+            4 => DType::I32,
+            _ => DType::I64,
+        };
+        self.bitcast(signed).lt(0.0)
+    }
+
+    /// `|x|` with the sign of `other`.
+    #[track_caller]
+    pub fn copysign(self, other: impl Operand<'g>) -> Val<'g> {
+        let magnitude = self.abs();
+        other.beside(self).has_sign().select(-magnitude, magnitude)
+    }
+
+    /// The real cube root, by the power and a step of Newton's method.
+    #[track_caller]
+    pub fn cbrt(self) -> Val<'g> {
+        let is_plain = self.is_finite() & self.ne(0.0);
+        let x = is_plain.select(self.abs(), 1.0);
+        let rough = x.pow(1.0 / 3.0);
+        let root = rough - (rough - x / (rough * rough)) * (1.0 / 3.0);
+        is_plain.select(root.copysign(self), self)
+    }
+
+    /// 0 below 0, 1 above, `at_zero` at 0; NaN stays.
+    #[track_caller]
+    pub fn heaviside(self, at_zero: impl Operand<'g>) -> Val<'g> {
+        let at_zero = at_zero.beside(self);
+        let step = self.is_nan().select(self, self.step());
+        self.eq(0.0).select(at_zero, step)
+    }
+
+    /// NaN replaced by 0, infinities by the greatest and least number of the type.
+    #[track_caller]
+    pub fn nan_to_num(self) -> Val<'g> {
+        let most = match self.dtype() {
+            DType::F16 => 65504.0,
+            DType::BF16 => f64::from_bits(0x47ef_e000_0000_0000),
+            DType::F32 => f64::from(f32::MAX),
+            DType::F64 => f64::MAX,
+            _ => return self,
+        };
+        self.is_nan().select(self.lit(0.0), self.clamp(-most, most))
+    }
+
+    /// `x · ln other`, and 0 where `x` is 0.
+    #[track_caller]
+    pub fn xlogy(self, other: impl Operand<'g>) -> Val<'g> {
+        let (other, is_zero) = (other.beside(self), self.eq(0.0));
+        let safe = is_zero.select(other.lit(1.0), other);
+        self * safe.log()
+    }
+
+    /// `sin(πx) / (πx)`, and 1 at 0.
+    #[track_caller]
+    pub fn sinc(self) -> Val<'g> {
+        let angle = self * std::f64::consts::PI;
+        let safe = self.eq(0.0).select(angle.lit(1.0), angle);
+        self.eq(0.0).select(self.lit(1.0), safe.sin() / safe)
+    }
+
+    /// The greater of two, or the one that is not NaN.
+    #[track_caller]
+    pub fn fmax(self, other: impl Operand<'g>) -> Val<'g> {
+        let other = other.beside(self);
+        let most = other.is_nan().select(self, self.max(other));
+        self.is_nan().select(other, most)
+    }
+
+    /// The smaller of two, or the one that is not NaN.
+    #[track_caller]
+    pub fn fmin(self, other: impl Operand<'g>) -> Val<'g> {
+        let other = other.beside(self);
+        let least = other.is_nan().select(self, self.min(other));
+        self.is_nan().select(other, least)
+    }
+
+    /// Degrees as radians.
+    #[track_caller]
+    pub fn radians(self) -> Val<'g> {
+        self * (std::f64::consts::PI / 180.0)
+    }
+
+    /// Radians as degrees.
+    #[track_caller]
+    pub fn degrees(self) -> Val<'g> {
+        self * (180.0 / std::f64::consts::PI)
     }
 }
 
@@ -155,5 +280,156 @@ impl<'g> Val<'g> {
     pub fn shrink(self, threshold: f64, bias: f64) -> Val<'g> {
         let below = self.lt(-threshold).select(self + bias, 0.0);
         self.gt(threshold).select(self - bias, below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::autodiff::check::{check_gradients, sample};
+    use crate::builder::{Builder, Val};
+    use crate::dtype::{DType, Scalar};
+    use crate::oracle;
+    use crate::tensor::Tensor;
+
+    const NAN: f64 = f64::NAN;
+    const INF: f64 = f64::INFINITY;
+
+    type Function = for<'g> fn(Val<'g>, Val<'g>) -> Val<'g>;
+
+    /// Functions with pairs of operands and what NumPy gives for them.
+    static CASES: &[(&str, Function, &[[f64; 3]])] = &[
+        (
+            "floor_div",
+            |x, y| x.floor_div(y),
+            &[[7.0, 2.0, 3.0], [-7.0, 2.0, -4.0], [7.0, -2.0, -4.0], [6.0, 3.0, 2.0]],
+        ),
+        (
+            "hypot",
+            |x, y| x.hypot(y),
+            &[
+                [3.0, -4.0, 5.0],
+                [0.0, 0.0, 0.0],
+                [-INF, 1.0, INF],
+                [3e200, 4e200, 5e200],
+                [0.0, NAN, NAN],
+            ],
+        ),
+        (
+            "logaddexp",
+            |x, y| x.logaddexp(y),
+            &[
+                [0.0, 0.0, std::f64::consts::LN_2],
+                [1000.0, 0.0, 1000.0],
+                [-INF, -INF, -INF],
+                [-INF, 2.0, 2.0],
+                [INF, 1.0, INF],
+                [NAN, 1.0, NAN],
+            ],
+        ),
+        (
+            "copysign",
+            |x, y| x.copysign(y),
+            &[[3.0, -0.0, -3.0], [-3.0, 0.0, 3.0], [-2.0, -INF, -2.0]],
+        ),
+        (
+            "cbrt",
+            |x, _| x.cbrt(),
+            &[
+                [27.0, 0.0, 3.0],
+                [-8.0, 0.0, -2.0],
+                [0.0, 0.0, 0.0],
+                [-INF, 0.0, -INF],
+                [NAN, 0.0, NAN],
+            ],
+        ),
+        (
+            "heaviside",
+            |x, y| x.heaviside(y),
+            &[[-2.0, 0.5, 0.0], [0.0, 0.5, 0.5], [3.0, 0.5, 1.0], [NAN, 0.5, NAN]],
+        ),
+        (
+            "nan_to_num",
+            |x, _| x.nan_to_num(),
+            &[
+                [NAN, 0.0, 0.0],
+                [INF, 0.0, f64::MAX],
+                [-INF, 0.0, f64::MIN],
+                [2.0, 0.0, 2.0],
+            ],
+        ),
+        (
+            "xlogy",
+            |x, y| x.xlogy(y),
+            &[[0.0, 0.0, 0.0], [0.0, INF, 0.0], [2.0, 1.0, 0.0], [1.0, 0.0, -INF]],
+        ),
+        (
+            "sinc",
+            |x, _| x.sinc(),
+            &[[0.0, 0.0, 1.0], [0.5, 0.0, std::f64::consts::FRAC_2_PI]],
+        ),
+        (
+            "fmax",
+            |x, y| x.fmax(y),
+            &[[1.0, 2.0, 2.0], [NAN, 2.0, 2.0], [1.0, NAN, 1.0], [NAN, NAN, NAN]],
+        ),
+        (
+            "fmin",
+            |x, y| x.fmin(y),
+            &[[1.0, 2.0, 1.0], [NAN, 2.0, 2.0], [1.0, NAN, 1.0], [NAN, NAN, NAN]],
+        ),
+        ("radians", |x, _| x.radians(), &[[180.0, 0.0, std::f64::consts::PI]]),
+        ("degrees", |x, _| x.degrees(), &[[std::f64::consts::PI, 0.0, 180.0]]),
+    ];
+
+    #[test]
+    fn numpys_functions_give_what_numpy_gives() {
+        for &(name, function, rows) in CASES {
+            let b = Builder::new();
+            let [x, y] = ["x", "y"].map(|name| b.input(name, DType::F64, [rows.len()]));
+            let graph = b.finish([("z", function(x, y))]).expect("a graph");
+            let column = |at: usize| {
+                let column = rows.iter().map(move |row| Scalar::Float(row[at]));
+                Tensor::from_scalars(DType::F64, [rows.len()], column)
+            };
+            let found = oracle::run(&graph, &[("x", column(0)), ("y", column(1))]).expect("inputs fit");
+            for (row, found) in rows.iter().zip(found[0].1.scalars()) {
+                let (found, expected) = (found.as_f64(), row[2]);
+                let is_near = (found - expected).abs() <= 4.0 * f64::EPSILON * expected.abs();
+                let is_same = found == expected || found.is_nan() && expected.is_nan();
+                assert!(is_near || is_same, "{name} of {row:?} is {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn numpys_functions_have_gradients() {
+        let inputs = [sample(&[6]), sample(&[2, 6])];
+        let of = |name: &str| CASES.iter().find(|case| case.0 == name).expect("a case").1;
+        for name in [
+            "hypot",
+            "logaddexp",
+            "copysign",
+            "cbrt",
+            "sinc",
+            "fmax",
+            "fmin",
+            "radians",
+        ] {
+            let function = of(name);
+            check_gradients(name, &inputs, |x| function(x[0] + x[1] * 0.25, x[1] * 1.5));
+        }
+        check_gradients("xlogy", &inputs, |x| (x[0] + x[1] * 0.25).xlogy(x[1] * x[1] + 0.5));
+    }
+
+    #[test]
+    fn whole_numbers_divide_downwards() {
+        let b = Builder::new();
+        let [x, y] = [[7, -7, 7, -7], [2, 2, -2, -2]].map(|row| b.constant(Tensor::from_i64([4], &row)));
+        let graph = b
+            .finish([("q", x.floor_div(y)), ("s", x.has_sign().cast(DType::I64))])
+            .expect("a graph");
+        let found = oracle::run(&graph, &[]).expect("no inputs");
+        assert_eq!(found[0].1.to_i64(), [3, -4, -4, 3]);
+        assert_eq!(found[1].1.to_i64(), [0, 1, 0, 1]);
     }
 }

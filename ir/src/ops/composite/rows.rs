@@ -55,6 +55,31 @@ impl<'g> Val<'g> {
         self.sum(axes) / count
     }
 
+    /// The square root of [`Val::variance`].
+    #[track_caller]
+    pub fn deviation(self, axes: impl Into<Vec<usize>>) -> Val<'g> {
+        self.variance(axes).sqrt()
+    }
+
+    /// The Euclidean norm along axes, which vanish.
+    #[track_caller]
+    pub fn norm(self, axes: impl Into<Vec<usize>>) -> Val<'g> {
+        self.square().sum(axes).sqrt()
+    }
+
+    /// The distance of the greatest element from the least along axes, which vanish.
+    #[track_caller]
+    pub fn extent(self, axes: impl Into<Vec<usize>>) -> Val<'g> {
+        let axes = axes.into();
+        self.max_over(axes.clone()) - self.min_over(axes)
+    }
+
+    /// How many elements are not 0 along axes, which vanish; an `i64`.
+    #[track_caller]
+    pub fn count_nonzero(self, axes: impl Into<Vec<usize>>) -> Val<'g> {
+        self.cast(DType::Bool).cast(DType::I64).sum(axes)
+    }
+
     /// The mean of the squared distances from the mean along axes, which vanish.
     #[track_caller]
     pub fn variance(self, axes: impl Into<Vec<usize>>) -> Val<'g> {
@@ -181,6 +206,16 @@ mod tests {
         assert_eq!((mean, variance), (vec![2.0], vec![1.0]));
         assert!((sample_variance[0] - 4.0 / 3.0).abs() < 1e-15);
         assert_eq!(standard, [-1.0, 1.0, -1.0, 1.0]);
+        let found = row_function(&[3.0, 0.0, -4.0, 0.0], |x| {
+            [
+                x.norm([0]),
+                x.extent([0]),
+                x.count_nonzero([0]).cast(DType::F64),
+                x.deviation([0]),
+            ]
+        });
+        assert_eq!(found[..3], [[5.0], [7.0], [2.0]]);
+        assert!((found[3][0] - 6.1875f64.sqrt()).abs() < 1e-15);
     }
 
     #[test]
@@ -204,6 +239,9 @@ mod tests {
         check_gradients("log_softmax", &x, |x| x[0].log_softmax(1));
         check_gradients("logsumexp", &x, |x| x[0].logsumexp(1));
         check_gradients("variance", &x, |x| x[0].variance([1]));
+        check_gradients("deviation", &x, |x| x[0].deviation([0]));
+        check_gradients("norm", &x, |x| x[0].norm([1]));
+        check_gradients("extent", &x, |x| x[0].extent([1]));
         check_gradients("sample_variance", &x, |x| x[0].sample_variance([0, 1]));
         check_gradients("standardise", &x, |x| x[0].standardise([1], 1e-3));
         check_gradients("layer_norm", &[sample(&[3, 4]), sample(&[4]), sample(&[4])], |x| {
