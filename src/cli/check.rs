@@ -46,6 +46,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = options.input.as_deref().map(npz::load).transpose()?.unwrap_or_default();
     let model = super::model::read(&options.open, options.batch, &options.entry, &arrays)?;
+    model.entry(&options.entry)?;
     let program = model.program.only(&options.entry).prepared();
     let (cpu, threads) = (options.machine.cpu()?, options.machine.threads());
     let executable = Arc::new(compile(&program, &cpu)?);

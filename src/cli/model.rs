@@ -86,7 +86,11 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
                 .collect(),
             false => HashMap::new(),
         };
-        let program = text::parse_program_with(model, &source, &|name| stored.get(name).cloned())?;
+        let mut program = text::parse_program_with(model, &source, &|name| stored.get(name).cloned())?;
+        // A graph is what a model predicts, whatever its file calls it.
+        if let ([only], PREDICT) = (&mut program.entries[..], entry) {
+            PREDICT.clone_into(&mut only.name);
+        }
         return Ok(Model {
             name: stem(),
             program,

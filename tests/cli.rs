@@ -1,0 +1,209 @@
+//! What the commands print and write, from the program that users run.
+
+use std::path::Path;
+use std::process::Command;
+
+use netloom::formats::npz;
+use netloom::ir::{Builder, DType, Op, Tensor, passes, text};
+use netloom::train::Dataset;
+use serde_json::Value;
+
+/// What a command prints on standard output; it must succeed.
+fn netloom(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the program starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {message}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&netloom(folder, arguments)).expect("one JSON object")
+}
+
+fn has_keys(object: &Value, keys: &str) {
+    for key in keys.split_whitespace() {
+        assert!(object.get(key).is_some(), "`{key}` is missing in {object}");
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[test]
+fn every_stage_is_shown() {
+    let folder = folder();
+    let dump = |entry: &str, stage: &str, more: &[&str]| {
+        let arguments = ["dump", "lenet", "--entry", entry, "--stage", stage];
+        netloom(folder.path(), &[&arguments, more].concat())
+    };
+    for entry in ["predict", "train_step"] {
+        let passes = passes::PASSES.iter().map(|pass| pass.name);
+        for stage in ["graph", "grad", "optimized"].into_iter().chain(passes) {
+            let graph = dump(entry, stage, &[]);
+            let parsed = text::parse(stage, &graph).unwrap_or_else(|problems| panic!("{stage}: {problems}"));
+            assert_eq!(parsed.to_string(), graph, "{stage}");
+            assert!(
+                parsed.nodes().any(|(_, node)| matches!(node.op, Op::Conv(_))),
+                "{stage}"
+            );
+        }
+        for (stage, part) in [
+            ("regions", "region 0: "),
+            ("kernel", "kernel "),
+            ("nest", "nest "),
+            ("plan", "barrier"),
+            ("clif", "function "),
+            ("asm", "ret"),
+        ] {
+            assert!(dump(entry, stage, &[]).contains(part), "{stage} of {entry}");
+        }
+    }
+    let json = dump("predict", "graph", &["--format", "json"]);
+    let graph = text::from_json(&json).expect("a graph");
+    assert_eq!(graph.to_string(), dump("predict", "graph", &[]));
+    assert!(dump("predict", "graph", &["--format", "dot"]).starts_with("digraph"));
+    // The differentiated graph is what is shown of `grad` where no entry is named.
+    let grad = netloom(folder.path(), &["dump", "tiny", "--stage", "grad"]);
+    assert!(grad.contains("loss"), "{grad}");
+}
+
+#[test]
+fn a_graph_in_a_file_is_a_model() {
+    let folder = folder();
+    let b = Builder::new();
+    let [x, w] = [b.input("x", DType::F32, [2, 3]), b.input("w", DType::F32, [3, 4])];
+    let graph = b.finish([("y", x.matmul(w).relu())]).expect("a graph");
+    std::fs::write(folder.path().join("layer.nl"), graph.to_string()).expect("a file");
+    let ones = |shape: [usize; 2]| Tensor::from_f32(shape, &vec![1.0; shape[0] * shape[1]]);
+    let arrays = [("x".to_owned(), ones([2, 3])), ("w".to_owned(), ones([3, 4]))];
+    npz::save(&folder.path().join("arrays.npz"), &arrays).expect("a file");
+    assert_eq!(netloom(folder.path(), &["dump", "layer.nl"]), graph.to_string());
+    let arguments = ["--input", "arrays.npz", "--output", "y.npz"];
+    for model in ["layer.nl", "layer.onnx", "artefact"] {
+        netloom(folder.path(), &[&["run", model][..], &arguments].concat());
+        let results = npz::load(&folder.path().join("y.npz")).expect("results");
+        assert_eq!(results[0].0, "y");
+        assert_eq!(results[0].1.to_f32(), [3.0; 8], "{model}");
+        std::fs::remove_file(folder.path().join("y.npz")).expect("it was there");
+        match model {
+            "layer.nl" => netloom(folder.path(), &["export", "layer.nl", "-o", "layer.onnx"]),
+            _ => netloom(
+                folder.path(),
+                &["compile", "layer.nl", "--emit", "sharedlib", "-o", "artefact"],
+            ),
+        };
+    }
+    let checked = netloom(folder.path(), &["check", "layer.nl"]);
+    assert!(checked.contains("1 kernels as the oracle"), "{checked}");
+}
+
+#[test]
+fn devices_are_listed() {
+    let folder = folder();
+    assert!(netloom(folder.path(), &["devices"]).starts_with("cpu "));
+    let listed = json(folder.path(), &["devices", "--json"]);
+    has_keys(
+        &listed["devices"][0],
+        "device triple level vector_lanes vector_registers threads",
+    );
+}
+
+#[test]
+fn benchmarks_say_what_they_measured() {
+    let folder = folder();
+    let keys = "model device threads mode batch median_ms min_ms runs compile_ms kernels arena_bytes peak_rss_bytes";
+    let bench = |more: &[&str]| {
+        let arguments = [
+            "bench",
+            "mlp",
+            "--batch",
+            "4",
+            "--threads",
+            "1",
+            "--seconds",
+            "0.01",
+            "--json",
+        ];
+        json(folder.path(), &[&arguments, more].concat())
+    };
+    for train in [&[][..], &["--train"]] {
+        let compiled = bench(train);
+        has_keys(&compiled, keys);
+        assert_eq!(compiled["mode"], "compiled");
+        let eager = bench(&[train, &["--eager"]].concat());
+        has_keys(&eager, keys);
+        assert_eq!(eager["mode"], "eager");
+        has_keys(
+            &eager["compiled"],
+            "median_ms kernels bytes_moved arena_bytes allocations",
+        );
+        // One kernel an operation, a buffer for each result.
+        let number = |of: &Value, key: &str| of[key].as_u64().expect("a number");
+        for (key, least) in [("kernels", 1), ("bytes_moved", 1), ("allocations", 1)] {
+            let (eager, compiled) = (number(&eager, key), number(&eager["compiled"], key));
+            assert!(eager >= compiled + least, "{key}: {eager} eager, {compiled} compiled");
+        }
+        let costs = bench(&[train, &["--kernels"]].concat());
+        assert!(
+            costs["kernels"].as_array().is_some_and(|kernels| !kernels.is_empty()),
+            "{costs}"
+        );
+    }
+    let replayed = bench(&["--train", "--replay", "3"]);
+    has_keys(&replayed, "loss_first loss_replayed");
+    assert_ne!(replayed["loss_first"], replayed["loss_replayed"]);
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn the_tour_trains_writes_and_compares() {
+    let folder = folder();
+    let report = json(folder.path(), &["demo", "--epochs", "1", "--out", "tour", "--json"]);
+    has_keys(
+        &report,
+        "net device threads epochs steps step_ms train_loss validation_loss test_accuracy files",
+    );
+    assert_eq!(report["net"], "lenet");
+    assert!(report["test_accuracy"].as_f64() > Some(0.9), "{report}");
+    let files: Vec<&str> = report["files"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    for file in &files {
+        let length = std::fs::metadata(folder.path().join("tour").join(file))
+            .expect(file)
+            .len();
+        assert!(length > 0, "{file}");
+    }
+    for file in [
+        "weights.safetensors",
+        "loss.svg",
+        "accuracy.svg",
+        "filters.svg",
+        "mistakes.svg",
+    ] {
+        assert!(files.contains(&file), "{file} is not among {files:?}");
+    }
+    // Saved weights say nothing about when and where.
+    let weights = std::fs::read(folder.path().join("tour/weights.safetensors")).expect("they were saved");
+    let path = folder.path().display().to_string();
+    assert!(!weights.windows(path.len()).any(|window| window == path.as_bytes()));
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn digits_lie_between_zero_and_one_and_apart() {
+    let (train, test) = Dataset::digits().expect("they are embedded");
+    assert_eq!((train.len(), test.len()), (8000, 1000));
+    for data in [&train, &test] {
+        assert!(data.inputs.to_f32().iter().all(|grey| (0.0..=1.0).contains(grey)));
+        assert_eq!(data.classes(), 10);
+    }
+}
