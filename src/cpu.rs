@@ -26,6 +26,7 @@ pub mod lanes;
 pub mod library;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod machine;
+pub mod memory;
 pub mod object;
 pub mod runner;
 pub mod threads;
@@ -67,6 +68,19 @@ pub enum Error {
         /// The target.
         triple: String,
         /// Cranelift's words.
+        reason: String,
+    },
+    /// No room for states or intermediate values.
+    #[error("{0}")]
+    TooLittle(#[from] crate::memory::TooLittle),
+    /// Fewer threads than asked for.
+    #[error("starting thread {number} of {workers}: {reason}; ask for fewer threads")]
+    Thread {
+        /// Which.
+        number: usize,
+        /// How many there were to be.
+        workers: usize,
+        /// The system's words.
         reason: String,
     },
     /// No room for code.

@@ -15,6 +15,9 @@ pub enum Error {
     #[cfg(feature = "vulkan")]
     #[error("{0}")]
     Gpu(#[from] crate::gpu::Error),
+    /// There is not enough memory.
+    #[error("{0}")]
+    Memory(#[from] crate::memory::TooLittle),
     /// A run was asked for that the program does not offer.
     #[error("{0}")]
     Usage(String),

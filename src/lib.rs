@@ -26,6 +26,7 @@ pub mod formats;
 pub mod gpu;
 pub mod hoist;
 pub mod layout;
+pub mod memory;
 pub mod nn;
 pub mod page;
 pub mod place;

@@ -26,6 +26,7 @@ use crate::cpu::runner::{self, is_of_type};
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
+use crate::memory;
 use crate::plan::{Plan, Port, StateSlot};
 
 /// An executable with memory, threads, and states of its own.
@@ -52,6 +53,15 @@ impl Runner {
             #[cfg(feature = "vulkan")]
             Runner::Vulkan(runner) => Ok(runner.read_states(offset, bytes)?),
         }
+    }
+
+    fn clear_states(&mut self, offset: usize, bytes: usize) -> Result<(), Error> {
+        match self {
+            Runner::Cpu(runner) => runner.states_mut()[offset..][..bytes].fill(0),
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(runner) => runner.write_states(offset, &vec![0; bytes])?,
+        }
+        Ok(())
     }
 
     fn write_states(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
@@ -137,9 +147,9 @@ impl Session {
                 "a session made to run once has no first values to go back to".to_owned(),
             ));
         }
-        let states = self.executable.states.iter();
-        let end = states.map(|slot| slot.offset + slot.ty.len_bytes()).max();
-        self.runner.write_states(0, &vec![0; end.unwrap_or(0)])?;
+        for slot in &self.executable.states {
+            self.runner.clear_states(slot.offset, slot.ty.len_bytes())?;
+        }
         self.begin(seed, self.executable.given.clone())
     }
 
@@ -249,7 +259,7 @@ impl Session {
                     .ok_or_else(|| Error::Usage(format!("`{entry}` needs an argument `{}`: {}", port.name, port.ty)))
             })
             .collect::<Result<Vec<&Tensor>, Error>>()?;
-        let mut outputs = new_results(plan);
+        let mut outputs = new_results(plan)?;
         let names: Vec<String> = plan.outputs.iter().map(|port| port.name.clone()).collect();
         self.run(entry, &inputs, &mut outputs)?;
         Ok(names.into_iter().zip(outputs).collect())
@@ -258,12 +268,10 @@ impl Session {
     /// Tensors for the results of an entry, to be passed to [`Session::run`].
     ///
     /// # Errors
-    /// If there is no such entry.
+    /// If there is no such entry, or not enough memory.
     pub fn results(&self, entry: &str) -> Result<Vec<Tensor>, Error> {
-        self.executable
-            .plan(entry)
-            .map(new_results)
-            .ok_or_else(|| self.unknown_entry(entry))
+        let plan = self.executable.plan(entry);
+        new_results(plan.ok_or_else(|| self.unknown_entry(entry))?)
     }
 
     /// The present value of a state.
@@ -338,11 +346,12 @@ impl Session {
     }
 }
 
-fn new_results(plan: &Plan) -> Vec<Tensor> {
-    plan.outputs
-        .iter()
+fn new_results(plan: &Plan) -> Result<Vec<Tensor>, Error> {
+    memory::check(plan.outputs.iter().map(|port| port.ty.len_bytes()).sum())?;
+    let results = plan.outputs.iter();
+    Ok(results
         .map(|port| Tensor::zeros(port.ty.dtype, port.ty.shape.clone()))
-        .collect()
+        .collect())
 }
 
 fn ports_text(ports: &[Port]) -> String {

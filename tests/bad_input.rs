@@ -174,6 +174,32 @@ fn shapes_that_do_not_fit() {
 }
 
 #[test]
+fn more_than_the_memory_there_is() {
+    let folder = folder();
+    refuses(
+        folder.path(),
+        &["bench", "mlp", "--batch", "500000000"],
+        1,
+        &["1460.31 GiB of memory are needed", "smaller batch"],
+    );
+    let x = [("x".to_owned(), Tensor::zeros(DType::F32, [1024]))];
+    npz::save(&folder.path().join("x.npz"), &x).expect("a file");
+    let b = Builder::new();
+    let rows = b.input("x", DType::F32, [1024]).broadcast([1 << 31, 1024]);
+    for (name, y) in [("result", rows), ("intermediate", rows.cumsum(0).max_over([0]))] {
+        let graph = b.finish([("y", y)]).expect("a graph");
+        write(&folder.path().join("model.nl"), graph.to_string().as_bytes());
+        refuses(
+            folder.path(),
+            &["run", "model.nl", "--input", "x.npz", "--output", "y.npz"],
+            1,
+            &["819", "GiB of memory are needed"],
+        );
+        assert!(!folder.path().join("y.npz").exists(), "{name}");
+    }
+}
+
+#[test]
 fn graphs_that_are_wrong_are_shown_at_their_line() {
     let folder = folder();
     write(

@@ -10,6 +10,7 @@ use netloom::eager::Eager;
 use netloom::formats::{npz, write_whole};
 use netloom::ir::cost::{self, Flops};
 use netloom::ir::{DType, Tensor};
+use netloom::memory;
 use netloom::nn::layers::summary;
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::nn::zoo::Net;
@@ -328,6 +329,7 @@ pub fn made_up_arguments(session: &Session, entry: &str) -> Result<Vec<Tensor>, 
 /// The arguments of an entry: from a file, or made up, the same each time.
 fn arguments(plan: &Plan, path: Option<&Path>) -> Result<Vec<Tensor>, Error> {
     let Some(path) = path else {
+        memory::check(plan.inputs.iter().map(|port| port.ty.len_bytes()).sum())?;
         return Ok(plan
             .inputs
             .iter()

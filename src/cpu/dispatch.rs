@@ -11,7 +11,8 @@ use super::Error;
 use super::entry::{ARENA_HEADER_BYTES, Call, emit_barrier};
 use super::isa::Cpu;
 use super::jit::{Jit, KernelFn};
-use super::runner::{Block, is_of_type};
+use super::memory::Block;
+use super::runner::is_of_type;
 use super::threads::{Pool, yield_to_others};
 use crate::buffers::Buffers;
 use crate::plan::{ALIGN, Base, KernelId, Kernels, Outline, Place, Step, is_shared_kernel};
@@ -117,7 +118,7 @@ impl Dispatcher {
             block.bytes_mut().copy_from_slice(bytes);
             Ok::<Block, Error>(block)
         };
-        let pool = Pool::new(threads);
+        let pool = Pool::new(threads)?;
         let worker_bytes = outlines.iter().map(|outline| outline.worker_bytes).max().unwrap_or(0);
         let temps = outlines.iter().map(|outline| outline.temps.len()).max().unwrap_or(0);
         Ok(Dispatcher {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Error;
 use super::export::{ExportCall, ExportFn, Status, Task};
-use super::runner::Block;
+use super::memory::Block;
 use super::threads::{Pool, yield_to_others};
 use netloom_ir::Tensor;
 
@@ -97,7 +97,7 @@ impl Caller {
             library,
             states: Block::zeroed(state_bytes)?,
             arena: Block::zeroed(arena_bytes)?,
-            pool: Pool::new(workers),
+            pool: Pool::new(workers)?,
         })
     }
 

@@ -1,7 +1,5 @@
 //! Running entries: blocks of memory, and the call into machine code.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,123 +11,10 @@ use super::Error;
 use super::entry::{Call, EntryFn, arena_bytes, emit_barrier, emit_entry};
 use super::isa::Cpu;
 use super::jit::Jit;
+use super::memory::Block;
 use super::threads::{Pool, yield_to_others};
 use crate::compile::Stages;
-use crate::plan::{ALIGN, Memory, Plan};
-
-/// Blocks at least this large begin where a huge page does and ask for such pages: weights are streamed, and a page of 4 KiB holds a few rows.
-/// Measured, streams in eight rows of a matrix gain up to 20 %.
-const HUGE_PAGE: usize = 2 << 20;
-
-/// Zeroed memory aligned to [`ALIGN`], at an address that never changes. Of a large block the system gives pages as they are first touched.
-pub struct Block {
-    start: NonNull<u8>,
-    bytes: usize,
-    source: Source,
-}
-
-/// Where a block's memory comes from.
-enum Source {
-    /// The allocator.
-    Heap(Layout),
-    /// The system, which mapped so many bytes from there for it.
-    #[cfg(target_os = "linux")]
-    System(NonNull<u8>, usize),
-}
-
-// SAFETY: a block owns its memory as a `Vec<u8>` does.
-unsafe impl Send for Block {}
-// SAFETY: shared access only reads.
-unsafe impl Sync for Block {}
-
-impl Block {
-    /// Zeros.
-    ///
-    /// # Errors
-    /// If the system has not that much memory.
-    pub fn zeroed(bytes: usize) -> Result<Block, Error> {
-        #[cfg(target_os = "linux")]
-        if bytes >= HUGE_PAGE {
-            return Block::mapped(bytes);
-        }
-        let refused = || Block::refused(bytes);
-        let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| refused())?;
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
-        Ok(Block {
-            start,
-            bytes,
-            source: Source::Heap(layout),
-        })
-    }
-
-    /// The same for a large block.
-    #[cfg(target_os = "linux")]
-    fn mapped(bytes: usize) -> Result<Block, Error> {
-        use nix::libc;
-        // So much more that a huge page's start is within.
-        let length = bytes.checked_add(HUGE_PAGE).ok_or_else(|| Block::refused(bytes))?;
-        let (access, private) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
-        // SAFETY: a new mapping, at an address of the system's choice, touches nothing that there is.
-        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), length, access, private, -1, 0) };
-        if mapped == libc::MAP_FAILED {
-            return Err(Block::refused(bytes));
-        }
-        let mapped = mapped.cast::<u8>();
-        let start = mapped.wrapping_add(mapped.align_offset(HUGE_PAGE));
-        // A kernel without huge pages refuses, which costs speed alone.
-        // SAFETY: the range was mapped above, from a page's start, and the advice changes no contents.
-        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
-        let found = NonNull::new(start).zip(NonNull::new(mapped));
-        let (start, mapped) = found.expect("the system maps nothing at address 0 by itself");
-        Ok(Block {
-            start,
-            bytes,
-            source: Source::System(mapped, length),
-        })
-    }
-
-    fn refused(bytes: usize) -> Error {
-        Error::Memory {
-            bytes,
-            reason: "the system has not that much memory".to_owned(),
-        }
-    }
-
-    /// The contents.
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the block owns `bytes` initialised bytes from `start`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
-    }
-
-    /// The contents, to be overwritten.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `bytes`, and `self` is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
-    }
-
-    /// The address.
-    pub fn address(&self) -> *mut u8 {
-        self.start.as_ptr()
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        match self.source {
-            // SAFETY: allocated with this layout in `zeroed`, freed only here.
-            Source::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
-            #[cfg(target_os = "linux")]
-            // SAFETY: mapped so in `mapped`, unmapped only here.
-            Source::System(mapped, length) => unsafe {
-                nix::libc::munmap(mapped.as_ptr().cast(), length);
-            },
-        }
-    }
-}
+use crate::plan::{Memory, Plan};
 
 /// Machine code of plans, ready to be called.
 pub struct Code {
@@ -217,7 +102,7 @@ unsafe impl Send for Runner {}
 impl Runner {
     /// Memory for the code, with so many workers. States are zero.
     pub fn new(code: Arc<Code>, threads: usize) -> Result<Runner, Error> {
-        let pool = Pool::new(threads);
+        let pool = Pool::new(threads)?;
         let arena = code
             .plans()
             .iter()

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::Error;
+
 /// How long an idle worker stays awake: a few times what waking it would cost.
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -43,24 +45,33 @@ pub struct Pool {
 
 impl Pool {
     /// A pool in which `workers` threads run, the caller's included.
-    pub fn new(workers: usize) -> Pool {
+    ///
+    /// # Errors
+    /// If the system does not start that many.
+    pub fn new(workers: usize) -> Result<Pool, Error> {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             task: AtomicPtr::new(std::ptr::null_mut()),
             running: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
         });
-        let workers = (1..workers.max(1))
-            .map(|number| {
-                let shared = Arc::clone(&shared);
-                let handle = thread::Builder::new()
-                    .name(format!("netloom-{number}"))
-                    .spawn(move || work(&shared, number))
-                    .expect("the system starts a thread");
-                (handle.thread().clone(), Some(handle))
-            })
-            .collect();
-        Pool { shared, workers }
+        let mut pool = Pool {
+            shared,
+            workers: Vec::new(),
+        };
+        for number in 1..workers {
+            let shared = Arc::clone(&pool.shared);
+            let builder = thread::Builder::new().name(format!("netloom-{number}"));
+            let handle = builder
+                .spawn(move || work(&shared, number))
+                .map_err(|reason| Error::Thread {
+                    number: number + 1,
+                    workers,
+                    reason: reason.to_string(),
+                })?;
+            pool.workers.push((handle.thread().clone(), Some(handle)));
+        }
+        Ok(pool)
     }
 
     /// The number of workers, the caller included.
@@ -142,7 +153,7 @@ mod tests {
     #[test]
     fn every_worker_runs_every_task_once() {
         for workers in [1, 2, 3, 7] {
-            let mut pool = Pool::new(workers);
+            let mut pool = Pool::new(workers).unwrap();
             for _ in 0..200 {
                 let ran = Mutex::new(vec![0; workers]);
                 pool.run(&|number| ran.lock().unwrap()[number] += 1);

@@ -11,6 +11,7 @@ use zip::ZipArchive;
 
 use super::write_whole;
 use crate::error::Error;
+use crate::memory;
 
 /// Expands to a `match` on an element type with `$code` for each that NumPy shares with Rust, `$T` being the Rust type.
 macro_rules! by_dtype {
@@ -78,8 +79,11 @@ pub fn parse(file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
         .map(|number| {
             let mut member = archive.by_index(number).map_err(|reason| reason.to_string())?;
             let name = member.name().trim_end_matches(".npy").to_owned();
+            let claimed = member.size();
             let mut bytes = Vec::new();
-            member
+            memory::check(usize::try_from(claimed).unwrap_or(usize::MAX))
+                .map_err(|reason| format!("array `{name}`: {reason}"))?;
+            (member.by_ref().take(claimed))
                 .read_to_end(&mut bytes)
                 .map_err(|reason| reason.to_string())
                 .and_then(|_| read(&bytes))
