@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use netloom::device::Choice;
 use netloom::formats::write_whole;
-use netloom::{Cpu, Device, Error};
+use netloom::{Cpu, Device, Error, cpu};
 
 /// A compiler and runtime for neural networks.
 #[derive(Parser)]
@@ -144,7 +144,14 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(if matches!(error, Error::Unknown(_)) { 2 } else { 1 })
+            let is_misuse = match &error {
+                Error::Unknown(_) => true,
+                Error::Cpu(reason) => {
+                    matches!(reason, cpu::Error::UnknownCpu { .. } | cpu::Error::UnknownTriple { .. })
+                }
+                _ => false,
+            };
+            ExitCode::from(if is_misuse { 2 } else { 1 })
         }
     }
 }

@@ -95,7 +95,7 @@ fn names_that_are_not_there() {
     refuses(
         folder.path(),
         &["train", "mlp", "--cpu", "pentium"],
-        1,
+        2,
         &["unknown cpu `pentium`", "x86-64-v3"],
     );
     refuses(folder.path(), &["bench", "mlp", "--threads", "0"], 2, &["--threads"]);
@@ -335,15 +335,16 @@ fn several_seeds_train_apart_and_their_mean_is_told() {
         assert!(best == weights(folder.path(), seed), "{seed}");
         assert!(best.iter().any(|(name, _)| name == "4.weight"), "{seed}");
     }
-    for (more, part) in [
-        (&["--turn", "5"][..], "`mlp` takes no pictures"),
-        (&["--dropout", "1.5"], "found 1.5"),
+    for (more, status, part) in [
+        (&["--turn", "5"][..], 1, "`mlp` takes no pictures"),
+        (&["--dropout", "1.5"], 1, "found 1.5"),
         (
             &["--seeds", "2", "--resume", "out/seed-5/best.safetensors"],
-            "instead of `--seeds`",
+            2,
+            "cannot be used with '--resume",
         ),
     ] {
-        refuses(folder.path(), &train("other", "3", more), 1, &[part]);
+        refuses(folder.path(), &train("other", "3", more), status, &[part]);
     }
 }
 

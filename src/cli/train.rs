@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long)]
     best: bool,
     /// Train so many times, from this seed and the next ones, each into a folder of its own
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", conflicts_with = "resume")]
     seeds: NonZeroU64,
     /// Drop this share of what the last layer is given
     #[arg(long, value_name = "SHARE")]
@@ -126,10 +126,6 @@ pub fn run(options: &Options) -> Result<(), Error> {
             super::print_json(&json(&report));
         }
         return Ok(());
-    }
-    if options.resume.is_some() {
-        let message = "`--resume` goes on with one training; give its seed instead of `--seeds`";
-        return Err(Error::Usage(message.to_owned()));
     }
     let seeds = options.seed..=options.seed.saturating_add(options.seeds.get() - 1);
     let reports = seeds
