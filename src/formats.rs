@@ -8,12 +8,18 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
-/// Writes a file beside `path` with `write`, then renames it, so that no reader ever sees half a file.
+/// Writes a file beside `path` with `write`, then renames it, so that no reader ever sees half a file. What is no file, such as `/dev/stdout`, is
+/// written to.
 ///
 /// # Errors
 /// If the folder cannot be made or written; then `path` is as it was.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<(), Error> {
     let fail = |reason: std::io::Error| Error::file(path, reason);
+    // A device or a pipe stays what it is: nobody finds half of a file there later.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        return file.and_then(|mut file| write(&mut file)).map_err(fail);
+    }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(fail)?;
     }

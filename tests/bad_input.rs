@@ -239,6 +239,21 @@ fn files_in_the_way_of_folders() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_is_written_to_not_replaced() {
+    let folder = folder();
+    let link = folder.path().join("full");
+    std::os::unix::fs::symlink("/dev/full", &link).expect("a link");
+    refuses(
+        folder.path(),
+        &["dump", "tiny", "-o", "full"],
+        1,
+        &["full: ", "No space"],
+    );
+    assert!(std::fs::symlink_metadata(&link).expect("it is there").is_symlink());
+}
+
 #[test]
 fn a_loss_that_is_no_number_ends_the_training() {
     let folder = folder();
