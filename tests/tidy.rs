@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Words that the sources of the two crates do not contain outside tests, each with the files that may, and why.
 const FORBIDDEN: &[(&str, &[(&str, &str)])] = &[
@@ -109,6 +110,30 @@ fn every_unsafe_block_says_why_it_is_safe() {
         }
     }
     assert!(found.is_empty(), "no `// SAFETY:` above\n{}", found.join("\n"));
+}
+
+/// What a registry is given, uncompressed: the digits are most of it.
+const MOST_PACKAGED: u64 = 10_000_000;
+
+#[test]
+fn the_package_is_small() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = Command::new(std::env::var_os("CARGO").expect("cargo runs this test"))
+        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .current_dir(root)
+        .output()
+        .expect("cargo starts");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let files = String::from_utf8(listed.stdout).expect("names are text");
+    assert!(
+        files
+            .lines()
+            .any(|file| file == "examples/data/mnist/train-images-idx3-ubyte.gz")
+    );
+    // Those that cargo makes are not in the folder.
+    let length = |file: &str| fs::metadata(root.join(file)).map_or(0, |metadata| metadata.len());
+    let total: u64 = files.lines().map(length).sum();
+    assert!(total < MOST_PACKAGED, "{total} bytes");
 }
 
 #[test]
