@@ -72,11 +72,13 @@ fn a_wrong_pass_is_named() {
     let wrong = |name| Pass {
         name,
         run: wrong,
+        bodies_only: false,
         after: &[],
     };
     let right = |at: usize| Pass {
         name: PASSES[at].name,
         run: PASSES[at].run,
+        bodies_only: PASSES[at].bodies_only,
         after: &[],
     };
     let passes = [right(0), wrong("forget_tanh"), right(1)];

@@ -10,10 +10,11 @@
 
 mod petgraph;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
+
+use hashbrown::HashTable;
 
 use crate::error::{Loc, Problem};
 use crate::ops::Op;
@@ -68,7 +69,8 @@ pub struct Graph {
     inputs: Vec<NodeId>,
     /// The results, by name, in order. Names are distinct.
     pub outputs: Vec<(String, NodeId)>,
-    interned: HashMap<u64, Vec<NodeId>>,
+    /// Each node by the hash of its op and operands.
+    interned: HashTable<(u64, NodeId)>,
     hasher: RandomState,
     /// Found when petgraph first asks for them, forgotten when a node is added.
     edges: OnceLock<petgraph::Edges>,
@@ -86,12 +88,12 @@ impl Graph {
     /// If the op's rule refuses the operands' types.
     pub fn push(&mut self, op: Op, args: Vec<NodeId>, loc: Loc) -> Result<NodeId, Problem> {
         let key = self.hasher.hash_one((&op, &args));
-        let found = self.interned.get(&key).into_iter().flatten().copied();
-        for id in found {
+        let is_equal = |&(other, id): &(u64, NodeId)| {
             let node = &self.nodes[id.at()];
-            if node.op == op && node.args == args {
-                return Ok(id);
-            }
+            other == key && node.op == op && node.args == args
+        };
+        if let Some(&(_, id)) = self.interned.find(key, is_equal) {
+            return Ok(id);
         }
         let checked = self.infer(&op, &args).and_then(|types| {
             types.iter().try_for_each(Type::check)?;
@@ -111,7 +113,7 @@ impl Graph {
         }
         self.nodes.push(Node { op, args, types, loc });
         self.edges.take();
-        self.interned.entry(key).or_default().push(id);
+        self.interned.insert_unique(key, (key, id), |&(key, _)| key);
         Ok(id)
     }
 

@@ -9,6 +9,7 @@ pub mod motion;
 pub mod scan;
 pub mod simplify;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::graph::{Graph, NodeId, Rebuild};
 use crate::ops::{Branch, Loop, Op, Scan, View};
 use crate::target::Target;
 use crate::tensor::Tensor;
-use crate::verify::verify;
+use crate::verify::{has_bodies, verify};
 
 /// A pass, and why it stands where it does.
 pub struct Pass {
@@ -26,6 +27,8 @@ pub struct Pass {
     pub name: &'static str,
     /// What it does.
     pub run: fn(&Graph, &Target) -> Graph,
+    /// Whether it changes loops and branches alone: graphs without them are not shown to it.
+    pub bodies_only: bool,
     /// The passes it comes after, each with the reason.
     pub after: &'static [(&'static str, &'static str)],
 }
@@ -35,16 +38,19 @@ pub static PASSES: &[Pass] = &[
     Pass {
         name: "merge",
         run: scan::merge::merge,
+        bodies_only: true,
         after: &[],
     },
     Pass {
         name: "bodies",
         run: improve_bodies,
+        bodies_only: true,
         after: &[("merge", "a body that gives more results is improved as one")],
     },
     Pass {
         name: "hoist",
         run: scan::hoist::hoist,
+        bodies_only: true,
         after: &[(
             "bodies",
             "views stand where they cost nothing, and contractions have absorbed theirs",
@@ -53,6 +59,7 @@ pub static PASSES: &[Pass] = &[
     Pass {
         name: "sink",
         run: scan::sink::sink,
+        bodies_only: true,
         after: &[(
             "hoist",
             "what depends on the entries of a step alone has moved in front already",
@@ -61,6 +68,7 @@ pub static PASSES: &[Pass] = &[
     Pass {
         name: "trim",
         run: scan::trim::trim,
+        bodies_only: true,
         after: &[(
             "sink",
             "what has moved out leaves operands that nothing reads and results that nothing uses",
@@ -69,11 +77,13 @@ pub static PASSES: &[Pass] = &[
     Pass {
         name: "motion",
         run: motion::move_views,
+        bodies_only: false,
         after: &[],
     },
     Pass {
         name: "fold",
         run: fold::fold_constants,
+        bodies_only: false,
         after: &[(
             "motion",
             "an op on broadcasts of scalars has become a broadcast of an op on scalars, which is small enough to fold",
@@ -82,6 +92,7 @@ pub static PASSES: &[Pass] = &[
     Pass {
         name: "simplify",
         run: simplify::simplify,
+        bodies_only: false,
         after: &[(
             "fold",
             "the constant that an equation asks for may be the result of other ops",
@@ -121,12 +132,14 @@ pub fn run(graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -
 pub fn run_list(passes: &[Pass], graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
     let mut improved = graph.clone();
     for round in 0..MAX_ROUNDS {
-        let mut graph = run_pass(&passes[0], &improved, target, round, observer);
-        for pass in &passes[1..] {
-            graph = run_pass(pass, &graph, target, round, observer);
+        let mut graph = Cow::Borrowed(&improved);
+        for pass in passes {
+            if let Some(changed) = run_pass(pass, &graph, target, round, observer) {
+                graph = Cow::Owned(changed);
+            }
         }
-        let is_done = graph == improved;
-        improved = graph;
+        let is_done = *graph == improved;
+        improved = graph.into_owned();
         if is_done {
             break;
         }
@@ -134,7 +147,23 @@ pub fn run_list(passes: &[Pass], graph: &Graph, target: &Target, observer: &mut 
     improved
 }
 
-fn run_pass(pass: &Pass, graph: &Graph, target: &Target, round: usize, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
+/// The graph after a pass; `None` if the pass does not look at such graphs.
+fn run_pass(
+    pass: &Pass,
+    graph: &Graph,
+    target: &Target,
+    round: usize,
+    observer: &mut dyn FnMut(Step<'_>),
+) -> Option<Graph> {
+    if pass.bodies_only && !graph.nodes().any(|(_, node)| has_bodies(&node.op)) {
+        observer(Step {
+            pass: pass.name,
+            round,
+            graph,
+            took: Duration::ZERO,
+        });
+        return None;
+    }
     let start = Instant::now();
     // A pass does not change its graph, so what a failed one leaves behind is not seen.
     let result = catch_unwind(AssertUnwindSafe(|| (pass.run)(graph, target)));
@@ -156,7 +185,7 @@ fn run_pass(pass: &Pass, graph: &Graph, target: &Target, round: usize, observer:
         graph: &graph,
         took,
     });
-    graph
+    Some(graph)
 }
 
 /// Improves the bodies of loops and branches, by all passes.
@@ -258,10 +287,10 @@ mod tests {
             (0, "motion", 4),
             (0, "fold", 4),
             (0, "simplify", 3),
-            (1, "merge", 1),
-            (1, "bodies", 1),
+            (1, "merge", 3),
+            (1, "bodies", 3),
         ];
-        // The equation leaves the constant behind, which the next pass does not carry on.
+        // The equation leaves the constant behind, and passes for bodies are not run.
         assert_eq!(seen[5..10], expected);
     }
 
@@ -271,6 +300,7 @@ mod tests {
             let pass = Pass {
                 name: "broken",
                 run,
+                bodies_only: false,
                 after: &[],
             };
             let failure = catch_unwind(|| run_list(&[pass], &small(), &TARGET, &mut |_| {})).unwrap_err();

@@ -55,9 +55,14 @@ pub fn verify(graph: &Graph) -> Result<(), Problems> {
     }
 }
 
+/// Whether an op holds graphs.
+pub fn has_bodies(op: &Op) -> bool {
+    matches!(op, Op::Scan(_) | Op::If(_) | Op::While(_))
+}
+
 /// The graphs that an op holds, with the names of the attributes that hold them.
 pub fn bodies(op: &Op) -> Vec<(&'static str, std::sync::Arc<Graph>)> {
-    if !matches!(op, Op::Scan(_) | Op::If(_) | Op::While(_)) {
+    if !has_bodies(op) {
         return Vec::new();
     }
     let attrs = op.rules().attrs().into_iter();

@@ -12,8 +12,8 @@ use crate::target::Target;
 
 /// Moves, merges and drops views.
 pub fn move_views(graph: &Graph, _target: &Target) -> Graph {
-    let mut use_counts = vec![0_u32; graph.len()];
-    for (_, node) in graph.nodes() {
+    let (live, mut use_counts) = (graph.live(), vec![0_u32; graph.len()]);
+    for (_, node) in graph.nodes().filter(|(id, _)| live[id.at()]) {
         for arg in &node.args {
             use_counts[arg.at()] += 1;
         }
