@@ -1,12 +1,13 @@
-"""Training steps of netloom and its peers, run alternately: python3 compare.py PEERS NET…
-PEERS holds the virtual environments `torch` and `jax` and the folder `models` that `train.py export` wrote; see README.md.
-A figure of netloom's counts only if its loss on PyTorch's weights and batch is PyTorch's: at first within 1e-4, after 100 steps within 1e-3.
+"""netloom and its peers, run alternately: python3 compare.py PEERS train|infer NET…
+PEERS holds the virtual environments `torch`, `jax` and `ort` and the folder `models`; see README.md. `train` times training steps, `infer` predictions of one
+picture, on 1 and 2 threads. A figure of netloom's counts only if its results on the same weights and data are PyTorch's: of a training step the loss at
+first within 1e-4 and after 100 steps within 1e-3 (resnet18: after 10 steps, 1e-2), of a prediction the scores within 1e-3 of the greatest.
 """
-import json, pathlib, re, statistics, struct, subprocess, sys, zipfile
+import json, math, pathlib, re, statistics, struct, subprocess, sys, zipfile
 
 ROUNDS, SECONDS = 3, 2
 here = pathlib.Path(__file__).parent
-peers, nets = pathlib.Path(sys.argv[1]), sys.argv[2:] or ["tiny", "mlp", "lenet", "autoencoder"]
+peers, kind, nets = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 netloom = here.parent.parent / "target/release/netloom"
 
 
@@ -16,36 +17,65 @@ def scalar(archive, name):
         return struct.unpack("<f", f.read()[-4:])[0]
 
 
-def ours(net, threads, mode):
-    model = peers / "models" / (net + ".train")
-    command = [netloom, "bench", net, "--train", "--json", "--threads", threads, "--seconds", SECONDS, "--replay", 100,
-               "--weights", f"{model}.safetensors", "--input", f"{model}.npz", *mode]
-    report = json.loads(subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout)
-    for key, wanted, bound in (("loss_first", "loss_first", 1e-4), ("loss_replayed", "loss_100", 1e-3)):
-        expected = scalar(f"{model}.npz", wanted)
-        error = abs(report[key] - expected) / max(abs(expected), 1e-9)
-        assert error <= bound, f"{net}: {key} is {report[key]}, PyTorch has {expected}"
-    return report["median_ms"]
+def bench(net, threads, more):
+    command = [netloom, "bench", net, "--json", "--threads", threads, "--seconds", SECONDS, *more]
+    return json.loads(subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout)
 
 
-def peer(python, engine, net, threads):
-    command = [peers / python / "bin/python", here / "train.py", engine, net, threads, SECONDS]
-    printed = subprocess.run([str(part) for part in command], capture_output=True, text=True).stdout
-    found = re.search(r"median_ms=([\d.]+)", printed)
-    return float(found[1]) if found else None
+def trained(mode):
+    def run(net, threads):
+        model = peers / "models" / (net + ".train")
+        steps, bound = (10, 1e-2) if net == "resnet18" else (100, 1e-3)
+        report = bench(net, threads, ["--train", "--replay", steps, "--weights", f"{model}.safetensors", "--input", f"{model}.npz", *mode])
+        for key, wanted, allowed in (("loss_first", "loss_first", 1e-4), ("loss_replayed", f"loss_{steps}", bound)):
+            expected = scalar(f"{model}.npz", wanted)
+            error = abs(report[key] - expected) / max(abs(expected), 1e-9)
+            assert error <= allowed, f"{net}: {key} is {report[key]}, PyTorch has {expected}"
+        return report["median_ms"]
+    return run
 
 
+def predicted(mode):
+    def run(net, threads):
+        model = peers / "models" / net
+        report = bench(net, threads, ["--weights", f"{model}.safetensors", "--input", f"{model}.npz", "--expect", f"{model}.npz", *mode])
+        assert report["max_rel_err"] <= 1e-3, f"{net}: off by {report['max_rel_err']} of the greatest score"
+        return report["median_ms"]
+    return run
+
+
+def peer(python, script, engine, *folder):
+    def run(net, threads):
+        command = [peers / python / "bin/python", here / script, engine, *folder, net, threads, SECONDS]
+        printed = subprocess.run([str(part) for part in command], capture_output=True, text=True).stdout
+        found = re.search(r"median_ms=([\d.]+)", printed)
+        return float(found[1]) if found else None
+    return run
+
+
+models = peers / "models"
 ENGINES = {
-    "netloom": lambda net, threads: ours(net, threads, []),
-    "netloom, x86-64-v3": lambda net, threads: ours(net, threads, ["--cpu", "x86-64-v3"]),
-    "netloom eager": lambda net, threads: ours(net, threads, ["--eager"]),
-    "PyTorch eager": lambda net, threads: peer("torch", "torch", net, threads),
-    "torch.compile": lambda net, threads: peer("torch", "compile", net, threads),
-    "JAX": lambda net, threads: peer("jax", "jax", net, threads),
-}
+    "train": {
+        "netloom": trained([]),
+        "netloom, x86-64-v3": trained(["--cpu", "x86-64-v3"]),
+        "netloom eager": trained(["--eager"]),
+        "PyTorch eager": peer("torch", "train.py", "torch"),
+        "torch.compile": peer("torch", "train.py", "compile"),
+        "JAX": peer("jax", "train.py", "jax"),
+    },
+    "infer": {
+        "netloom": predicted([]),
+        "netloom, x86-64-v3": predicted(["--cpu", "x86-64-v3"]),
+        "ONNX Runtime": peer("ort", "infer.py", "ort", models),
+        "OpenVINO": peer("ort", "infer.py", "openvino", models),
+        "ncnn": peer("ort", "infer.py", "ncnn", models),
+        "torch.compile": peer("torch", "infer.py", "compile", models),
+    },
+}[kind]
 
 print("| net | threads | " + " | ".join(ENGINES) + " | best peer / netloom |")
 print("|---" * (len(ENGINES) + 3) + "|")
+ratios = []
 for net in nets:
     for threads in (1, 2):
         times = {engine: [] for engine in ENGINES}
@@ -56,5 +86,7 @@ for net in nets:
                     times[engine].append(took)
         middle = {engine: statistics.median(values) if values else None for engine, values in times.items()}
         best = min(value for engine, value in middle.items() if value and not engine.startswith("netloom"))
+        ratios.append(best / middle["netloom"])
         cells = [f"{value:.4g} ms" if value else "–" for value in middle.values()]
-        print(f"| {net} | {threads} | " + " | ".join(cells) + f" | {best / middle['netloom']:.2f} |", flush=True)
+        print(f"| {net} | {threads} | " + " | ".join(cells) + f" | {ratios[-1]:.2f} |", flush=True)
+print(f"\nGeometric mean of the ratios: {math.exp(statistics.fmean(map(math.log, ratios))):.2f}")
