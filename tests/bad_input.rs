@@ -263,6 +263,63 @@ fn a_full_device_is_written_to_not_replaced() {
 }
 
 #[test]
+fn data_that_are_wrong_are_named_and_leave_nothing_behind() {
+    let (images, labels) = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte");
+    let (test_images, test_labels) = ("test-images-idx3-ubyte", "test-labels-idx1-ubyte");
+    for (file, at, byte, part) in [
+        (images, 2, 9, "it starts with 00 00 09 03"),
+        (
+            images,
+            7,
+            41,
+            "the header says [41, 28, 28], but 31360 bytes of data follow",
+        ),
+        (labels, 7, 39, "the header says [39], but 40 bytes"),
+        (
+            labels,
+            11,
+            12,
+            "byte 11 is the label 12, but `mlp` tells only 10 classes apart",
+        ),
+        (test_images, 2, 0, "it starts with 00 00 00 03"),
+        (test_labels, 20, 255, "byte 20 is the label 255"),
+    ] {
+        let folder = folder();
+        stripes(folder.path(), 40);
+        let path = folder.path().join(file);
+        let mut bytes = std::fs::read(&path).expect("it was written");
+        bytes[at] = byte;
+        write(&path, &bytes);
+        let arguments = ["train", "mlp", "--data", ".", "--batch", "8", "--out", "out"];
+        refuses(folder.path(), &arguments, 1, &[file, part]);
+        assert!(!folder.path().join("out").exists(), "{part}");
+    }
+}
+
+#[test]
+fn arrays_with_values_that_are_no_numbers() {
+    let folder = folder();
+    let path = folder.path().join("data.npz");
+    let arrays = [
+        ("x".to_owned(), Tensor::from_f32([2, 2], &[1.0, 2.0, f32::NAN, 4.0])),
+        ("y".to_owned(), Tensor::from_i64([2], &[0, 1])),
+    ];
+    npz::save(&path, &arrays).expect("a file");
+    let message = Dataset::from_npz(&path, "x", "y").expect_err("one is NaN").to_string();
+    assert!(
+        message.ends_with("data.npz: array `x`, f32[2,2]: element 2 is NaN"),
+        "{message}"
+    );
+    let message = Dataset::from_npz(&path, "x", "z")
+        .expect_err("there is none")
+        .to_string();
+    assert!(
+        message.contains("there is no array `z`; the arrays are x, y"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_the_training() {
     let folder = folder();
     stripes(folder.path(), 40);

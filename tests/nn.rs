@@ -622,7 +622,10 @@ total                                                           82       0.00
     );
     let wrong = Dataset::new(Tensor::zeros(DType::F32, [1, 2]), Tensor::from_i64([1], &[2])).unwrap();
     let message = model.evaluate(&wrong).unwrap_err().to_string();
-    assert_eq!(message, "the model tells 2 classes apart, found the label 2");
+    assert_eq!(
+        message,
+        "the model tells 2 classes apart, but label 0 (counted from 0) is 2"
+    );
 }
 
 fn saved(model: &Model, folder: &Path) -> Vec<u8> {

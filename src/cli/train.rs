@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use netloom::nn::layers::Dropout;
+use netloom::nn::layers::{Dropout, summary};
 use netloom::nn::zoo::{self, Net};
 use netloom::nn::{Optimiser, Rate, Sequential, Training};
 use netloom::train::metrics::{Confusion, Scores};
@@ -171,11 +171,27 @@ impl Data {
     pub fn read(net: &Net, folder: Option<&Path>, seed: u64) -> Result<Data, Error> {
         let (train, test) = match folder {
             Some(folder) => {
+                let classes = classes(net)?;
                 let pair = |part: &str| {
                     let file = |what: &str| idx_file(folder, part, what);
-                    Dataset::from_idx(&file("images-idx3-ubyte")?, &file("labels-idx1-ubyte")?)
+                    let (images, labels) = (file("images-idx3-ubyte")?, file("labels-idx1-ubyte")?);
+                    let data = Dataset::from_idx(&images, &labels)?;
+                    match classes.and_then(|classes| data.label_beyond(classes)) {
+                        None => Ok(data),
+                        Some((at, label)) => Err(Error::file(
+                            labels,
+                            format!(
+                                "byte {} is the label {label}, but `{}` tells only {} classes apart",
+                                LABELS_START + at,
+                                net.name,
+                                classes.unwrap_or(0)
+                            ),
+                        )),
+                    }
                 };
-                (pair("train")?, pair("test").or_else(|_| pair("t10k"))?)
+                let is_there = |part: &&str| idx_file(folder, part, "images-idx3-ubyte").is_ok();
+                let test = ["test", "t10k"].into_iter().find(is_there).unwrap_or("test");
+                (pair("train")?, pair(test)?)
             }
             None => embedded()?,
         };
@@ -213,6 +229,18 @@ fn embedded() -> Result<(Dataset, Dataset), Error> {
     Err(Error::Usage(
         "this program was built without data; give a folder with `--data`".to_owned(),
     ))
+}
+
+/// Where labels begin in an IDX file: behind four bytes of format and their number.
+const LABELS_START: usize = 8;
+
+/// How many classes a network tells apart, if that is its task.
+fn classes(net: &Net) -> Result<Option<usize>, Error> {
+    if net.target.is_some() {
+        return Ok(None);
+    }
+    let rows = summary(&(net.layers)(), &net.input(1))?;
+    Ok(rows.last().and_then(|row| row.output.shape.last().copied()))
 }
 
 /// The file of a part of the data, gzip or not. The part may have a number behind it, as in `train10000-images-idx3-ubyte`.

@@ -51,7 +51,7 @@ impl Dataset {
     /// Two arrays of an `.npz` file: inputs become `f32`; whole numbers as targets are classes, others become `f32`.
     ///
     /// # Errors
-    /// If the file cannot be read, lacks an array, or their numbers of examples differ.
+    /// If the file cannot be read, lacks an array, a value is not finite, or their numbers of examples differ.
     pub fn from_npz(path: &Path, inputs: &str, targets: &str) -> Result<Dataset, Error> {
         let arrays = npz::load(path)?;
         let array = |name: &str| {
@@ -64,13 +64,22 @@ impl Dataset {
                 )
             })
         };
-        let floats = |tensor: &Tensor| Tensor::from_f32(tensor.shape(), &tensor.to_f32());
-        let (inputs, targets) = (array(inputs)?, array(targets)?);
-        let targets = match targets.dtype().is_int() {
-            true => Tensor::from_i64(targets.shape(), &targets.to_i64()),
-            false => floats(targets),
+        let floats = |name: &str, tensor: &Tensor| {
+            let values = tensor.to_f32();
+            match values.iter().position(|value| !value.is_finite()) {
+                None => Ok(Tensor::from_f32(tensor.shape(), &values)),
+                Some(at) => {
+                    let message = format!("array `{name}`, {}: element {at} is {}", tensor.ty(), values[at]);
+                    Err(Error::file(path, message))
+                }
+            }
         };
-        Dataset::new(floats(inputs), targets).map_err(|reason| Error::file(path, reason))
+        let (given, wanted) = (array(inputs)?, array(targets)?);
+        let wanted = match wanted.dtype().is_int() {
+            true => Tensor::from_i64(wanted.shape(), &wanted.to_i64()),
+            false => floats(targets, wanted)?,
+        };
+        Dataset::new(floats(inputs, given)?, wanted).map_err(|reason| Error::file(path, reason))
     }
 
     /// The handwritten digits in this library: 8,000 to train on, 1,000 to test on; `[n, 1, 28, 28]` in [0, 1]. From MNIST, CC BY-SA 3.0.
@@ -181,6 +190,13 @@ impl Dataset {
 }
 
 impl Dataset {
+    /// The place and the value of the first label that is none of so many classes.
+    pub fn label_beyond(&self, classes: usize) -> Option<(usize, i64)> {
+        let is_beyond = |label: &i64| usize::try_from(*label).map_or(true, |label| label >= classes);
+        let labels = self.targets.to_i64().into_iter();
+        labels.enumerate().find(|(_, label)| is_beyond(label))
+    }
+
     /// A weight for each class such that all count the same, rare or not, and the mean over the examples is 1; 0 for a class without examples.
     pub fn class_weights(&self) -> Vec<f32> {
         let mut counts = vec![0usize; self.classes()];

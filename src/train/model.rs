@@ -497,14 +497,9 @@ impl Model {
             return Ok(());
         }
         let classes = self.session.results(PREDICT)?[0].shape().last().copied().unwrap_or(0);
-        let wrong = data
-            .targets
-            .to_i64()
-            .into_iter()
-            .find(|&label| usize::try_from(label).map_or(true, |label| label >= classes));
-        wrong.map_or(Ok(()), |label| {
+        data.label_beyond(classes).map_or(Ok(()), |(at, label)| {
             Err(Error::Usage(format!(
-                "the model tells {classes} classes apart, found the label {label}"
+                "the model tells {classes} classes apart, but label {at} (counted from 0) is {label}"
             )))
         })
     }
