@@ -1,4 +1,4 @@
-//! Keras' three nets, as the same chains: `cargo run --release --example keras`.
+//! Keras' three nets, as the same chains: `cargo run --release --example keras [OUT]` draws `OUT/keras.svg`.
 //!
 //! | Keras | netloom |
 //! |---|---|
@@ -14,11 +14,14 @@
 //!
 //! What differs: pictures have their channels first, an activation is a layer of its own, and the loss takes scores, not probabilities.
 
+use std::path::{Path, PathBuf};
+
 use netloom::Error;
 use netloom::ir::Tensor;
 use netloom::nn::layers::{Activation, Conv, Dense, Dropout, Flatten, Pool, Recurrent};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::train::model::ModelOptions;
+use netloom::train::report::{Chart, Series, charts};
 use netloom::train::{Dataset, FitOptions, Model};
 
 /// ```python
@@ -60,44 +63,61 @@ fn convolutional() -> Sequential {
         .then(Dense::new(10))
 }
 
-/// The test accuracy of a net on digits that were given this shape.
-fn accuracy(net: Sequential, shape: &[usize], examples: usize, epochs: usize) -> Result<f64, Error> {
+/// The accuracy on test digits after each epoch, of a net that is given digits in this shape.
+fn accuracies(net: Sequential, shape: &[usize], examples: usize, epochs: usize) -> Result<Vec<f64>, Error> {
     let (train, test) = Dataset::digits()?;
     let shaped = |data: Dataset| {
         let inputs: Tensor = data.inputs.clone().reshaped([&[data.len()], shape].concat());
         Dataset { inputs, ..data }
     };
     let train = shaped(train.select(&(0..examples).collect::<Vec<_>>()));
+    let test = shaped(test);
     let training = Training::new(Loss::CategoricalCrossEntropy, Optimiser::adam(), Rate::Constant(2e-3));
     let mut model = Model::compile(net, &training, &train, ModelOptions::new(32))?;
-    model.fit(
-        &train,
-        FitOptions {
-            epochs,
-            ..FitOptions::default()
-        },
-    )?;
-    Ok(model.evaluate(&shaped(test))?.accuracy.unwrap_or(0.0))
+    let options = FitOptions {
+        epochs,
+        validation: Some(&test),
+        ..FitOptions::default()
+    };
+    let history = model.fit(&train, options)?;
+    let accuracy = history.epochs.iter().filter_map(|epoch| epoch.validation?.accuracy);
+    Ok(accuracy.collect())
 }
 
-/// Accuracies of the three nets; the recurrent one reads a digit row by row.
-fn run(examples: usize, epochs: usize) -> Result<[f64; 3], Error> {
-    Ok([
-        accuracy(feed_forward(), &[784], examples, epochs)?,
-        accuracy(recurrent(), &[28, 28], examples, epochs)?,
-        accuracy(convolutional(), &[1, 28, 28], examples, epochs)?,
-    ])
+/// Last accuracies of the three nets; the recurrent one reads a digit row by row.
+fn run(out: &Path, examples: usize, epochs: usize) -> Result<[f64; 3], Error> {
+    let all = [
+        accuracies(feed_forward(), &[784], examples, epochs)?,
+        accuracies(recurrent(), &[28, 28], examples, epochs)?,
+        accuracies(convolutional(), &[1, 28, 28], examples, epochs)?,
+    ];
+    let last = all.each_ref().map(|found| found.last().copied().unwrap_or(0.0));
+    let names = ["feed-forward", "recurrent", "convolutional"];
+    let series = names
+        .into_iter()
+        .zip(all)
+        .map(|(name, found)| Series::counted(name, found));
+    let chart = Chart::new(
+        "Keras' three nets on digits",
+        "epoch",
+        "test accuracy",
+        series.collect(),
+    );
+    charts(&out.join("keras.svg"), 1, &[chart])?;
+    Ok(last)
 }
 
 fn main() -> Result<(), Error> {
-    let [feed_forward, recurrent, convolutional] = run(8000, 5)?;
+    let [feed_forward, recurrent, convolutional] =
+        run(&std::env::args().nth(1).map_or("out".into(), PathBuf::from), 8000, 5)?;
     println!("feed-forward {feed_forward:.3}, recurrent {recurrent:.3}, convolutional {convolutional:.3}");
     Ok(())
 }
 
 #[test]
 fn all_three_learn() {
-    let [feed_forward, recurrent, convolutional] = run(1000, 2).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let [feed_forward, recurrent, convolutional] = run(out.path(), 1000, 2).unwrap();
     assert!(
         feed_forward > 0.75 && recurrent > 0.3 && convolutional > 0.75,
         "{feed_forward} {recurrent} {convolutional}"
