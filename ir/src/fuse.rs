@@ -28,6 +28,9 @@ const MOST_PRIMS: u32 = 256;
 const MOST_NODES: usize = 256;
 /// The most outputs of one kernel.
 const MOST_OUTPUTS: usize = 8;
+/// The most tensors that fusion makes a kernel read or, where a fold's result is kept for others, need room for: with the outputs 32, as many as a
+/// Vulkan kernel can be told of in the 128 bytes of push constants that every device has.
+const MOST_TENSORS: usize = 24;
 /// The greatest weight that is computed twice rather than stored: a guess, about what a load costs.
 const CHEAP: u32 = 4;
 /// The greatest weight, along one path, of what is computed more than once.
@@ -240,10 +243,12 @@ struct Draft {
     outputs: Vec<NodeId>,
     /// What it reads of what other regions write.
     reads: Vec<NodeId>,
+    /// The operands of its nodes that it does not compute, each once: what it reads, unless some of them are inlined yet.
+    operands: Vec<NodeId>,
     stopped: Vec<(NodeId, String)>,
     prims: u32,
     has_contraction: bool,
-    has_fold: bool,
+    folds: usize,
     /// Prefix, scatter, sort and ops with bodies take neither a contraction nor a fold nor further outputs.
     is_special: bool,
     is_compound: bool,
@@ -437,9 +442,15 @@ impl<'a> Cut<'a> {
         let copies = copies(region, demands);
         let draft = &mut self.drafts[region];
         draft.nodes.push(id);
+        draft.operands.retain(|known| *known != id);
+        for &arg in node.args.iter().filter(|arg| !is_literal(self.graph.node(**arg))) {
+            if !draft.operands.contains(&arg) {
+                draft.operands.push(arg);
+            }
+        }
         draft.prims += cost.prims * copies;
         draft.has_contraction |= is_contraction(&node.op);
-        draft.has_fold |= matches!(node.op, Op::Fold(_));
+        draft.folds += usize::from(matches!(node.op, Op::Fold(_)));
         for demand in demands.iter().filter(|demand| demand.region == region) {
             let repeats = many || self.times(id, demand) > 1.25;
             let repeated = demand.repeated + if repeats { (4 * cost.weight).max(1) } else { 0 };
@@ -573,6 +584,17 @@ impl<'a> Cut<'a> {
         Ok(())
     }
 
+    /// How many tensors a region reads or needs room for when it computes this node too.
+    fn tensors_with(&self, region: usize, id: NodeId, node: &Node) -> usize {
+        let operands = &self.drafts[region].operands;
+        let new = node.args.iter().enumerate().filter(|(place, arg)| {
+            let is_known = operands.contains(arg) || node.args[..*place].contains(arg);
+            !is_known && !is_literal(self.graph.node(**arg))
+        });
+        let folds = self.drafts[region].folds + usize::from(matches!(node.op, Op::Fold(_)));
+        operands.len() - usize::from(operands.contains(&id)) + new.count() + folds
+    }
+
     /// Whether a region can compute the node wherever it asks for it, or why not.
     fn fits(&mut self, id: NodeId, node: &Node, region: usize, demands: &[Demand]) -> Result<(), String> {
         let cost = self.cost(node);
@@ -580,6 +602,9 @@ impl<'a> Cut<'a> {
         let prims = cost.prims.saturating_mul(copies(region, demands));
         if draft.prims + prims > MOST_PRIMS || draft.nodes.len() >= MOST_NODES {
             return Err(format!("the kernel has {} primitives already", draft.prims));
+        }
+        if self.tensors_with(region, id, node) > MOST_TENSORS {
+            return Err("the kernel has as many tensors as a device can bind".to_owned());
         }
         if draft.is_join && !matches!(node.op, Op::View(View::Reshape(_))) {
             return Err("it is written where it belongs".to_owned());
@@ -593,7 +618,7 @@ impl<'a> Cut<'a> {
             if draft.has_contraction {
                 return Err("a kernel has one contraction".to_owned());
             }
-            if draft.has_fold {
+            if draft.folds > 0 {
                 return Err(format!("`{name}` is computed in tiles, and the region folds rows"));
             }
             if !here().all(|demand| self.is_bijection(id, demand)) {
@@ -752,8 +777,9 @@ impl<'a> Cut<'a> {
         let fits = draft.prims + cost.prims <= MOST_PRIMS
             && draft.nodes.len() < MOST_NODES
             && draft.outputs.len() < MOST_OUTPUTS
+            && self.tensors_with(region, id, node) <= MOST_TENSORS
             && draft.shape == *shape
-            && (draft.has_fold || !matches!(node.op, Op::Fold(_)))
+            && (draft.folds > 0 || !matches!(node.op, Op::Fold(_)))
             && !draft.is_special
             && !draft.has_contraction
             && !draft.outputs.iter().any(|output| self.rides[output.at()]);
@@ -951,6 +977,11 @@ fn regroups(graph: &Graph, node: &Node) -> bool {
 
 fn is_leaf(op: &Op) -> bool {
     matches!(op, Op::Input(_) | Op::Const(_))
+}
+
+/// Whether a node stands in the code as a number.
+fn is_literal(node: &Node) -> bool {
+    matches!(node.op, Op::Const(_)) && node.ty().count() == 1
 }
 
 fn is_view(op: &Op) -> bool {

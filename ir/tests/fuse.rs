@@ -273,6 +273,25 @@ fn other_forms() -> Graph {
         .unwrap()
 }
 
+/// The joint norm of many gradients needs them all, and the update of each needs the norm; still no kernel has more tensors than a device binds.
+#[test]
+fn kernels_read_only_so_many_tensors() {
+    let b = Builder::new();
+    let xs: Vec<Val<'_>> = (0..60)
+        .map(|at| b.input(&format!("x{at}"), DType::F32, [3 + at % 5, 4]))
+        .collect();
+    let squares = xs.iter().map(|&x| fold(fold(x * x, Combine::Sum, 1), Combine::Sum, 0));
+    let norm = unary("sqrt", squares.reduce(|a, b| a + b).expect("sixty"));
+    let scaled = xs.iter().enumerate().map(|(at, &x)| (format!("y{at}"), x / norm));
+    let graph = b.finish(scaled).unwrap();
+    let regions = regions(&graph);
+    for region in &regions {
+        assert!(region.inputs.len() + region.outputs.len() <= 32, "{region}");
+    }
+    check_order(&graph, &regions);
+    check_values(&graph, &regions).unwrap();
+}
+
 #[test]
 fn known_graphs_are_cut_as_before() {
     let graphs = [
