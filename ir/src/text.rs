@@ -14,9 +14,9 @@
 //! operands; those with names after them, bodies among them. The types are checked and may be left out. A label is any number; the
 //! printer writes the node's id. A number among the operands is a constant: `0.5` an `f32`, `7` an `i64`, `true` a `bool`, others with
 //! their type (`0.5:f64`, `7:u64`), and bits as `0x7fc00001:f32`; an elementwise op repeats it to its shape. Larger constants are `const
-//! f32[2] [1.0,2.0]`, or one string of little-endian hexadecimal bytes, or `stored "name"`, whose elements lie beside the text ([`stored`]). The inputs declared before any other node are the graph's head;
-//! a later one is a line `w: f32[64,16] = input`. An output without a name is called by its position. `#` starts a comment. A name that
-//! is no plain word stands between backticks.
+//! f32[2] [1.0,2.0]`, or one string of little-endian hexadecimal bytes, or `stored "name"`, whose elements lie beside the text ([`stored()`]).
+//! The inputs declared before any other node are the graph's head; a later one is a line `w: f32[64,16] = input`. An output without a name is
+//! called by its position. `#` starts a comment. A name that is no plain word stands between backticks.
 //!
 //! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`.
 //!

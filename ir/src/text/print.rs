@@ -14,7 +14,7 @@ use crate::program::{Init, Program};
 use crate::tensor::Tensor;
 
 impl fmt::Display for Graph {
-    /// The text form; `{:#}` names large constants instead of writing them, see [`super::stored`].
+    /// The text form; `{:#}` names large constants instead of writing them, see [`super::stored()`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         print_graph(f, self, 0)?;
         f.write_char('\n')
@@ -22,7 +22,7 @@ impl fmt::Display for Graph {
 }
 
 impl fmt::Display for Program {
-    /// The text form; `{:#}` names large constants instead of writing them, see [`super::stored`].
+    /// The text form; `{:#}` names large constants instead of writing them, see [`super::stored()`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for state in &self.states {
             write!(f, "state {}: {} = ", Name(&state.name), state.ty)?;
