@@ -12,6 +12,7 @@
 pub mod alias;
 pub mod arena;
 mod barriers;
+mod gaps;
 pub mod kernels;
 mod order;
 
