@@ -822,6 +822,11 @@ impl Lowering<'_> {
                 Do::Masked(Code::EVEX_Vpblendmd_zmm_k1z_zmm_zmmm512b32, false),
                 &[mask, no, yes],
             )
+        } else if self.constants.get(&0) == Some(&no) {
+            // A blend is up to three instructions inside the machine.
+            self.and_bits(mask, yes)
+        } else if self.constants.get(&0) == Some(&yes) {
+            self.vector(Do::Plain(Code::VEX_Vpandn_ymm_ymm_ymmm256, None), &[mask, no])
         } else {
             self.vector(
                 Do::Plain(Code::VEX_Vblendvps_ymm_ymm_ymmm256_ymm, None),

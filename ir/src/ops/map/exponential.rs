@@ -167,17 +167,17 @@ fn sigmoid<'k>(x: X<'k>) -> X<'k> {
     inverse / exp_reduced(r).fma(low, inverse)
 }
 
-/// `(ln(1 + f) - f + f²/2) / f³` for `√½ ≤ 1 + f ≤ √2`; in `f64`, `(2·atanh(s) - 2s) / s³` in `s²`, as in fdlibm.
+/// `(ln(1 + f) - f + f²/2) / f³` for `√½ ≤ 1 + f ≤ √2`, with half a unit in the last place of `f32` as the greatest error of the logarithm
+/// (R. Lawson's iteration); in `f64`, `(2·atanh(s) - 2s) / s³` in `s²`, as in fdlibm.
 const LOG_TAIL: Poly = Poly {
     f32: &[
-        0.333333313,
-        -0.25000307,
-        0.200010449,
-        -0.166412786,
-        0.142144859,
-        -0.129982024,
-        0.12622419,
-        -0.0790281296,
+        0.333339095,
+        -0.250013381,
+        0.199630633,
+        -0.16577585,
+        0.149147689,
+        -0.142674863,
+        0.0870043486,
     ],
     f64: &[
         0.666666666666667,
@@ -210,34 +210,43 @@ fn exponent(x: X<'_>) -> X<'_> {
     (x.bitcast(format.signed) - root).shr(root.int(i128::from(format.fraction)))
 }
 
-/// Replaces the logarithm of what is not positive and finite by its limit: -∞ at zero, NaN below, `x` at ∞ and NaN.
-fn log_limits<'k>(x: X<'k>, log: X<'k>) -> X<'k> {
-    let zero = x.lit(0.0);
-    let log = x.lt(x.lit(f64::INFINITY)).select(log, x);
-    let below = x.eq(zero).select(x.lit(f64::NEG_INFINITY), x.lit(f64::NAN));
-    x.le(zero).select(below, log)
+/// What the logarithm is where it need not be computed: -∞ of zero, NaN of what is below, `x` itself at ∞ and NaN; 0 elsewhere. Choices against 0
+/// are one instruction, others up to three.
+fn log_limit(x: X<'_>) -> X<'_> {
+    let format = Format::of(x);
+    let bits = x.bitcast(format.signed);
+    let (zero, bits_of) = (bits.int(0), |value: f64| x.lit(value).bitcast(format.signed));
+    let above = x.lt(x.lit(f64::INFINITY)).select(zero, bits);
+    let at_zero = x.eq(x.lit(0.0)).select(bits_of(f64::NEG_INFINITY), zero);
+    let below = x.lt(x.lit(0.0)).select(bits_of(f64::NAN), zero);
+    above.or(at_zero).or(below).bitcast(x.dtype())
 }
 
-/// The exponent `e`, as a float, and `ln(x / 2^e)`.
+/// The exponent `e`, as a float, and `ln(x / 2^e)`; numbers without meaning if `x` is not positive and finite.
 fn log_parts(x: X<'_>) -> (X<'_>, X<'_>) {
     let format = Format::of(x);
-    let lift = format.fraction + 1;
-    let denormal = x.lt(x.lit(format.least_normal()));
-    let lifted = denormal.select(x * 2f64.powi(lift), x);
-    let e = exponent(lifted);
-    let m = (lifted.bitcast(format.signed) - format.to_exponent(e)).bitcast(x.dtype());
-    let e = e.cast(x.dtype()) + denormal.select(x.lit(-f64::from(lift)), x.lit(0.0));
-    (e, log_reduced(m - 1.0))
+    let bits_of = |value: f64| x.lit(value).bitcast(format.signed);
+    let bits = x.bitcast(format.signed);
+    // Denormals are made normal; what that adds to the exponent is taken off again.
+    let is_denormal = bits.lt(bits_of(format.least_normal()));
+    let lift = bits.int(i128::from(format.fraction + 1) << format.fraction);
+    let lift = is_denormal.select(lift, bits.int(0));
+    let lifted = (x * (bits_of(1.0) + lift).bitcast(x.dtype())).bitcast(format.signed);
+    let from_root = lifted - bits_of(std::f64::consts::FRAC_1_SQRT_2);
+    let e = (from_root - lift).shr(bits.int(i128::from(format.fraction)));
+    let whole = from_root.and(bits.int(-1 << format.fraction));
+    let m = (lifted - whole).bitcast(x.dtype());
+    (e.cast(x.dtype()), log_reduced(m - 1.0))
 }
 
 fn log(x: X<'_>) -> X<'_> {
     let (e, log) = log_parts(x);
-    log_limits(x, e.fma(x.lit(std::f64::consts::LN_2), log))
+    e.fma(x.lit(std::f64::consts::LN_2), log) + log_limit(x)
 }
 
 fn log2(x: X<'_>) -> X<'_> {
     let (e, log) = log_parts(x);
-    log_limits(x, log.fma(x.lit(std::f64::consts::LOG2_E), e))
+    log.fma(x.lit(std::f64::consts::LOG2_E), e) + log_limit(x)
 }
 
 fn log10(x: X<'_>) -> X<'_> {
@@ -248,13 +257,14 @@ fn log10(x: X<'_>) -> X<'_> {
         f64: -2.8037281277851704e-18,
     };
     let rest = log.fma(x.lit(std::f64::consts::LOG10_E), e * LOW.of(x));
-    log_limits(x, e.fma(x.lit(std::f64::consts::LOG10_2), rest))
+    e.fma(x.lit(std::f64::consts::LOG10_2), rest) + log_limit(x)
 }
 
 /// `ln(1 + x)`: the exponent is that of the rounded sum, the fraction `(1 + x)/2^e - 1` is taken from `x` itself, without rounding the
 /// sum (after N. Juffa's `log1pf`).
 pub(super) fn log1p(x: X<'_>) -> X<'_> {
-    unless_tiny(x, log_limits(x + 1.0, log1p_inside(x)))
+    let limit = log_limit(x + 1.0);
+    unless_tiny(x, limit.eq(x.lit(0.0)).select(log1p_inside(x), limit))
 }
 
 /// [`log1p`] for `-1 < x < ∞`, but for the sign of -0.
