@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use netloom::formats::{npz, safetensors};
 use netloom::ir::{Builder, DType, Program, Tensor};
+use netloom::train::Dataset;
 use netloom::{Cpu, Error, compile};
 use support::session;
 
