@@ -42,6 +42,8 @@ pub struct Kernel {
 pub struct Bound {
     /// Its bindings.
     pub bindings: Range<u32>,
+    /// The binding of its view as texels, if it has one.
+    pub view: Option<u32>,
     /// Bytes of an element.
     pub element_bytes: u64,
     /// Where it lies in scratch, if it is worker scratch: offset and length.
@@ -107,13 +109,17 @@ impl Kernel {
                 name: "maxPerStageDescriptorStorageBuffers, maxPushConstantsSize / 4",
             });
         }
-        let described = (0..bound).map(|binding| {
-            let layout = DescriptorSetLayoutBinding {
-                stages: ShaderStages::COMPUTE,
-                ..DescriptorSetLayoutBinding::descriptor_type(DescriptorType::StorageBuffer)
-            };
-            (binding, layout)
-        });
+        let views = emit::views(nest, &device.traits);
+        let described = (0..bound)
+            .map(|binding| (binding, DescriptorType::StorageBuffer))
+            .chain((views.iter().flatten()).map(|&binding| (binding, DescriptorType::UniformTexelBuffer)))
+            .map(|(binding, descriptor)| {
+                let layout = DescriptorSetLayoutBinding {
+                    stages: ShaderStages::COMPUTE,
+                    ..DescriptorSetLayoutBinding::descriptor_type(descriptor)
+                };
+                (binding, layout)
+            });
         let set_layout = DescriptorSetLayout::new(
             Arc::clone(&device.device),
             DescriptorSetLayoutCreateInfo {
@@ -139,8 +145,8 @@ impl Kernel {
         let buffers = nest
             .buffers
             .iter()
-            .zip(bindings)
-            .map(|(buffer, bindings)| {
+            .zip(bindings.into_iter().zip(views))
+            .map(|(buffer, (bindings, view))| {
                 let scratch = (buffer.role == Role::WorkerScratch).then(|| {
                     let bytes = emit::bytes(nest, buffer);
                     let offset = scratch_bytes;
@@ -149,6 +155,7 @@ impl Kernel {
                 });
                 Bound {
                     bindings,
+                    view,
                     element_bytes: buffer.ty.dtype.size_bytes() as u64,
                     scratch,
                 }

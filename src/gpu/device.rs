@@ -50,6 +50,8 @@ pub struct Traits {
     pub push_bytes: u32,
     /// The most workgroups in each dimension of a dispatch.
     pub groups: [u32; 3],
+    /// The most elements that are read through the view of a buffer as texels; 0 where storage buffers are read as quickly.
+    pub texels: u64,
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
     pub binding_alignment: u64,
     /// What is promised of `f32`, which modules then demand.
@@ -412,7 +414,10 @@ impl Device {
                 bindings: limits.max_per_stage_descriptor_storage_buffers,
                 push_bytes: limits.max_push_constants_size,
                 groups: limits.max_compute_work_group_count,
-                binding_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize().max(16),
+                texels: texels(chosen),
+                binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
+                    .max(limits.min_texel_buffer_offset_alignment.as_devicesize())
+                    .max(16),
                 floats32: floats(chosen)[0],
                 floats64: floats(chosen)[1],
             },
@@ -447,7 +452,7 @@ impl Device {
             vector_registers,
             invocations,
             share_from: 0,
-            winograd: false,
+            winograd: true,
         }
     }
 
@@ -464,7 +469,10 @@ impl Device {
     /// Memory, at least so many bytes, and at least 256.
     pub(super) fn block(&self, bytes: u64, home: Home) -> Result<Subbuffer<[u8]>, Error> {
         let bytes = bytes.max(256).next_multiple_of(4);
-        let usage = BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST;
+        let usage = BufferUsage::STORAGE_BUFFER
+            | BufferUsage::UNIFORM_TEXEL_BUFFER
+            | BufferUsage::TRANSFER_SRC
+            | BufferUsage::TRANSFER_DST;
         let filter = match home {
             Home::Device => MemoryTypeFilter::PREFER_DEVICE,
             Home::Host => MemoryTypeFilter::PREFER_HOST | MemoryTypeFilter::HOST_RANDOM_ACCESS,
@@ -506,6 +514,20 @@ fn found(devices: &[Arc<PhysicalDevice>]) -> String {
             ", for that takes Vulkan 1.2 and a compute queue; there is {}",
             names.join(", ")
         ),
+    }
+}
+
+/// What [`Traits::texels`] is on a device.
+///
+/// lavapipe, a CPU that plays a GPU, reads a storage buffer by a loop over the invocations of a subgroup, in 72 cycles; texels it gathers
+/// at once, in 24. GPUs have no such difference, and their units for textures may be fewer.
+fn texels(device: &PhysicalDevice) -> u64 {
+    let limits = device.properties();
+    // A kernel has a push constant for each of its tensors, so at most so many views.
+    let has_enough = limits.max_per_stage_descriptor_sampled_images >= limits.max_push_constants_size / 4;
+    match limits.device_type {
+        PhysicalDeviceType::Cpu if has_enough => limits.max_texel_buffer_elements.into(),
+        _ => 0,
     }
 }
 

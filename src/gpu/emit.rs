@@ -9,7 +9,8 @@
 //!
 //! # The interface of a module
 //! Entry point `main`, groups of [`Phase::group`] invocations in dimension 0 (and 1, where there are more groups than one dimension takes). Set 0
-//! holds storage buffers for the buffers of the nest, in order ([`bindings`]). Push constant `i` is the element at which buffer `i` starts within
+//! holds storage buffers for the buffers of the nest, in order ([`bindings`]), then, where that is quicker to read, views of some of them as
+//! texels ([`views`]). Push constant `i` is the element at which buffer `i` starts within
 //! its first binding. Indices are computed in 32 bits where their ranges allow.
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,7 @@ use super::spirv::{Kind, Writer};
 use crate::device::Floats;
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
+use crate::plan::alias;
 use prim::{Prims, memory, register};
 
 mod fma;
@@ -56,9 +58,9 @@ fn group(invocations: u64) -> u32 {
 /// # Errors
 /// If the device lacks a type that the nest computes with.
 pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
-    let bindings = bindings(nest, traits);
+    let (bindings, views) = (bindings(nest, traits), views(nest, traits));
     phases(nest)
-        .map(|body| emit_phase(nest, body, &bindings, traits))
+        .map(|body| emit_phase(nest, body, &bindings, &views, traits))
         .collect()
 }
 
@@ -91,7 +93,36 @@ pub fn bindings(nest: &Nest, traits: &Traits) -> Vec<Range<u32>> {
     nest.buffers.iter().map(|buffer| take(windows(buffer))).collect()
 }
 
-fn emit_phase(nest: &Nest, body: &[Stmt], bindings: &[Range<u32>], traits: &Traits) -> Result<Phase, Error> {
+/// By buffer, the binding of its view as texels, if it has one: where a phase only reads it, it is read through that.
+///
+/// An operand over which an output may lie has none: reads and writes of one element would take different ways.
+pub fn views(nest: &Nest, traits: &Traits) -> Vec<Option<u32>> {
+    let bindings = bindings(nest, traits);
+    let mut next = bindings.last().map_or(0, |last| last.end);
+    let view = |(at, buffer): (usize, &Buffer)| {
+        let bytes = bytes(nest, buffer) + traits.binding_alignment;
+        let may_be_written = (0..nest.buffers.len())
+            .any(|other| nest.buffers[other].role == Role::Output && alias::in_place(nest, at, other));
+        let is_viewed = buffer.ty.dtype == DType::F32
+            && buffer.role != Role::WorkerScratch
+            && bindings[at].len() == 1
+            && bytes / size_of::<f32>() as u64 <= traits.texels
+            && !may_be_written;
+        is_viewed.then(|| {
+            next += 1;
+            next - 1
+        })
+    };
+    nest.buffers.iter().enumerate().map(view).collect()
+}
+
+fn emit_phase(
+    nest: &Nest,
+    body: &[Stmt],
+    bindings: &[Range<u32>],
+    views: &[Option<u32>],
+    traits: &Traits,
+) -> Result<Phase, Error> {
     let invocations = invocations(nest, body);
     let mut w = Writer::empty();
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
@@ -112,6 +143,7 @@ fn emit_phase(nest: &Nest, body: &[Stmt], bindings: &[Range<u32>], traits: &Trai
         facts: Known::default(),
         narrow: Vec::new(),
         bindings,
+        views,
         buffers: nest.buffers.iter().map(|_| None).collect(),
         push,
         worker,
@@ -276,7 +308,8 @@ enum Key {
 
 /// A buffer that a module declares.
 struct Declared {
-    /// A variable for each binding.
+    /// The variable of its texels, if it is read as such, or one for each binding.
+    texels: Option<Word>,
     windows: Vec<Word>,
     /// The index of the tensor's first element.
     base: Word,
@@ -293,8 +326,9 @@ struct Cx<'a> {
     facts: Known,
     /// Whether a 64-bit integer expression is held in 32 bits, of which it is the sign extension; as far as known.
     narrow: Vec<bool>,
-    /// By buffer, the bindings it has.
+    /// By buffer, the bindings it has, and that of its view.
     bindings: &'a [Range<u32>],
+    views: &'a [Option<u32>],
     buffers: Vec<Option<Declared>>,
     push: Word,
     worker: Word,
@@ -342,12 +376,16 @@ impl Cx<'_> {
     fn declare(&mut self, buffer: BufferId, written: &Writes) {
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
         let writable = written.buffers.contains(&buffer);
-        let bindings = self.bindings[buffer.at()].clone();
-        let windows = bindings
-            .map(|binding| self.w.storage(binding, kind, writable))
-            .collect();
+        let texels = self.views[buffer.at()].filter(|_| !writable);
+        let texels = texels.map(|binding| self.w.texels(binding));
+        let windows = match texels {
+            Some(_) => Vec::new(),
+            None => (self.bindings[buffer.at()].clone())
+                .map(|binding| self.w.storage(binding, kind, writable))
+                .collect(),
+        };
         let base = self.w.push_constant(self.push, buffer.0);
-        self.buffers[buffer.at()] = Some(Declared { windows, base });
+        self.buffers[buffer.at()] = Some(Declared { texels, windows, base });
     }
 
     fn declared(&self, buffer: BufferId) -> &Declared {
@@ -605,6 +643,9 @@ impl Cx<'_> {
     fn load_element(&mut self, buffer: BufferId, index: Word) -> Word {
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
         let index = self.own_index(buffer, index);
+        if let Some(texels) = self.declared(buffer).texels {
+            return self.w.fetch(texels, index);
+        }
         let windows = self.declared(buffer).windows.clone();
         if let [window] = windows[..] {
             let address = self.w.element(window, kind, index);

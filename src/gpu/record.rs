@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use vulkano::DeviceSize;
 use vulkano::buffer::Subbuffer;
+use vulkano::buffer::view::{BufferView, BufferViewCreateInfo};
 use vulkano::command_buffer::{
     BufferCopy, CommandBuffer, CommandBufferBeginInfo, CommandBufferLevel, CommandBufferUsage, CopyBufferInfo,
     RecordingCommandBuffer,
 };
 use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
+use vulkano::format::Format;
 use vulkano::pipeline::PipelineBindPoint;
 use vulkano::query::QueryPool;
 use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStage, PipelineStages};
@@ -511,18 +513,27 @@ impl<'a> Recorder<'a> {
         for ((range, &start), buffer) in ranges.iter().zip(starts).zip(&kernel.buffers) {
             let area = self.area(range.area);
             let end = range.start + range.bytes;
+            // Where a tensor has no elements, something is bound all the same, and never touched.
+            let bound = |start: u64, end: u64| match start < end {
+                true => area.clone().slice(start..end),
+                false => area.clone().slice(0..area.size().min(ALIGN)),
+            };
             let window = match buffer.bindings.len() {
                 1 => DeviceSize::MAX,
                 _ => self.device.traits.window_bytes(),
             };
             for (number, binding) in (0..).zip(buffer.bindings.clone()) {
                 let start = start + number * window.min(end);
-                // Where a tensor has no elements, something is bound all the same, and never touched.
-                let (start, end) = match start < end {
-                    true => (start, end.min(start.saturating_add(window))),
-                    false => (0, area.size().min(ALIGN)),
+                let end = end.min(start.saturating_add(window));
+                writes.push(WriteDescriptorSet::buffer(binding, bound(start, end)));
+            }
+            if let Some(binding) = buffer.view {
+                let info = BufferViewCreateInfo {
+                    format: Format::R32_SFLOAT,
+                    ..BufferViewCreateInfo::default()
                 };
-                writes.push(WriteDescriptorSet::buffer(binding, area.clone().slice(start..end)));
+                let view = BufferView::new(bound(start, end), info).map_err(Error::of("viewing a tensor"))?;
+                writes.push(WriteDescriptorSet::buffer_view(binding, view));
             }
         }
         let set = DescriptorSet::new(

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use rspirv::binary::Assemble;
 use rspirv::dr::{Block, Function, Instruction, Module, ModuleHeader, Operand};
 use rspirv::spirv::{
-    AddressingModel, BuiltIn, Capability, Decoration, ExecutionMode, ExecutionModel, FunctionControl, GlslStd450Op,
-    LoopControl, MemoryModel, Op, SelectionControl, StorageClass, Word,
+    AddressingModel, BuiltIn, Capability, Decoration, Dim, ExecutionMode, ExecutionModel, FunctionControl,
+    GlslStd450Op, ImageFormat, LoopControl, MemoryModel, Op, SelectionControl, StorageClass, Word,
 };
 
 /// The type of a value, or of an element in memory.
@@ -229,10 +229,71 @@ impl Writer {
             }
         };
         let id = self.variable(StorageClass::StorageBuffer, block);
-        self.decorate(id, Decoration::DescriptorSet, &[0]);
-        self.decorate(id, Decoration::Binding, &[binding]);
+        self.bind(id, binding);
         self.decorate(id, Decoration::Aliased, &[]);
         id
+    }
+
+    fn bind(&mut self, variable: Word, binding: u32) {
+        self.decorate(variable, Decoration::DescriptorSet, &[0]);
+        self.decorate(variable, Decoration::Binding, &[binding]);
+    }
+
+    /// The type of a buffer whose elements are read as texels.
+    fn texel_buffer(&mut self) -> Word {
+        let texel = self.kind(Kind::F32);
+        let key = (Op::TypeImage, vec![texel]);
+        if let Some(&id) = self.others.get(&key) {
+            return id;
+        }
+        self.capability(Capability::SampledBuffer);
+        let [depth, arrayed, multisampled, sampled] = [0, 0, 0, 1].map(Operand::LiteralBit32);
+        let (dim, format) = (Operand::Dim(Dim::DimBuffer), Operand::ImageFormat(ImageFormat::Unknown));
+        let operands = vec![
+            Operand::IdRef(texel),
+            dim,
+            depth,
+            arrayed,
+            multisampled,
+            sampled,
+            format,
+        ];
+        let id = self.global(Op::TypeImage, None, operands);
+        self.others.insert(key, id);
+        id
+    }
+
+    /// A buffer of `f32` at a binding of set 0, to be read as texels.
+    pub fn texels(&mut self, binding: u32) -> Word {
+        let ty = self.texel_buffer();
+        let id = self.variable(StorageClass::UniformConstant, ty);
+        self.bind(id, binding);
+        id
+    }
+
+    /// The element at an index of a buffer of texels.
+    pub fn fetch(&mut self, texels: Word, index: Word) -> Word {
+        let ty = self.texel_buffer();
+        let image = self.typed(Op::Load, ty, &[texels]);
+        let vector = self.vector(Kind::F32, 4);
+        let texel = self.typed(Op::ImageFetch, vector, &[image, index]);
+        self.extract(Kind::F32, texel, 0)
+    }
+
+    /// The type of a vector.
+    fn vector(&mut self, kind: Kind, length: u32) -> Word {
+        let ty = self.kind(kind);
+        let key = (Op::TypeVector, vec![ty, length]);
+        if let Some(&vector) = self.others.get(&key) {
+            return vector;
+        }
+        let vector = self.global(
+            Op::TypeVector,
+            None,
+            vec![Operand::IdRef(ty), Operand::LiteralBit32(length)],
+        );
+        self.others.insert(key, vector);
+        vector
     }
 
     /// The address of an element of a storage buffer.
@@ -267,17 +328,7 @@ impl Writer {
 
     /// One component of an input that is a vector of three `u32`.
     pub fn input(&mut self, builtin: BuiltIn, component: u32) -> Word {
-        let u32 = self.kind(Kind::U32);
-        let key = (Op::TypeVector, vec![u32, 3]);
-        let vector = match self.others.get(&key) {
-            Some(&vector) => vector,
-            None => {
-                let operands = vec![Operand::IdRef(u32), Operand::LiteralBit32(3)];
-                let vector = self.global(Op::TypeVector, None, operands);
-                self.others.insert(key, vector);
-                vector
-            }
-        };
+        let vector = self.vector(Kind::U32, 3);
         let key = (Op::Variable, vec![builtin as u32]);
         let variable = match self.others.get(&key) {
             Some(&variable) => variable,
@@ -295,11 +346,7 @@ impl Writer {
             }
         };
         let value = self.typed(Op::Load, vector, &[variable]);
-        let id = self.id();
-        let operands = vec![Operand::IdRef(value), Operand::LiteralBit32(component)];
-        let instruction = Instruction::new(Op::CompositeExtract, Some(u32), Some(id), operands);
-        self.block.instructions.push(instruction);
-        id
+        self.extract(Kind::U32, value, component)
     }
 
     /// A variable of `main`.
@@ -367,7 +414,7 @@ impl Writer {
         id
     }
 
-    /// A member of a structure.
+    /// A member of a structure or vector.
     pub fn extract(&mut self, kind: Kind, composite: Word, member: u32) -> Word {
         let ty = self.kind(kind);
         let id = self.id();

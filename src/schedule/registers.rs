@@ -12,8 +12,8 @@ use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Grain, Task};
 
-/// What a load costs, and a term of a sum, in cycles for a subgroup; measured on lavapipe, where a load goes through its invocations one by
-/// one. On a GPU the ratio is of the same order.
+/// What a load costs, and a term of a sum, in cycles for a subgroup; measured on lavapipe, where a load gathers what its invocations ask
+/// for. On a GPU the ratio is of the same order.
 const LOAD: usize = 30;
 const TERM: usize = 2;
 /// The most terms written out in one turn of the innermost loop: more takes long to compile.
@@ -115,6 +115,16 @@ enum Dimension {
     Other(BTreeSet<AxisId>),
 }
 
+impl Dimension {
+    /// What it depends on.
+    fn axes(&self) -> Vec<AxisId> {
+        match self {
+            Dimension::Affine(terms) => terms.iter().map(|(axis, _)| *axis).collect(),
+            Dimension::Other(axes) => axes.iter().copied().collect(),
+        }
+    }
+}
+
 impl Loads {
     fn below(draft: &Draft, value: ExprId) -> Loads {
         let below = draft.below(&[value]);
@@ -146,10 +156,13 @@ impl Loads {
                 }
             }
         };
-        self.0
-            .iter()
-            .map(|load| load.iter().map(along).product::<usize>())
-            .sum()
+        // Indices along two axes of a tensor that follow from one, as a pixel's line and column from its number, move together.
+        let together = |load: &Vec<Dimension>| {
+            let axes: BTreeSet<AxisId> = load.iter().flat_map(Dimension::axes).collect();
+            axes.iter().map(count).product::<usize>()
+        };
+        let distinct = |load: &Vec<Dimension>| load.iter().map(along).product::<usize>().min(together(load));
+        self.0.iter().map(distinct).sum()
     }
 }
 
