@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use netloom::device::Choice;
 use netloom::formats::write_whole;
+use netloom::ir::Target;
 use netloom::{Cpu, Device, Error, cpu};
 
 /// A compiler and runtime for neural networks.
@@ -104,6 +105,14 @@ impl Machine {
         Cpu {
             winograd: !self.direct,
             ..cpu
+        }
+    }
+
+    /// What a program is prepared for on a device.
+    fn target(&self, device: &Device) -> Target {
+        Target {
+            winograd: !self.direct,
+            ..device.target()
         }
     }
 

@@ -18,7 +18,7 @@ use netloom::ir::kernel::Combine;
 use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::sample::SplitMix;
-use netloom::ir::{DType, Op, Program, Scalar, Tensor, Type, sample};
+use netloom::ir::{DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, oracle, sample};
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo::{self, resnet};
@@ -529,4 +529,163 @@ fn tensors_beyond_the_range_of_a_binding_are_bound_in_windows() {
     let outcomes = outcomes.unwrap_or_else(|error| panic!("{error}"));
     assert!(outcomes[0].difference.is_none(), "{outcomes:?}");
     assert_eq!(device.messages(), [""; 0]);
+}
+
+/// Reads through storage buffers alone, as on a GPU, and Winograd's algorithm, whose constants are small: a net of both kinds of
+/// convolutions, prepared, on devices with texels and without.
+#[test]
+fn convolutions_are_right_with_texels_and_without_directly_and_by_squares() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [1, 64, 8, 7]);
+    let w = b.input("w", DType::F32, [64, 64, 3, 3]);
+    let v = b.input("v", DType::F32, [8, 64, 3, 3]);
+    let conv = Conv {
+        pad_low: vec![1; 2],
+        pad_high: vec![1; 2],
+        ..Conv::unit(2)
+    };
+    let strided = Conv {
+        stride: vec![2; 2],
+        ..conv.clone()
+    };
+    let scale = b
+        .input("scale", DType::F32, [64])
+        .reshape([64, 1, 1])
+        .broadcast([1, 64, 8, 7]);
+    let h = (x.conv(w, conv) * scale + x).relu();
+    let graph = b.finish([("y", h.conv(v, strided))]).expect("a graph");
+    let inputs = sample::inputs(&graph, 5);
+    let states = ["w", "v", "scale"].map(|name| {
+        let (_, tensor) = inputs.iter().find(|(known, _)| known == name).expect("an input");
+        State {
+            name: name.to_owned(),
+            ty: tensor.ty(),
+            init: Init::Tensor(Arc::new(tensor.clone())),
+        }
+    });
+    let program = Program {
+        states: states.to_vec(),
+        entries: vec![Entry {
+            name: "run".to_owned(),
+            graph: graph.clone(),
+        }],
+    };
+    let expected = oracle::run(
+        &graph,
+        &inputs
+            .iter()
+            .map(|(name, x)| (name.as_str(), x.clone()))
+            .collect::<Vec<_>>(),
+    );
+    let expected = expected.expect("the oracle runs it")[0].1.to_f32();
+    let greatest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let without: Pretend = |traits| traits.texels = 0;
+    for (pretend, texels) in [(None, "with"), (Some(without), "without")] {
+        let options = Options {
+            validate: true,
+            pretend,
+            ..Options::default()
+        };
+        let device = Device::open(&options).expect("it was opened before");
+        let target = device.target();
+        let direct = Target {
+            winograd: false,
+            ..target.clone()
+        };
+        for (target, is_spelled) in [(target, true), (direct, false)] {
+            let prepared = program.prepared_for(&target);
+            let products = prepared.entry("run").expect("an entry").graph.nodes();
+            let is_einsum = |node: &Node| matches!(node.op, Op::Einsum(_));
+            assert_eq!(products.filter(|(_, node)| is_einsum(node)).count() > 0, is_spelled);
+            let executable = compile(&prepared, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+            let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+            let found = session.call("run", &[("x", &inputs[0].1)]).expect("a run")[0]
+                .1
+                .to_f32();
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert!(
+                    (found - expected).abs() <= 1e-5 * greatest,
+                    "{texels} texels, by squares {is_spelled}: [{at}] is {found}, not {expected}"
+                );
+            }
+        }
+        assert_eq!(device.messages(), [""; 0]);
+    }
+}
+
+/// What `netloom bench` says, and whether it succeeds, with changes to its environment.
+fn bench(device: &str, environment: &[(&str, &str)]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
+    command.args(["bench", "mlp", "--seconds", "0", "--device", device]);
+    command.envs(environment.iter().copied());
+    let output = command.output().expect("the program runs");
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+#[test]
+fn without_a_driver_or_a_loader_the_cpu_is_offered_and_taken() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let no_driver = [("VK_DRIVER_FILES", "/nowhere"), ("VK_ICD_FILENAMES", "/nowhere")];
+    // A file of the loader's name that is none.
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("libvulkan.so.1"), "no library").expect("a file");
+    let path = folder.path().to_str().expect("a path in UTF-8");
+    let no_loader = [("LD_LIBRARY_PATH", path)];
+    for (environment, said) in [(&no_driver[..], "no driver"), (&no_loader[..], "no Vulkan loader")] {
+        let (succeeded, message) = bench("vulkan", environment);
+        assert!(!succeeded, "{message}");
+        assert!(message.contains(said), "{message}");
+        assert!(message.contains("--device cpu"), "{message}");
+        let (succeeded, message) = bench("auto", environment);
+        assert!(succeeded, "{message}");
+        assert!(
+            message.contains("running on the CPU") && message.contains(said),
+            "{message}"
+        );
+    }
+}
+
+/// 3 GiB that must be stored at once, where one block may have 2.
+#[test]
+fn too_little_memory_is_said_with_the_bytes_asked_for() {
+    let Some(device) = support::vulkan() else { return };
+    let b = Builder::new();
+    let first = b.iota(DType::F32, [1 << 14, 1 << 14], 1).prefix(Combine::Sum, 1, false);
+    let second = first.prefix(Combine::Max, 0, false);
+    let third = second.prefix(Combine::Min, 1, false);
+    let graph = b.finish([("y", (first * third).sum_all())]).expect("a graph");
+    let executable = compile(&Program::pure("run", graph), Arc::clone(&device));
+    let executable = executable.unwrap_or_else(|error| panic!("{error}"));
+    let Err(error) = Session::new(executable.into(), 1, 0) else {
+        // A device with that much memory has nothing to say.
+        return;
+    };
+    let message = error.to_string();
+    assert!(
+        message.contains("bytes of device memory") && message.contains("--device cpu"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_there_is_not_is_said() {
+    let options = Options {
+        number: Some(1000),
+        ..Options::default()
+    };
+    let Err(error) = Device::open(&options) else {
+        panic!("there is no device 1000")
+    };
+    assert!(
+        error.to_string().contains("--device cpu") || error.to_string().contains("netloom devices"),
+        "{error}"
+    );
 }

@@ -46,6 +46,7 @@ pub mod tensor;
 pub mod text;
 pub mod verify;
 pub mod watch;
+pub mod winograd;
 
 pub use builder::{Builder, Val};
 pub use dtype::{DType, Scalar};

@@ -13,6 +13,8 @@ use crate::ops::map::arith;
 use crate::ops::source::Input;
 use crate::ops::{Map, Op, View};
 use crate::program::{Entry, Init, Program, State};
+use crate::target::{Target, TargetKind};
+use crate::winograd;
 
 /// The entry that computes prepared states from others.
 pub const PREPARE: &str = "prepare";
@@ -22,6 +24,26 @@ impl Program {
     /// are loaded. States that only it reads remain.
     #[must_use]
     pub fn prepared(&self) -> Program {
+        self.prepared_by(Graph::clone)
+    }
+
+    /// The same for a machine: a GPU that may computes convolutions by Winograd's algorithm, whose filters are transformed here.
+    #[must_use]
+    pub fn prepared_for(&self, target: &Target) -> Program {
+        match target.kind {
+            TargetKind::Vulkan if target.winograd => {
+                let frozen = self.constant_states();
+                self.prepared_by(|graph| {
+                    let depends = dependences(graph, &frozen);
+                    winograd::spelled(graph, |id| depends[id.at()] == Depends::Run)
+                })
+            }
+            TargetKind::Vulkan | TargetKind::Cpu => self.prepared(),
+        }
+    }
+
+    /// The same, where graphs are rewritten after scales have moved into kernels.
+    fn prepared_by(&self, rewrite: impl Fn(&Graph) -> Graph) -> Program {
         let frozen = self.constant_states();
         if frozen.is_empty() || self.entry(PREPARE).is_some() {
             return self.clone();
@@ -33,7 +55,7 @@ impl Program {
             first_free: 0,
         };
         for entry in &mut program.entries {
-            let folded = fold_scales(&entry.graph, &frozen);
+            let folded = rewrite(&fold_scales(&entry.graph, &frozen));
             entry.graph = prepare.hoist(&folded, &frozen, &mut program.states);
         }
         if !prepare.states.is_empty() {

@@ -93,12 +93,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
         _ => wanted.to_owned(),
     };
     model.entry(&entry)?;
-    let program = model.program.only(&entry).prepared();
-    let (mut session, compile_ms) = choice.make(|device| {
+    let own = model.program.only(&entry);
+    let (program, mut session, compile_ms) = choice.make(|device| {
         let start = Instant::now();
+        let program = own.prepared_for(&options.machine.target(device));
         let executable = Arc::new(compile(&program, device)?);
         let compile_ms = milliseconds(start.elapsed());
-        Ok((Session::new(executable, threads, options.seed)?, compile_ms))
+        Ok((program, Session::new(executable, threads, options.seed)?, compile_ms))
     })?;
     super::say_fallback(&choice);
     let device = choice.device;

@@ -57,9 +57,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         entry.graph = watched.graph.clone();
         (watched, results)
     });
-    let mut program = Some(model.program.prepared());
     // Weights go into the session, and nobody else needs them any more, unless the CPU may have to stand in.
-    drop(model.program);
+    let mut program = Some(model.program);
     let mut choice = options.machine.choice()?;
     let mut session = choice.make(|device| {
         let own = match device {
@@ -67,7 +66,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
             #[cfg(feature = "vulkan")]
             Device::Vulkan(_) => program.clone(),
         };
-        let executable = compile(&own.expect("the CPU is tried once, and last"), device)?;
+        let own = own.expect("the CPU is tried once, and last");
+        let executable = compile(&own.prepared_for(&options.machine.target(device)), device)?;
+        drop(own);
         Session::once(executable, options.machine.threads(), options.seed)
     })?;
     super::say_fallback(&choice);

@@ -13,11 +13,12 @@ use std::collections::{BTreeSet, HashMap};
 use netloom_ir::kernel::index::affine;
 use netloom_ir::kernel::nest::LANES;
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Operand, Prim, Role, Stmt};
+use netloom_ir::winograd::{TAPS, Transforms};
 use netloom_ir::{DType, Scalar, Target};
 
 use super::contract::{self, most_rows};
 use super::draft::{Draft, Task};
-use transform::{TAPS, Transforms, product};
+use transform::product;
 
 /// Elements after each of the `n²` matrices, so that they do not fall into the same sets of a cache.
 const APART: usize = 48;

@@ -65,7 +65,7 @@ impl Model {
         }
         let program = program_of(&self.model, &self.entry, &binding, &[], Some(folder(&self.path)))
             .map_err(|refusal| Error::file(&self.path, refusal))?;
-        let executable = Arc::new(compile(&program.prepared(), &self.device)?);
+        let executable = Arc::new(compile(&program.prepared_for(&self.device.target()), &self.device)?);
         if self.kept.len() == self.most {
             self.kept.remove(0);
         }

@@ -1,68 +1,7 @@
-//! The three matrices of a Winograd convolution, and products with them as straight-line code.
-//!
-//! `F(m, 3)` computes `m` results of a correlation with 3 taps from `n = m + 2` elements by `n` multiplications:
-//! `y = Aᵀ · ((G · g) ⊙ (Bᵀ · d))` (Winograd, "Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast algorithms for
-//! convolutional neural networks", 2016). The matrices follow from `n - 1` points, at which polynomials are evaluated, and infinity.
+//! Products with the matrices of a Winograd convolution as straight-line code.
 
 use netloom_ir::kernel::{ExprId, Exprs, Prim};
 use netloom_ir::{DType, Scalar};
-
-/// Taps of a filter along one axis.
-pub const TAPS: usize = 3;
-
-/// The points, in pairs that differ in their sign, so that products with them share their halves. Smaller or larger ones lose digits.
-const POINTS: [f64; 7] = [0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5];
-
-/// A matrix by rows.
-pub type Matrix = Vec<Vec<f64>>;
-
-/// The matrices of `F(m, 3)`.
-pub struct Transforms {
-    /// `Aᵀ`, `m × n`.
-    pub output: Matrix,
-    /// `G`, `n × 3`.
-    pub filter: Matrix,
-    /// `Bᵀ`, `n × n`.
-    pub input: Matrix,
-}
-
-impl Transforms {
-    /// For `m` results: 2, 4 or 6.
-    pub fn of(m: usize) -> Transforms {
-        let points = &POINTS[..m + 1];
-        let power = |point: f64, exponent: usize| point.powi(exponent as i32);
-        // The product of `x - q` over all points but one, by coefficients, the constant first.
-        let product = |without: Option<usize>| -> Vec<f64> {
-            let mut coefficients = vec![1.0];
-            for (_, &q) in points.iter().enumerate().filter(|&(at, _)| Some(at) != without) {
-                let shifted = std::iter::once(0.0).chain(coefficients.iter().copied());
-                let scaled = coefficients.iter().map(|c| -q * c).chain([0.0]);
-                coefficients = shifted.zip(scaled).map(|(a, b)| a + b).collect();
-            }
-            coefficients
-        };
-        let n = m + TAPS - 1;
-        let mut output: Matrix = (0..m)
-            .map(|row| points.iter().map(|&point| power(point, row)).collect())
-            .collect();
-        output
-            .iter_mut()
-            .enumerate()
-            .for_each(|(row, entries)| entries.push(if row + 1 == m { 1.0 } else { 0.0 }));
-        let (mut filter, mut input) = (Matrix::new(), Matrix::new());
-        for (at, &point) in points.iter().enumerate() {
-            let others = points.iter().enumerate().filter(|&(other, _)| other != at);
-            let scale: f64 = others.map(|(_, &q)| point - q).product();
-            filter.push((0..TAPS).map(|tap| power(point, tap) / scale).collect());
-            let mut row = product(Some(at));
-            row.resize(n, 0.0);
-            input.push(row);
-        }
-        filter.push((0..TAPS).map(|tap| if tap + 1 == TAPS { 1.0 } else { 0.0 }).collect());
-        input.push(product(None));
-        Transforms { output, filter, input }
-    }
-}
 
 /// The product of a matrix with a vector of `f32` values.
 ///
@@ -147,29 +86,7 @@ fn sum(exprs: &mut Exprs, factors: &[f64], vector: &[ExprId], which: impl Fn(usi
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_transforms_compute_a_correlation() {
-        let times = |matrix: &Matrix, vector: &[f64]| -> Vec<f64> {
-            let row = |row: &Vec<f64>| row.iter().zip(vector).map(|(a, b)| a * b).sum();
-            matrix.iter().map(row).collect()
-        };
-        for m in [2, 4, 6] {
-            let Transforms { output, filter, input } = Transforms::of(m);
-            let taps = [0.3, -1.7, 2.2];
-            let signal: Vec<f64> = (0..m + 2).map(|at| (at * at % 7) as f64 - 2.5).collect();
-            let products: Vec<f64> = (times(&filter, &taps).iter().zip(times(&input, &signal)))
-                .map(|(a, b)| a * b)
-                .collect();
-            for (at, found) in times(&output, &products).into_iter().enumerate() {
-                let expected: f64 = (0..TAPS).map(|tap| taps[tap] * signal[at + tap]).sum();
-                assert!(
-                    (found - expected).abs() < 1e-12,
-                    "F({m}, 3) result {at}: {found}, not {expected}"
-                );
-            }
-        }
-    }
+    use netloom_ir::winograd::Transforms;
 
     #[test]
     fn straight_line_products_share_their_halves() {

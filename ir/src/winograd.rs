@@ -1,0 +1,231 @@
+//! Convolutions with 3×3 filters and stride 1 by Winograd's algorithm: its matrices, and whole convolutions as graphs.
+//!
+//! `F(m, 3)` computes `m` results of a correlation with 3 taps from `n = m + 2` elements by `n` multiplications:
+//! `y = Aᵀ · ((G · g) ⊙ (Bᵀ · d))` (Winograd, "Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast algorithms for
+//! convolutional neural networks", 2016). The matrices follow from `n - 1` points, at which polynomials are evaluated, and infinity.
+//!
+//! A schedule for CPUs computes convolutions so while they lie in a cache. For GPUs [`spelled`] does: there every transform is a kernel, and
+//! those of filters, which are larger than the image of a late layer, must be computed once, by [`crate::prepare`].
+
+use crate::builder::{Builder, Val};
+use crate::graph::{Graph, NodeId, Rebuild};
+use crate::ops::{Conv, Op};
+use crate::{DType, Tensor, Type};
+
+/// Taps of a filter along one axis.
+pub const TAPS: usize = 3;
+
+/// The points, in pairs that differ in their sign, so that products with them share their halves. Smaller or larger ones lose digits.
+const POINTS: [f64; 7] = [0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5];
+
+/// A matrix by rows.
+pub type Matrix = Vec<Vec<f64>>;
+
+/// The matrices of `F(m, 3)`.
+pub struct Transforms {
+    /// `Aᵀ`, `m × n`.
+    pub output: Matrix,
+    /// `G`, `n × 3`.
+    pub filter: Matrix,
+    /// `Bᵀ`, `n × n`.
+    pub input: Matrix,
+}
+
+impl Transforms {
+    /// For `m` results: 2, 4 or 6.
+    pub fn of(m: usize) -> Transforms {
+        let points = &POINTS[..m + 1];
+        let power = |point: f64, exponent: usize| point.powi(exponent as i32);
+        // The product of `x - q` over all points but one, by coefficients, the constant first.
+        let product = |without: Option<usize>| -> Vec<f64> {
+            let mut coefficients = vec![1.0];
+            for (_, &q) in points.iter().enumerate().filter(|&(at, _)| Some(at) != without) {
+                let shifted = std::iter::once(0.0).chain(coefficients.iter().copied());
+                let scaled = coefficients.iter().map(|c| -q * c).chain([0.0]);
+                coefficients = shifted.zip(scaled).map(|(a, b)| a + b).collect();
+            }
+            coefficients
+        };
+        let n = m + TAPS - 1;
+        let mut output: Matrix = (0..m)
+            .map(|row| points.iter().map(|&point| power(point, row)).collect())
+            .collect();
+        output
+            .iter_mut()
+            .enumerate()
+            .for_each(|(row, entries)| entries.push(if row + 1 == m { 1.0 } else { 0.0 }));
+        let (mut filter, mut input) = (Matrix::new(), Matrix::new());
+        for (at, &point) in points.iter().enumerate() {
+            let others = points.iter().enumerate().filter(|&(other, _)| other != at);
+            let scale: f64 = others.map(|(_, &q)| point - q).product();
+            filter.push((0..TAPS).map(|tap| power(point, tap) / scale).collect());
+            let mut row = product(Some(at));
+            row.resize(n, 0.0);
+            input.push(row);
+        }
+        filter.push((0..TAPS).map(|tap| if tap + 1 == TAPS { 1.0 } else { 0.0 }).collect());
+        input.push(product(None));
+        Transforms { output, filter, input }
+    }
+}
+
+/// Results along a side of a square, and the elements of the image that they are computed from.
+const SIZE: usize = 4;
+const REACH: usize = SIZE + TAPS - 1;
+
+/// The same graph with convolutions whose kernel does not change between runs computed by Winograd's algorithm, where that is faster.
+///
+/// It rounds differently, so it is no pass.
+pub(crate) fn spelled(graph: &Graph, changes: impl Fn(NodeId) -> bool) -> Graph {
+    graph.rebuild(|to, node, args| match &node.op {
+        Op::Conv(conv) if !changes(node.args[1]) && pays(conv, node.ty(), graph.ty(node.args[1])) => {
+            let body = by_squares(conv, graph.ty(node.args[0]), graph.ty(node.args[1]), node.ty());
+            inline(to, &body, args)
+        }
+        _ => to.push(node.op.clone(), args),
+    })
+}
+
+/// Whether a convolution is one of these, and large enough.
+///
+/// The costs are cycles of a subgroup for a square and a pair of channels, or for a square and a channel, measured on lavapipe.
+fn pays(conv: &Conv, result: &Type, kernel: &Type) -> bool {
+    /// A convolution computed directly, the products of transformed ones, and the transforms of an image and of a result.
+    const DIRECT: f64 = 634.0;
+    const PRODUCTS: f64 = 216.0;
+    const IMAGE: f64 = 8100.0;
+    const RESULT: f64 = 5200.0;
+    let unit = Conv {
+        pad_low: conv.pad_low.clone(),
+        pad_high: conv.pad_high.clone(),
+        ..Conv::unit(2)
+    };
+    let crops = conv.pad_low.iter().chain(&conv.pad_high).any(|&pad| pad < 0);
+    let &[filters, channels, TAPS, TAPS] = &kernel.shape[..] else {
+        return false;
+    };
+    if *conv != unit || crops || result.dtype != DType::F32 || result.count() == 0 {
+        return false;
+    }
+    let squares = |axis: usize| result.shape[axis].div_ceil(SIZE) * SIZE;
+    let waste = (squares(2) * squares(3)) as f64 / (result.shape[2] * result.shape[3]) as f64;
+    let (filters, channels) = (filters as f64, channels as f64);
+    let transformed = PRODUCTS * filters * channels + IMAGE * channels + RESULT * filters;
+    waste * transformed < 0.8 * DIRECT * filters * channels
+}
+
+/// The graph from image and kernel to result.
+fn by_squares(conv: &Conv, image: &Type, kernel: &Type, result: &Type) -> Graph {
+    let transforms = Transforms::of(SIZE);
+    let b = Builder::new();
+    let [x, w] = [("x", image), ("w", kernel)].map(|(name, ty)| b.input(name, ty.dtype, ty.shape.clone()));
+    let [input, filter, output] =
+        [&transforms.input, &transforms.filter, &transforms.output].map(|rows| matrix(&b, rows));
+    let squares = [2, 3].map(|axis: usize| result.shape[axis].div_ceil(SIZE));
+    let low = [0, 1].map(|way: usize| conv.pad_low[way] as usize);
+    let high = [0, 1].map(|way: usize| squares[way] * SIZE + TAPS - 1 - image.shape[2 + way] - low[way]);
+    let padded = x.pad([0, 0, low[0], low[1]], [0, 0, high[0], high[1]], 0.0);
+    // `Bᵀ · d · B`, down the image and then along its lines.
+    let down = padded.windows(&[2], &[REACH], &[SIZE], &[1]);
+    let down = Val::einsum("ncyak,rk->crnya", &[down, input]);
+    let along = down.windows(&[4], &[REACH], &[SIZE], &[1]);
+    let squared = Val::einsum("crnyxk,sk->rscnyx", &[along, input]);
+    let filters = Val::einsum("ockl,rk->rocl", &[w, filter]);
+    let filters = Val::einsum("rocl,sl->rsco", &[filters, filter]);
+    let products = Val::einsum("rscnyx,rsco->rsonyx", &[squared, filters]);
+    let up = Val::einsum("rsonyx,ir->noyisx", &[products, output]);
+    let whole = Val::einsum("noyisx,js->noyixj", &[up, output]);
+    let [images, channels, lines, columns] = result.shape[..] else {
+        unreachable!("a convolution of images")
+    };
+    let whole = whole.reshape([images, channels, squares[0] * SIZE, squares[1] * SIZE]);
+    let whole = whole.slice(2, 0, lines).slice(3, 0, columns);
+    b.finish([("y", whole)]).expect("a graph of valid nodes")
+}
+
+/// A constant matrix.
+fn matrix<'b>(b: &'b Builder, rows: &Matrix) -> Val<'b> {
+    let elements: Vec<f32> = rows.iter().flatten().map(|&element| element as f32).collect();
+    b.constant(Tensor::from_f32([rows.len(), rows[0].len()], &elements))
+}
+
+/// Adds the nodes of a graph, with these for its inputs, and gives its only result.
+fn inline(to: &mut Rebuild, body: &Graph, args: &[NodeId]) -> NodeId {
+    let live = body.live();
+    let mut new_ids = vec![NodeId(u32::MAX); body.len()];
+    for (&input, &arg) in body.inputs().iter().zip(args) {
+        new_ids[input.at()] = arg;
+    }
+    for (id, node) in body.nodes().filter(|(id, _)| live[id.at()]) {
+        if !matches!(node.op, Op::Input(_)) {
+            let args: Vec<NodeId> = node.args.iter().map(|arg| new_ids[arg.at()]).collect();
+            new_ids[id.at()] = to.push(node.op.clone(), &args);
+        }
+    }
+    new_ids[body.outputs[0].1.at()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{oracle, sample};
+
+    #[test]
+    fn the_transforms_compute_a_correlation() {
+        let times = |matrix: &Matrix, vector: &[f64]| -> Vec<f64> {
+            let row = |row: &Vec<f64>| row.iter().zip(vector).map(|(a, b)| a * b).sum();
+            matrix.iter().map(row).collect()
+        };
+        for m in [2, 4, 6] {
+            let Transforms { output, filter, input } = Transforms::of(m);
+            let taps = [0.3, -1.7, 2.2];
+            let signal: Vec<f64> = (0..m + 2).map(|at| (at * at % 7) as f64 - 2.5).collect();
+            let products: Vec<f64> = (times(&filter, &taps).iter().zip(times(&input, &signal)))
+                .map(|(a, b)| a * b)
+                .collect();
+            for (at, found) in times(&output, &products).into_iter().enumerate() {
+                let expected: f64 = (0..TAPS).map(|tap| taps[tap] * signal[at + tap]).sum();
+                assert!(
+                    (found - expected).abs() < 1e-12,
+                    "F({m}, 3) result {at}: {found}, not {expected}"
+                );
+            }
+        }
+    }
+
+    /// Heights and widths about a square's side, one and several images, padding of every width.
+    #[test]
+    fn a_spelled_convolution_is_the_convolution() {
+        for (size, images, pad) in [
+            ([4, 4], 1, 1),
+            ([7, 9], 2, 1),
+            ([6, 11], 1, 0),
+            ([3, 5], 1, 2),
+            ([13, 8], 2, 1),
+        ] {
+            let b = Builder::new();
+            let x = b.input("x", DType::F32, [images, 5, size[0], size[1]]);
+            let w = b.input("w", DType::F32, [6, 5, 3, 3]);
+            let conv = Conv {
+                pad_low: vec![pad; 2],
+                pad_high: vec![pad, 1],
+                ..Conv::unit(2)
+            };
+            let direct = b.finish([("y", x.conv(w, conv.clone()))]).expect("a graph");
+            let body = by_squares(&conv, &x.ty(), &w.ty(), &x.conv(w, conv.clone()).ty());
+            let inputs = sample::inputs(&direct, 3);
+            let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+            let [expected, found] = [&direct, &body].map(|graph| {
+                let results = oracle::run(graph, &inputs).unwrap_or_else(|problems| panic!("{problems}"));
+                results[0].1.to_f32()
+            });
+            let greatest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert!(
+                    (found - expected).abs() <= 1e-5 * greatest,
+                    "{size:?}, {pad}: [{at}] is {found}, not {expected}"
+                );
+            }
+        }
+    }
+}
