@@ -102,13 +102,19 @@ fn pictures(out: &Path, model: &mut Model, test: &Dataset) -> Result<(), Error> 
         .map(|filter| Picture::stretched(5, 5, filter, "filter".to_owned()))
         .collect();
     for (kind, result) in activations(model, &test.select(&[3]).inputs)? {
-        if let &[_, channels, height, width] = result.shape() {
-            let values = result.to_f32();
-            let planes = values.chunks_exact(height * width).take(channels.min(8));
-            tiles.extend(planes.map(|plane| {
-                Picture::stretched(height, width, plane, kind.split('(').next().unwrap_or("").to_owned())
-            }));
-        }
+        // Planes as they are, at most eight; the values of a flat layer in rows as near to a square as divide them.
+        let [height, width] = match *result.shape() {
+            [_, _, height, width] => [height, width],
+            _ => {
+                let count = result.count();
+                let height = (1..=count.isqrt()).rev().find(|rows| count.is_multiple_of(*rows));
+                [height.unwrap_or(1), count / height.unwrap_or(1)]
+            }
+        };
+        let caption = kind.split('(').next().unwrap_or("");
+        let values = result.to_f32();
+        let planes = values.chunks_exact(height * width).take(8);
+        tiles.extend(planes.map(|plane| Picture::stretched(height, width, plane, caption.to_owned())));
     }
     gallery(
         &out.join("activations_cnn.svg"),
