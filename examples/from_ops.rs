@@ -137,8 +137,8 @@ fn run(out: &Path) -> Result<([f32; 2], [f64; 3]), Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let ([w, b], losses) = run(&std::env::args().nth(1).map_or("out".into(), PathBuf::from))?;
-    println!("neuron: y = {w} x + {b}\nlast losses of neuron, network and recurrent net: {losses:.2?}");
+    let ([w, b], [neuron, network, recurrent]) = run(&std::env::args().nth(1).map_or("out".into(), PathBuf::from))?;
+    println!("y = {w} x + {b}\nlast losses: neuron {neuron:.1e}, network {network:.1e}, recurrent net {recurrent:.1e}");
     Ok(())
 }
 

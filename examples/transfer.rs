@@ -107,6 +107,7 @@ impl Task<'_> {
         Ok([of(&self.train)?, of(&self.test)?])
     }
 
+    /// All ways, the one from scratch first.
     fn run(&self) -> Result<Vec<Row>, Error> {
         let mut rows = vec![
             self.tuned("from scratch", false, 1.0)?,

@@ -98,10 +98,14 @@ fn an_autoencoder_trains_as_on_the_cpu() {
 fn boltzmann_machines_learn_as_on_the_cpu() {
     let Some(device) = support::vulkan() else { return };
     let digits = data(&Type::new(DType::F32, [40, 24]));
-    for chains in [Chains::FromData(2), Chains::Persistent(1)] {
+    for (chains, visible) in [
+        (Chains::FromData(2), Visible::Bernoulli),
+        (Chains::Persistent(1), Visible::Bernoulli),
+        (Chains::FromData(1), Visible::Gaussian),
+    ] {
         let options = RbmOptions {
             hidden: 12,
-            visible: Visible::Bernoulli,
+            visible,
             chains,
             rate: 0.05,
             momentum: 0.5,
@@ -116,7 +120,7 @@ fn boltzmann_machines_learn_as_on_the_cpu() {
         for (cpu, gpu) in cpu.iter().zip(&gpu) {
             assert!(
                 (cpu.error - gpu.error).abs() < 1e-2 * cpu.error,
-                "{chains:?}: {gpu:?}, on the CPU {cpu:?}"
+                "{chains:?}, {visible:?}: {gpu:?}, on the CPU {cpu:?}"
             );
         }
     }

@@ -5,6 +5,7 @@
 //! saved load by name; [`weights`] says what differs.
 
 pub mod alexnet;
+pub mod convnet;
 pub mod densenet;
 pub mod googlenet;
 pub mod lenet;
@@ -66,6 +67,21 @@ impl Net {
     }
 }
 
+/// How wide a network is: every inner layer has this share of the channels or units of its published form. A. Howard et al., "MobileNets", 2017, call it
+/// the width multiplier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Width(pub f64);
+
+impl Width {
+    /// As published.
+    pub const FULL: Width = Width(1.0);
+
+    /// The number of channels where the published form has so many; at least one.
+    pub fn of(self, channels: usize) -> usize {
+        ((channels as f64 * self.0).round() as usize).max(1)
+    }
+}
+
 fn with_batch(batch: usize, shape: &[usize]) -> Vec<usize> {
     std::iter::once(batch).chain(shape.iter().copied()).collect()
 }
@@ -76,6 +92,7 @@ pub static NETS: &[&Net] = &[
     &small::MLP,
     &small::AUTOENCODER,
     &lenet::LENET,
+    &convnet::CONVNET,
     &recurrent::LSTM,
     &alexnet::ALEXNET,
     &alexnet::ALEXNET_2012,

@@ -2,7 +2,7 @@
 //!
 //! In training two further classifiers look at the middle of the network ([`Auxiliary`]); prediction has none.
 
-use super::{IMAGENET, Net};
+use super::{IMAGENET, Net, Width};
 use crate::nn::layers::{
     Activation, AdaptiveAveragePool, Auxiliary, BatchNorm, Block, Branches, Conv, Dense, Dropout, Flatten, GlobalPool,
     LocalResponseNorm, Pool, PoolOf,
@@ -12,14 +12,14 @@ use crate::nn::{Initialiser, Layer, Sequential};
 pub(super) static GOOGLENET: Net = Net {
     name: "googlenet",
     about: "nine inception modules with batch normalisation",
-    layers: || googlenet(1000),
+    layers: || googlenet(Width::FULL, 1000),
     ..IMAGENET
 };
 
 pub(super) static GOOGLENET_2014: Net = Net {
     name: "googlenet_2014",
     about: "nine inception modules as first published: 5×5 convolutions, local response normalisation",
-    layers: || googlenet_2014(1000),
+    layers: || googlenet_2014(Width::FULL, 1000),
     ..IMAGENET
 };
 
@@ -40,19 +40,27 @@ const MODULES: [(&str, [usize; 6]); 9] = [
 const AUXILIARY: f64 = 0.3;
 
 /// As torchvision has it: batch normalisation, and 3×3 where the paper has 5×5.
-pub fn googlenet(classes: usize) -> Sequential {
+pub fn googlenet(width: Width, classes: usize) -> Sequential {
+    let conv = |filters: usize, kernel: usize| Conv::d2(width.of(filters), kernel);
     let stem = Sequential::new()
-        .named("conv1", normalised(Conv::d2(64, 7).stride(2).padding(3)))
+        .named("conv1", normalised(conv(64, 7).stride(2).padding(3)))
         .here(Pool::max2(3).stride(2).ceil())
-        .named("conv2", normalised(Conv::d2(64, 1)))
-        .named("conv3", normalised(Conv::d2(192, 3).padding(1)))
+        .named("conv2", normalised(conv(64, 1)))
+        .named("conv3", normalised(conv(192, 3).padding(1)))
         .here(Pool::max2(3).stride(2).ceil());
     let last_pool = || Pool::max2(2).ceil();
-    let head = || auxiliary(AdaptiveAveragePool::new(&[4, 4]), normalised(Conv::d2(128, 1)), classes);
+    let head = || {
+        auxiliary(
+            AdaptiveAveragePool::new(&[4, 4]),
+            normalised(conv(128, 1)),
+            width,
+            classes,
+        )
+    };
     tower(
         stem,
         last_pool,
-        |channels| inception(channels, 3, normalised),
+        |channels| inception(channels.map(|count| width.of(count)), 3, normalised),
         head,
         0.2,
         classes,
@@ -60,27 +68,28 @@ pub fn googlenet(classes: usize) -> Sequential {
 }
 
 /// As published.
-pub fn googlenet_2014(classes: usize) -> Sequential {
+pub fn googlenet_2014(width: Width, classes: usize) -> Sequential {
     let norm = || LocalResponseNorm {
         size: 5,
         alpha: 1e-4,
         beta: 0.75,
         k: 1.0,
     };
+    let conv = |filters: usize, kernel: usize| Conv::d2(width.of(filters), kernel);
     let stem = Sequential::new()
-        .named("conv1", plain(Conv::d2(64, 7).stride(2).padding(3)))
+        .named("conv1", plain(conv(64, 7).stride(2).padding(3)))
         .here(Pool::max2(3).stride(2).ceil())
         .here(norm())
-        .named("conv2", plain(Conv::d2(64, 1)))
-        .named("conv3", plain(Conv::d2(192, 3).padding(1)))
+        .named("conv2", plain(conv(64, 1)))
+        .named("conv3", plain(conv(192, 3).padding(1)))
         .here(norm())
         .here(Pool::max2(3).stride(2).ceil());
     let last_pool = || Pool::max2(3).stride(2).ceil();
-    let head = || auxiliary(Pool::average2(5).stride(3), plain(Conv::d2(128, 1)), classes);
+    let head = || auxiliary(Pool::average2(5).stride(3), plain(conv(128, 1)), width, classes);
     tower(
         stem,
         last_pool,
-        |channels| inception(channels, 5, plain),
+        |channels| inception(channels.map(|count| width.of(count)), 5, plain),
         head,
         0.4,
         classes,
@@ -135,12 +144,12 @@ fn inception<C: Layer + 'static>(channels: [usize; 6], large: usize, conv: impl 
 }
 
 /// A classifier for training.
-fn auxiliary(pool: impl Layer + 'static, conv: impl Layer + 'static, classes: usize) -> Sequential {
+fn auxiliary(pool: impl Layer + 'static, conv: impl Layer + 'static, width: Width, classes: usize) -> Sequential {
     Sequential::new()
         .here(pool)
         .named("conv", conv)
         .here(Flatten)
-        .named("fc1", Dense::new(1024).init(Initialiser::HeUniform))
+        .named("fc1", Dense::new(width.of(1024)).init(Initialiser::HeUniform))
         .here(Activation::Relu)
         .here(Dropout(0.7))
         .named("fc2", Dense::new(classes))

@@ -1,13 +1,13 @@
 //! ResNet: blocks with a way around them. K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016.
 
-use super::{IMAGENET, Net, classify};
+use super::{IMAGENET, Net, Width, classify};
 use crate::nn::layers::{Activation, BatchNorm, Block, Conv, Dense, GlobalPool, Pool, PoolOf, Residual};
 use crate::nn::{Layer, Optimiser, Sequential};
 
 pub(super) static RESNET18: Net = Net {
     name: "resnet18",
     about: "eight blocks of two 3×3 convolutions",
-    layers: || resnet(Kind::Basic, [2, 2, 2, 2], 1000),
+    layers: || resnet(Kind::Basic, [2, 2, 2, 2], Width::FULL, 1000),
     trained_as: Some("resnet18_cifar"),
     ..IMAGENET
 };
@@ -15,7 +15,7 @@ pub(super) static RESNET18: Net = Net {
 pub(super) static RESNET18_CIFAR: Net = Net {
     name: "resnet18_cifar",
     about: "the same for pictures of 32×32: a smaller first convolution, no pooling after it",
-    layers: || resnet_small(Kind::Basic, [2, 2, 2, 2], 10),
+    layers: || resnet_small(Kind::Basic, [2, 2, 2, 2], Width::FULL, 10),
     example: &[3, 32, 32],
     target: None,
     batch: 32,
@@ -26,14 +26,14 @@ pub(super) static RESNET18_CIFAR: Net = Net {
 pub(super) static RESNET34: Net = Net {
     name: "resnet34",
     about: "sixteen blocks of two 3×3 convolutions",
-    layers: || resnet(Kind::Basic, [3, 4, 6, 3], 1000),
+    layers: || resnet(Kind::Basic, [3, 4, 6, 3], Width::FULL, 1000),
     ..IMAGENET
 };
 
 pub(super) static RESNET50: Net = Net {
     name: "resnet50",
     about: "sixteen blocks of 1×1, 3×3 and 1×1 convolutions",
-    layers: || resnet(Kind::Bottleneck, [3, 4, 6, 3], 1000),
+    layers: || resnet(Kind::Bottleneck, [3, 4, 6, 3], Width::FULL, 1000),
     ..IMAGENET
 };
 
@@ -47,32 +47,33 @@ pub enum Kind {
 }
 
 /// Four stages of so many blocks each, for pictures of about 224×224.
-pub fn resnet(kind: Kind, blocks: [usize; 4], classes: usize) -> Sequential {
+pub fn resnet(kind: Kind, blocks: [usize; 4], width: Width, classes: usize) -> Sequential {
     let stem = Sequential::new()
-        .named("conv1", conv(64, 7).stride(2).padding(3))
+        .named("conv1", conv(width.of(64), 7).stride(2).padding(3))
         .named("bn1", BatchNorm::default())
         .here(Activation::Relu)
         .here(Pool::max2(3).stride(2).padding(1));
-    stages(stem, kind, blocks, classes)
+    stages(stem, kind, blocks, width, classes)
 }
 
 /// The same for pictures of about 32×32.
-pub fn resnet_small(kind: Kind, blocks: [usize; 4], classes: usize) -> Sequential {
+pub fn resnet_small(kind: Kind, blocks: [usize; 4], width: Width, classes: usize) -> Sequential {
     let stem = Sequential::new()
-        .named("conv1", conv(64, 3).padding(1))
+        .named("conv1", conv(width.of(64), 3).padding(1))
         .named("bn1", BatchNorm::default())
         .here(Activation::Relu);
-    stages(stem, kind, blocks, classes)
+    stages(stem, kind, blocks, width, classes)
 }
 
-fn stages(mut net: Sequential, kind: Kind, blocks: [usize; 4], classes: usize) -> Sequential {
-    let mut channels = 64;
-    for ((count, width), number) in blocks.into_iter().zip([64, 128, 256, 512]).zip(1..) {
+fn stages(mut net: Sequential, kind: Kind, blocks: [usize; 4], width: Width, classes: usize) -> Sequential {
+    let mut channels = width.of(64);
+    for ((count, inner), number) in blocks.into_iter().zip([64, 128, 256, 512]).zip(1..) {
+        let inner = width.of(inner);
         let mut stage = Sequential::new();
         for place in 0..count {
             let stride = if place == 0 && number > 1 { 2 } else { 1 };
-            stage = stage.then(block(kind, channels, width, stride));
-            channels = kind.expansion() * width;
+            stage = stage.then(block(kind, channels, inner, stride));
+            channels = kind.expansion() * inner;
         }
         net = net.named(format!("layer{number}"), stage);
     }

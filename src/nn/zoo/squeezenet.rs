@@ -1,27 +1,28 @@
 //! SqueezeNet: AlexNet's accuracy with a fiftieth of its parameters. F. Iandola et al., "SqueezeNet", 2016.
 
-use super::{IMAGENET, Net};
+use super::{IMAGENET, Net, Width};
 use crate::nn::layers::{Activation, Block, Branches, Conv, Dropout, GlobalPool, Pool, PoolOf};
 use crate::nn::{Layer, Sequential};
 
 pub(super) static SQUEEZENET: Net = Net {
     name: "squeezenet",
     about: "eight fire modules, version 1.1",
-    layers: || squeezenet(1000),
+    layers: || squeezenet(Width::FULL, 1000),
     ..IMAGENET
 };
 
 pub(super) static SQUEEZENET_1_0: Net = Net {
     name: "squeezenet_1_0",
     about: "eight fire modules as first published",
-    layers: || squeezenet_1_0(1000),
+    layers: || squeezenet_1_0(Width::FULL, 1000),
     ..IMAGENET
 };
 
 /// Version 1.1, with 2.4 times fewer operations.
-pub fn squeezenet(classes: usize) -> Sequential {
+pub fn squeezenet(width: Width, classes: usize) -> Sequential {
+    let fire = |squeezed: usize, expanded: usize| fire(width.of(squeezed), width.of(expanded));
     let features = Sequential::new()
-        .then(Conv::d2(64, 3).stride(2))
+        .then(Conv::d2(width.of(64), 3).stride(2))
         .then(Activation::Relu)
         .then(pool())
         .then(fire(16, 64))
@@ -40,9 +41,10 @@ pub fn squeezenet(classes: usize) -> Sequential {
 }
 
 /// Version 1.0, the paper's.
-pub fn squeezenet_1_0(classes: usize) -> Sequential {
+pub fn squeezenet_1_0(width: Width, classes: usize) -> Sequential {
+    let fire = |squeezed: usize, expanded: usize| fire(width.of(squeezed), width.of(expanded));
     let features = Sequential::new()
-        .then(Conv::d2(96, 7).stride(2))
+        .then(Conv::d2(width.of(96), 7).stride(2))
         .then(Activation::Relu)
         .then(pool())
         .then(fire(16, 64))
