@@ -152,6 +152,18 @@ fn an_array_that_claims_to_be_huge() {
     }
 }
 
+#[test]
+fn an_archive_that_claims_to_unpack_to_much() {
+    let [_, mut file, ..] = good_files();
+    // In an entry of the list of contents: the length before packing.
+    let entry = file
+        .windows(4)
+        .position(|bytes| bytes == b"PK\x01\x02")
+        .expect("a zip archive");
+    file[entry + 24..][..4].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
+    read_all(&file);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
