@@ -13,9 +13,8 @@ impl<'g> Val<'g> {
         }
         // A new axis in front of each axis, along which nothing changes.
         let places: Vec<usize> = (0..rank).map(|axis| 2 * axis).collect();
-        let with =
-            |first: &dyn Fn(usize) -> usize| (0..2 * rank).map(|at| [first(at / 2), shape[at / 2]][at % 2]).collect();
-        let spread: Vec<usize> = with(&|axis| times[axis]);
+        let pairs = times.iter().zip(&shape);
+        let spread: Vec<usize> = pairs.flat_map(|(&times, &extent)| [times, extent]).collect();
         let whole: Vec<usize> = (0..rank).map(|axis| times[axis] * shape[axis]).collect();
         self.unsqueeze(places).broadcast(spread).reshape(whole)
     }
