@@ -15,7 +15,6 @@ use netloom::formats::onnx;
 use netloom::ir::{DType, Graph, Program, Tensor, oracle};
 use netloom::{Cpu, Device, Session, compile};
 
-#[allow(dead_code)]
 mod support;
 
 /// ONNX's runner allows these.

@@ -44,8 +44,6 @@ fn every_stage_of_graphs_goes_on() {
             netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
             assert_eq!(results(folder, "artefact"), expected, "{model} compiled from {stage}");
         }
-        let stored = folder.join("stage.safetensors");
-        assert_eq!(stored.exists(), model == "lenet.onnx", "weights lie beside the text");
     }
     let text = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
     assert!(text.len() < 20_000, "the text has {} bytes", text.len());
