@@ -293,10 +293,8 @@ mod tests {
 
     #[test]
     fn the_operation_that_made_the_first_is_named_with_its_line() {
-        let (found, line) = (
-            blamed_in(|x| ((x + 1.0).sqrt() * 2.0).sum_all(), [0.0, -2.0, 1.0]),
-            line!(),
-        );
+        let line = line!() + 1;
+        let found = blamed_in(|x| ((x + 1.0).sqrt() * 2.0).sum_all(), [0.0, -2.0, 1.0]);
         assert_eq!(
             found,
             format!("the first NaN comes from `sqrt` (%4, f32[3]) at {}:{line}", file!())
