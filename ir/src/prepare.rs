@@ -27,7 +27,7 @@ impl Program {
         self.prepared_by(Graph::clone)
     }
 
-    /// The same for a machine: a GPU that may computes convolutions by Winograd's algorithm, whose filters are transformed here.
+    /// The same for a machine. On a GPU convolutions are computed by Winograd's algorithm, if they may be, and `prepare` transforms their filters.
     #[must_use]
     pub fn prepared_for(&self, target: &Target) -> Program {
         match target.kind {
