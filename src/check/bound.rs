@@ -306,10 +306,10 @@ mod tests {
         let graph = b.finish([("y", x * 2.0)]).unwrap();
         let judgement = Judgement::of(&graph, &[Tensor::from_f32([3], &[1e-40, f32::INFINITY, 1.0])]);
         let [right, flushed, lost, wrong] = [
-            [2e-40, f32::INFINITY, 2.0],
+            [2.0 * 1e-40, f32::INFINITY, 2.0],
             [0.0, f32::INFINITY, 2.0],
-            [2e-40, 7.0, 2.0],
-            [2e-40, f32::INFINITY, 2.1],
+            [2.0 * 1e-40, 7.0, 2.0],
+            [2.0 * 1e-40, f32::INFINITY, 2.1],
         ]
         .map(|values| Tensor::from_f32([3], &values));
         let promised = |subnormals, specials| Floats {

@@ -86,7 +86,9 @@ impl Submitter {
         for segment in segments {
             match segment {
                 Segment::Run(commands) => submit(&self.device, commands, None)?,
+                // The host is about to look at what was submitted before.
                 Segment::Branch { .. } | Segment::While { .. } => {
+                    self.settle()?;
                     self.run(std::slice::from_ref(segment), staging)?;
                 }
             }
