@@ -5,12 +5,13 @@
 //! a network, a loss and an optimiser into a [`Program`](netloom_ir::Program) with the entries `train_step`, `evaluate` and `predict` over one
 //! list of states; [`Model`](crate::train::Model) compiles and runs it, as Keras does.
 //!
-//! Reading order: [`scope`], [`init`], [`layers`], [`losses`], [`optimisers`], [`training`], [`zoo`].
+//! Reading order: [`scope`], [`init`], [`layers`], [`losses`], [`optimisers`], [`training`], [`resident`], [`zoo`].
 
 pub mod init;
 pub mod layers;
 pub mod losses;
 pub mod optimisers;
+pub mod resident;
 pub mod scope;
 pub mod training;
 pub mod zoo;
@@ -19,5 +20,6 @@ pub use init::Initialiser;
 pub use layers::{Function, Layer, Sequential};
 pub use losses::Loss;
 pub use optimisers::{Optimiser, Rate};
+pub use resident::resident;
 pub use scope::{Mode, Scope};
 pub use training::{Training, program};

@@ -20,10 +20,12 @@ use netloom::ir::passes::PASSES;
 use netloom::ir::sample::SplitMix;
 use netloom::ir::{DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, oracle, sample};
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
+use netloom::nn::resident::{POSITIONS, resident};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo::{self, resnet};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::plan::kernels::Makers;
+use netloom::train::Dataset;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::{Cpu, Session, compile};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
@@ -153,6 +155,42 @@ fn recurrent_nets_train_as_on_the_cpu() {
     );
     assert!(gpu[9] < gpu[0], "{gpu:?}");
     assert_eq!(device.messages(), [""; 0]);
+}
+
+/// The data set lives on the device, which is told which examples make a batch: the same bits as from batches put together by the host.
+#[test]
+fn batches_are_gathered_on_the_device() {
+    let Some(device) = support::vulkan() else { return };
+    let (program, _) = training("mlp", 8);
+    let net = zoo::find("mlp").expect("a network");
+    let sets = [("x", data(&net.input(40))), ("y", data(&net.target(40)))];
+    let on_device = resident(&program, TRAIN_STEP, &sets).expect("sets that fit");
+    let session = |program: &Program| {
+        let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        Session::new(executable.into(), 1, 7).expect("memory")
+    };
+    let (mut given, mut gathering) = (session(&program), session(&on_device));
+    for step in 0..4 {
+        let positions: Vec<i64> = (0..8).map(|at| (at * 7 + step * 3) % 40).collect();
+        let rows = |set: &Tensor| {
+            let all = Dataset::new(set.clone(), set.clone()).expect("as many");
+            all.select(&positions.iter().map(|&at| at as usize).collect::<Vec<_>>())
+                .inputs
+        };
+        let (x, y) = (rows(&sets[0].1), rows(&sets[1].1));
+        let expected = given.call(TRAIN_STEP, &[("x", &x), ("y", &y)]).expect("a step");
+        let positions = Tensor::from_i64([8], &positions);
+        let found = gathering.call(TRAIN_STEP, &[(POSITIONS, &positions)]).expect("a step");
+        assert_eq!(found, expected, "step {step}");
+    }
+    for (name, expected) in given.states() {
+        assert_eq!(gathering.state(&name).expect("a state"), expected, "{name}");
+    }
+    assert_eq!(device.messages(), [""; 0]);
+    let wrong = resident(&program, TRAIN_STEP, &[("x", sets[1].1.clone())]);
+    assert!(wrong.is_err_and(|error| error.to_string().contains("no examples of i64[40]")));
+    let wrong = resident(&program, TRAIN_STEP, &[("z", sets[1].1.clone())]);
+    assert!(wrong.is_err_and(|error| error.to_string().contains("`z`")));
 }
 
 /// Operation by operation, training takes the same way as compiled for the CPU; loops, which the host goes through, as well.
