@@ -74,12 +74,12 @@ impl Device {
 
     /// What it promises of floats of the type in which `dtype` is computed.
     pub fn floats(&self, dtype: DType) -> Floats {
-        match self {
-            Device::Cpu(_) => Floats::IEEE,
+        match (self, dtype) {
+            (Device::Cpu(_), _) => Floats::IEEE,
             #[cfg(feature = "vulkan")]
-            Device::Vulkan(device) if dtype == DType::F64 => device.traits.floats64,
+            (Device::Vulkan(device), DType::F64) => device.traits.floats64,
             #[cfg(feature = "vulkan")]
-            Device::Vulkan(device) => device.traits.floats32,
+            (Device::Vulkan(device), _) => device.traits.floats32,
         }
     }
 
@@ -137,15 +137,17 @@ impl Choice {
     /// # Errors
     /// What `make` says, of the last device that was tried.
     pub fn make<T>(&mut self, mut make: impl FnMut(&Device) -> Result<T, Error>) -> Result<T, Error> {
-        let made = make(&self.device);
-        #[cfg(feature = "vulkan")]
-        if let (Err(Error::Gpu(error)), Some(cpu)) = (&made, &self.instead) {
-            self.fell_back.push(error.to_string());
-            self.device = Device::Cpu(cpu.clone());
-            self.instead = None;
-            return make(&self.device);
+        match (make(&self.device), self.instead.take()) {
+            (Err(error), Some(cpu)) if error.is_vulkans() => {
+                self.fell_back.push(error.to_string());
+                self.device = Device::Cpu(cpu);
+                make(&self.device)
+            }
+            (made, instead) => {
+                self.instead = instead;
+                made
+            }
         }
-        made
     }
 }
 

@@ -44,6 +44,14 @@ impl From<Problem> for Error {
 }
 
 impl Error {
+    /// Whether the Vulkan backend could not do it, which another device may.
+    pub fn is_vulkans(&self) -> bool {
+        #[cfg(feature = "vulkan")]
+        return matches!(self, Error::Gpu(_));
+        #[cfg(not(feature = "vulkan"))]
+        false
+    }
+
     /// What went wrong with a file.
     pub fn file(path: impl AsRef<std::path::Path>, reason: impl std::fmt::Display) -> Error {
         Error::File {

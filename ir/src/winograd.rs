@@ -88,7 +88,8 @@ pub(crate) fn spelled(graph: &Graph, changes: impl Fn(NodeId) -> bool) -> Graph 
 
 /// Whether a convolution is one of these, and large enough.
 ///
-/// The costs are cycles of a subgroup for a square and a pair of channels, or for a square and a channel, measured on lavapipe.
+/// The costs are cycles of a subgroup for a square and a pair of channels, or for a square and a channel, counted from the loads of
+/// each and what a load takes on lavapipe.
 fn pays(conv: &Conv, result: &Type, kernel: &Type) -> bool {
     /// A convolution computed directly, the products of transformed ones, and the transforms of an image and of a result.
     const DIRECT: f64 = 634.0;
