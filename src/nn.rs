@@ -5,7 +5,7 @@
 //! a network, a loss and an optimiser into a [`Program`](netloom_ir::Program) with the entries `train_step`, `evaluate` and `predict` over one
 //! list of states; [`Model`](crate::train::Model) compiles and runs it, as Keras does.
 //!
-//! Reading order: [`scope`], [`init`], [`layers`], [`losses`], [`optimisers`], [`training`], [`resident`], [`zoo`].
+//! Reading order: [`scope`], [`init`], [`layers`], [`losses`], [`optimisers`], [`training`], [`mod@resident`], [`zoo`].
 
 pub mod init;
 pub mod layers;
