@@ -22,7 +22,7 @@ use netloom::ir::{DType, Entry, Init, Node, Op, Program, Scalar, State, Target, 
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
 use netloom::nn::resident::{POSITIONS, resident};
 use netloom::nn::training::{TRAIN_STEP, program};
-use netloom::nn::zoo::{self, resnet};
+use netloom::nn::zoo::{self, Width, resnet};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::plan::kernels::Makers;
 use netloom::train::Dataset;
@@ -452,7 +452,7 @@ fn steps_of_a_residual_net_are_as_on_the_cpu() {
         Some(_) => [2, 2, 2, 2],
         None => [1, 1, 1, 1],
     };
-    steps_are_as_on_the_cpu(&resnet::resnet_small(resnet::Kind::Basic, blocks, 10), 2);
+    steps_are_as_on_the_cpu(&resnet::resnet_small(resnet::Kind::Basic, blocks, Width::FULL, 10), 2);
 }
 
 /// The layers must be awake, or their silence means nothing.
