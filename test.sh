@@ -47,7 +47,7 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
 cargo clippy --no-default-features --lib --bins -- -D warnings
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
-cargo test -p netloom -p netloom-ir --lib --bins --tests --examples
+cargo test -p netloom -p netloom-ir --lib --bins --tests --examples --no-fail-fast
 cargo test -p netloom -p netloom-ir --doc
 # Readers of untrusted files were given damaged ones above (tests/readers.rs). Where cargo-fuzz and a nightly compiler are, libFuzzer looks further,
 # a minute for each reader.

@@ -137,8 +137,10 @@ mod tests {
 
     type Function = for<'g> fn(Val<'g>) -> Val<'g>;
 
-    /// What becomes of the numbers from 0 in two rows of three, or of three rows of three.
-    static CASES: &[(&str, [usize; 2], Function, &[usize], &[i64])] = &[
+    /// A function, the shape it is given, and the shape and elements of what it makes of the numbers from 0.
+    type Case = (&'static str, [usize; 2], Function, &'static [usize], &'static [i64]);
+
+    static CASES: &[Case] = &[
         (
             "tile",
             [2, 3],
