@@ -178,7 +178,7 @@ fn more_than_the_memory_there_is() {
         folder.path(),
         &["bench", "mlp", "--batch", "500000000"],
         1,
-        &["1460.31 GiB of memory are needed", "smaller batch"],
+        &["1907.35 GiB of memory are needed", "smaller batch"],
     );
     let x = [("x".to_owned(), Tensor::zeros(DType::F32, [1024]))];
     npz::save(&folder.path().join("x.npz"), &x).expect("a file");

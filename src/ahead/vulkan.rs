@@ -17,7 +17,7 @@ use super::{Artefact, identifier, with_beginnings};
 use crate::compile::lower;
 use crate::error::Error;
 use crate::formats::write_whole;
-use crate::gpu::device::Device;
+use crate::gpu::device::{Device, Traits};
 use crate::gpu::script;
 
 /// The host's text.
@@ -30,7 +30,12 @@ pub const HOST: &str = include_str!("vulkan_host.c");
 pub fn write(artefact: &Artefact<'_>, device: &Device, folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let name = identifier(artefact.name);
     let lowered = lower(&with_beginnings(artefact)?, &device.target())?;
-    let script = script::script(&lowered, &device.traits)?;
+    // The host binds storage buffers alone.
+    let traits = Traits {
+        texels: 0,
+        ..device.traits.clone()
+    };
+    let script = script::script(&lowered, &traits)?;
     let mut files = Vec::new();
     let mut save = |file: &str, bytes: &[u8]| {
         let path = folder.join(file);

@@ -509,13 +509,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         .exprs
         .load(scratch, dtype, vec![scratch_row, scratch_column], false);
     known.insert(form.fold, sum);
-    let stores = (tasks.iter())
-        .map(|task| Stmt::Store {
-            buffer: task.buffer,
-            index: task.index.iter().map(|&id| draft.import(&mut known, id)).collect(),
-            value: draft.import(&mut known, task.value),
-        })
-        .collect();
+    let stores = draft.stores(tasks, &mut known);
     let loops = [(inner_row, valid_rows), (inner_column, valid_columns)];
     let [(lane, lanes), (serial, steps)] = if along_rows { loops } else { [loops[1], loops[0]] };
     let write = Stmt::Loop {

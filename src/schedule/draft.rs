@@ -225,6 +225,16 @@ impl Draft {
         index::substitute(&self.source, &mut self.exprs, known, id)
     }
 
+    /// What tasks store, with replacements.
+    pub fn stores(&mut self, tasks: &[Task], known: &mut HashMap<ExprId, ExprId>) -> Vec<Stmt> {
+        let stores = tasks.iter().map(|task| Stmt::Store {
+            buffer: task.buffer,
+            index: task.index.iter().map(|&id| self.import(known, id)).collect(),
+            value: self.import(known, task.value),
+        });
+        stores.collect()
+    }
+
     /// The same expression of the source with one replaced.
     pub fn replace(&mut self, known: &HashMap<ExprId, ExprId>, id: ExprId) -> ExprId {
         let from = self.source.clone();

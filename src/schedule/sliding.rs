@@ -181,13 +181,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         .exprs
         .load(sums, dtype, vec![tap_value, row_value, column_value], false);
     known.insert(form.contraction.fold, load);
-    let stores = (tasks.iter())
-        .map(|task| Stmt::Store {
-            buffer: task.buffer,
-            index: task.index.iter().map(|&id| draft.import(&mut known, id)).collect(),
-            value: draft.import(&mut known, task.value),
-        })
-        .collect();
+    let stores = draft.stores(tasks, &mut known);
     let lanes = draft.all(column, Bind::Lanes, stores);
     let write = draft.nested(&places, vec![lanes]);
     draft.all(task, Bind::Workers, [clear, sum, write].concat())

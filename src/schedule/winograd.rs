@@ -750,13 +750,7 @@ impl<'f> Plan<'f> {
             .exprs
             .load(self.result, DType::F32, vec![values[0], values[1], at], false);
         known.insert(self.form.fold, sum);
-        let stores = (tasks.iter())
-            .map(|task| Stmt::Store {
-                buffer: task.buffer,
-                index: task.index.iter().map(|&id| draft.import(&mut known, id)).collect(),
-                value: draft.import(&mut known, task.value),
-            })
-            .collect();
+        let stores = draft.stores(tasks, &mut known);
         let write = draft.all(self.form.column, Bind::Lanes, stores);
         let write = axes
             .iter()

@@ -66,12 +66,11 @@ impl Memory {
         }
     }
 
+    /// The tensor may have another shape of as many elements.
     fn from_tensor(tensor: &Tensor, ty: &Type) -> Memory {
-        assert_eq!(
-            (tensor.dtype(), tensor.shape()),
-            (ty.dtype, &ty.shape[..]),
-            "type of an input"
-        );
+        let count = ty.shape.iter().product::<usize>();
+        let given = tensor.shape().iter().product::<usize>();
+        assert_eq!((tensor.dtype(), given), (ty.dtype, count), "type of an input");
         let mut memory = Memory {
             dtype: ty.dtype,
             bits: vec![0; ty.layout.len(&ty.shape)],

@@ -30,7 +30,7 @@ pub struct Nest {
     pub name: String,
     /// Loop variables; each is bound by exactly one loop on any path.
     pub axes: Vec<Axis>,
-    /// The kernel's inputs and outputs in their order, then scratch.
+    /// The kernel's inputs and outputs in their order, then scratch. A schedule may see one in another shape of as many elements.
     pub buffers: Vec<Buffer>,
     /// Scalar registers.
     pub locals: Vec<Local>,
