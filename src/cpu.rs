@@ -28,6 +28,7 @@ pub mod library;
 mod machine;
 pub mod memory;
 pub mod object;
+pub mod peak;
 pub mod runner;
 pub mod threads;
 pub mod tile;

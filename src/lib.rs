@@ -32,6 +32,7 @@ pub mod page;
 pub mod place;
 pub mod plan;
 pub mod profile;
+pub mod roofline;
 pub mod schedule;
 pub mod session;
 pub mod train;

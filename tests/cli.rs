@@ -153,6 +153,16 @@ fn benchmarks_say_what_they_measured() {
             costs["kernels"].as_array().is_some_and(|kernels| !kernels.is_empty()),
             "{costs}"
         );
+        let lost = |cost: &Value| cost["lost_ms"].as_f64().expect("a number");
+        let kernels = costs["kernels"].as_array().expect("a list");
+        assert!(
+            kernels
+                .iter()
+                .all(|cost| lost(cost) <= cost["ms"].as_f64().expect("a number")),
+            "{costs}"
+        );
+        assert!(kernels.is_sorted_by(|a, b| lost(a) >= lost(b)), "{costs}");
+        assert!(costs["bandwidth_gb_s"].as_f64() > Some(0.0), "{costs}");
     }
     let replayed = bench(&["--train", "--replay", "3"]);
     has_keys(&replayed, "loss_first loss_replayed");

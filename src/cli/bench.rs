@@ -16,6 +16,7 @@ use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::nn::zoo::Net;
 use netloom::plan::Plan;
 use netloom::profile::{self, KernelCost};
+use netloom::roofline::Limits;
 use netloom::train::model::median;
 use netloom::{Device, Error, Session, compile};
 
@@ -114,8 +115,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     session.prepare()?;
     let seconds = Duration::from_secs_f64(options.seconds.max(0.0));
     if options.kernels {
+        let limits = Limits::measure(&device, threads)?;
         let costs = profile::kernels(&program, &entry, &session, &inputs, seconds)?;
-        print_kernels(&costs, options.json);
+        print_kernels(costs, &limits, options.json);
         return Ok(());
     }
     if let Some(path) = &options.profile {
@@ -268,8 +270,11 @@ fn print_comparison(eager: &serde_json::Value, compiled: &serde_json::Value) {
     }
 }
 
-fn print_kernels(costs: &[KernelCost], json: bool) {
+/// The kernels by the time that they lose against what the machine could do at most.
+fn print_kernels(mut costs: Vec<KernelCost>, limits: &Limits, json: bool) {
     let total: Duration = costs.iter().map(|cost| cost.time).sum();
+    let lost = |cost: &KernelCost| (cost.time.as_secs_f64() - limits.seconds(cost.flops, cost.bytes)).max(0.0);
+    costs.sort_by(|a, b| lost(b).total_cmp(&lost(a)));
     if json {
         let rows = costs.iter().map(|cost| {
             serde_json::json!({
@@ -278,36 +283,52 @@ fn print_kernels(costs: &[KernelCost], json: bool) {
                 "flops": cost.flops,
                 "bytes": cost.bytes,
                 "ms": milliseconds(cost.time),
+                "lost_ms": lost(cost) * 1e3,
             })
         });
-        super::print_json(&serde_json::json!({ "total_ms": milliseconds(total), "kernels": rows.collect::<Vec<_>>() }));
+        super::print_json(&serde_json::json!({
+            "total_ms": milliseconds(total),
+            "peak_gflops": limits.flops.map(|rate| rate / 1e9),
+            "bandwidth_gb_s": limits.bytes / 1e9,
+            "kernels": rows.collect::<Vec<_>>(),
+        }));
         return;
     }
+    let peak = limits
+        .flops
+        .map_or("not measured".to_owned(), |rate| format!("{:.1} Gflop/s", rate / 1e9));
     println!(
-        "{:>9} {:>6} {:>5} {:>9} {:>8} {:>9} {:>7}  kernel",
-        "ms", "share", "runs", "Mflop", "Gflop/s", "kB", "GB/s"
+        "peak {peak}, bandwidth {:.1} GB/s; shares of these, sorted by the time lost against them\n",
+        limits.bytes / 1e9
     );
-    for KernelCost {
-        name,
-        runs,
-        flops,
-        bytes,
-        time,
-        ..
-    } in costs
-    {
-        let seconds = time.as_secs_f64().max(1e-9);
+    println!(
+        "{:>9} {:>9} {:>6} {:>5} {:>9} {:>8} {:>6} {:>9} {:>7} {:>6}  kernel",
+        "lost ms", "ms", "share", "runs", "Mflop", "Gflop/s", "peak", "kB", "GB/s", "bandw."
+    );
+    let percent = |part: f64| format!("{:.0}%", 100.0 * part);
+    for cost in &costs {
+        let seconds = cost.time.as_secs_f64().max(1e-9);
+        let (flops, bytes) = (cost.flops / seconds, cost.bytes as f64 / seconds);
         println!(
-            "{:9.4} {:5.1}% {runs:5} {:9.2} {:8.1} {:9.1} {:7.1}  {name}",
+            "{:9.4} {:9.4} {:5.1}% {:5} {:9.2} {:8.1} {:>6} {:9.1} {:7.1} {:>6}  {}",
+            lost(cost) * 1e3,
             seconds * 1e3,
             100.0 * seconds / total.as_secs_f64().max(1e-9),
-            flops / 1e6,
-            flops / seconds / 1e9,
-            *bytes as f64 / 1e3,
-            *bytes as f64 / seconds / 1e9,
+            cost.runs,
+            cost.flops / 1e6,
+            flops / 1e9,
+            limits.flops.map_or("–".to_owned(), |rate| percent(flops / rate)),
+            cost.bytes as f64 / 1e3,
+            bytes / 1e9,
+            percent(bytes / limits.bytes),
+            cost.name,
         );
     }
-    println!("{:9.4} 100.0%  all", milliseconds(total));
+    println!(
+        "{:9.4} {:9.4} 100.0%  all",
+        costs.iter().map(lost).sum::<f64>() * 1e3,
+        milliseconds(total)
+    );
 }
 
 /// The number of trained elements.
