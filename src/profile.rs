@@ -47,7 +47,7 @@ const MOST_RUNS: usize = 200;
 /// The fewest: the first one also faults pages in.
 const FEWEST_RUNS: usize = 3;
 
-/// Runs an entry several times, kernel by kernel, for about as long as `limit`, and gives the costs of its kernels, the dearest first.
+/// Runs an entry several times, kernel by kernel, for about as long as `limit`, and gives the costs of its kernels, in their order.
 /// States are as in `session`, which runs the same program on the same device.
 ///
 /// # Errors
@@ -188,21 +188,18 @@ fn least(
 /// The costs of kernels that took so long, without those that did not run.
 fn costs(kernels: &Kernels, times: Vec<(usize, Duration)>) -> Vec<KernelCost> {
     let all = times.into_iter().zip(kernels.ids()).filter(|((runs, _), _)| *runs > 0);
-    let mut costs: Vec<KernelCost> = all
-        .map(|((runs, time), id)| {
-            let (kernel, nest) = (kernels.kernel(id), kernels.nest(id));
-            KernelCost {
-                name: nest.name.clone(),
-                algorithm: kernel.to_string(),
-                runs,
-                flops: flops(kernel) * runs as f64,
-                bytes: bytes(kernel) * runs,
-                time,
-            }
-        })
-        .collect();
-    costs.sort_by_key(|cost| std::cmp::Reverse(cost.time));
-    costs
+    all.map(|((runs, time), id)| {
+        let (kernel, nest) = (kernels.kernel(id), kernels.nest(id));
+        KernelCost {
+            name: nest.name.clone(),
+            algorithm: kernel.to_string(),
+            runs,
+            flops: flops(kernel) * runs as f64,
+            bytes: bytes(kernel) * runs,
+            time,
+        }
+    })
+    .collect()
 }
 
 /// One call of a kernel in a run.
