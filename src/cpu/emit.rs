@@ -560,6 +560,7 @@ impl Cx<'_> {
             b_along: contract.b.along.clone(),
             c_across: contract.c.across,
             accumulate: contract.accumulate,
+            ahead: contract.ahead,
         };
         let tile = self.shared.tile(self.module, tile)?;
         let tile = self.module.declare_func_in_func(tile, self.builder.func);

@@ -28,8 +28,18 @@ fn crowds(count: usize, bytes: usize, (period, ways): (usize, usize)) -> bool {
     bytes > 64 && count > ways * (period / powers)
 }
 
+/// A side of so many bytes has left the second cache before it is read again.
+const FAR_BYTES: usize = 256 << 10;
+/// How far ahead it is brought back: about what is read in the time that takes. Measured: at 2 KiB a tile still waits.
+const AHEAD_BYTES: usize = 8 << 10;
+/// The same in steps of the sum, where these are so far apart that each is a line of its own.
+const AHEAD_STEPS: usize = 16;
+
 /// With so many rows a tile has sums enough in flight.
 const ENOUGH_ROWS: usize = 14;
+
+/// The rows of a tile that cost as much as reading B for it.
+const READING: usize = 6;
 
 /// The longest sum whose side is packed only to fill more lanes: then a panel of it is read from the second cache. A guess.
 const MOST_PACKED: usize = 8192;
@@ -311,9 +321,9 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         Some(_) => {
             let columns = tile_columns(target, n);
             let most = most_rows(dtype, target, columns) / length;
-            // As many lines as divide the image best: what is computed twice costs more than a low tile.
-            let waste = |lines: &usize| (m.next_multiple_of(*lines), std::cmp::Reverse(*lines));
-            ((1..=most).min_by_key(waste).expect("a line fits into a tile"), columns)
+            // Every tile reads all of its side of B, which costs as much as some rows; what two tiles share is computed twice.
+            let cost = |lines: &usize| m.div_ceil(*lines) * (lines * length + READING);
+            ((1..=most).min_by_key(cost).expect("a line fits into a tile"), columns)
         }
     };
     let (tiles, panels) = (m.div_ceil(rows), n.div_ceil(columns));
@@ -478,6 +488,10 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         b,
         c,
         accumulate: false,
+        ahead: match source {
+            Source::Direct => ahead(draft, form),
+            Source::Packed { .. } => 0,
+        },
     });
     let across = Stmt::Loop {
         axis: panel,
@@ -712,6 +726,20 @@ fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, us
         return packed;
     }
     Source::Direct
+}
+
+/// How far ahead of the tile B is brought closer: where there is much of it, it lies far away, and no prefetcher of the machine follows
+/// rows that are pages apart.
+fn ahead(draft: &mut Draft, form: &Form) -> usize {
+    let size = form.dtype.size_bytes();
+    let bytes = draft.count(&draft.free(form.b)) * size;
+    let innermost = *form.k.last().expect("a sum over an axis");
+    match direct(draft, form.b, &form.k) {
+        Some((_, address)) if bytes >= FAR_BYTES => {
+            (AHEAD_BYTES / size).max(address.factor(innermost) as usize * AHEAD_STEPS)
+        }
+        _ => 0,
+    }
 }
 
 /// How far the elements of one sum lie apart.
