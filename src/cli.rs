@@ -24,7 +24,8 @@ use clap::{Args, Parser, Subcommand};
 use netloom::device::Choice;
 use netloom::formats::write_whole;
 use netloom::ir::Target;
-use netloom::{Cpu, Device, Error, cpu};
+use netloom::memory::Planned;
+use netloom::{Cpu, Device, Error, Executable, cpu};
 
 /// A compiler and runtime for neural networks.
 #[derive(Parser)]
@@ -125,6 +126,25 @@ impl Machine {
     fn device(&self) -> Result<Device, Error> {
         Ok(self.choice()?.device)
     }
+}
+
+/// What is made into a session on a device: the CPU, which is tried last and once, takes it, so that nobody else keeps it.
+fn hand<T: Clone>(device: &Device, given: &mut Option<T>) -> T {
+    let given = match device {
+        Device::Cpu(_) => given.take(),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(_) => given.clone(),
+    };
+    given.expect("the CPU is tried last and once")
+}
+
+/// Says how much memory running an entry will take, where that is known.
+fn say_memory(executable: &Executable, entry: &str, threads: usize) -> Option<Planned> {
+    let planned = executable.memory(entry, threads);
+    if let Some(planned) = &planned {
+        eprintln!("{planned}");
+    }
+    planned
 }
 
 /// Says why the CPU stands in for a device, if it does.
