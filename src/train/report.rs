@@ -286,14 +286,37 @@ impl Chart {
                     + Circle::new((0, 0), 10, colour.filled())
                     + Text::new(self.series[number].name.clone(), (0, 1), style)
             }))?;
-        } else if has_legend {
-            let right = chart.plotting_area().dim_in_pixel().0 as i32;
+        } else if let Some(corner) = corner.filter(|_| has_legend) {
             chart
                 .configure_series_labels()
-                .position(corner.unwrap_or(SeriesLabelPosition::Coordinate(right + 6, 0)))
+                .position(corner)
                 .border_style(BLACK.mix(0.3))
                 .background_style(WHITE.mix(0.8))
                 .draw()?;
+        } else if has_legend {
+            self.names_beside(area, beside)?;
+        }
+        Ok(())
+    }
+
+    /// The legend in a margin of that width on the right.
+    fn names_beside(&self, area: &Area<'_>, width: u32) -> Result<(), Failure> {
+        let left = (area.dim_in_pixel().0 - width) as i32;
+        for (number, series) in self.series.iter().enumerate() {
+            let colour = Colours::pick(number).to_rgba();
+            let middle = 48 + number as i32 * LEGEND_LINE as i32;
+            match series.style {
+                Style::Dots => area.draw(&Circle::new((left + 9, middle), 3, colour.filled()))?,
+                Style::Line | Style::Dashed => {
+                    let ends = [(left, middle), (left + 18, middle)];
+                    area.draw(&PathElement::new(ends, colour.stroke_width(2)))?;
+                }
+            }
+            let style = ("sans-serif", 12)
+                .into_font()
+                .color(&BLACK)
+                .pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(series.name.clone(), (left + 26, middle), style))?;
         }
         Ok(())
     }
@@ -301,8 +324,8 @@ impl Chart {
 
 /// The height of a line of a legend, in pixels.
 const LEGEND_LINE: u32 = 16;
-/// What stands before a name in a legend, and around it.
-const LEGEND_MARK: u32 = 56;
+/// What stands before a name in a legend, and behind it.
+const LEGEND_MARK: u32 = 38;
 /// The width of a letter in a legend.
 const LETTER: u32 = 7;
 /// What the title and the names of the axis across take of a chart's height, margins included.
