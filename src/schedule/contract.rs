@@ -357,13 +357,28 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         rest = draft.i64(Prim::Div, rest, extent);
         digit
     };
-    let group = split(draft, groups);
-    let strip = split(draft, strips);
+    // A worker walks its part of the larger side for all of the smaller one: what it made of that part in the kernel before lies in its
+    // core's cache, not in another's.
+    let a_free = draft.free(form.a);
+    let is_tall = draft.count(&a_free) > draft.count(&b_free);
+    let is_around = |axis: &&AxisId| !is_tall || a_free.contains(axis);
+    let (around, within) = outer.split_at(outer.iter().take_while(is_around).count());
     let mut known = HashMap::new();
-    for &axis in outer.iter().rev() {
-        let digit = split(draft, draft.extent(axis));
-        known.insert(draft.source.axis(axis), digit);
-    }
+    let mut axes = |draft: &mut Draft, split: &mut dyn FnMut(&mut Draft, usize) -> ExprId, axes: &[AxisId]| {
+        for &axis in axes.iter().rev() {
+            let digit = split(draft, draft.extent(axis));
+            known.insert(draft.source.axis(axis), digit);
+        }
+    };
+    let (group, strip) = if is_tall {
+        let strip = split(draft, strips);
+        axes(draft, &mut split, within);
+        (split(draft, groups), strip)
+    } else {
+        let group = split(draft, groups);
+        (group, split(draft, strips))
+    };
+    axes(draft, &mut split, around);
     let zero = draft.int(0);
     // The last band is moved back to end with the result's.
     let band = band.map(|band| {
