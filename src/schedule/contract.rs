@@ -341,9 +341,16 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let source = source(draft, form, columns * wide, (m, rows));
     let b_free = draft.free(form.b);
     let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
-    // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
+    // A task is a strip of panels for one block of rows, or for all where it must pack the strip first. Where that makes few tasks, the strips are
+    // packed once for all of them, and a task is a block again.
+    let source = match source {
+        Source::Packed { shared: false } if others * strips < super::SHARES && blocks > 1 => {
+            Source::Packed { shared: true }
+        }
+        source => source,
+    };
     let groups = match source {
-        Source::Packed { shared: false } => blocks.min(16usize.div_ceil((others * strips).max(1))),
+        Source::Packed { shared: false } => 1,
         _ => blocks,
     };
     let each = blocks.div_ceil(groups);
