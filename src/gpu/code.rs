@@ -16,7 +16,7 @@ use vulkano::pipeline::{ComputePipeline, PipelineShaderStageCreateInfo};
 use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
 
 use super::device::Device;
-use super::emit::{self, Phase};
+use super::emit::{self, Phase, Views};
 use super::{Error, spirv};
 
 /// Bytes to which every binding of ours in scratch is aligned: what any device may demand.
@@ -42,8 +42,8 @@ pub struct Kernel {
 pub struct Bound {
     /// Its bindings.
     pub bindings: Range<u32>,
-    /// The binding of its view as texels, if it has one.
-    pub view: Option<u32>,
+    /// The bindings of its views as texels.
+    pub views: Views,
     /// Bytes of an element.
     pub element_bytes: u64,
     /// Where it lies in scratch, if it is worker scratch: offset and length.
@@ -112,7 +112,10 @@ impl Kernel {
         let views = emit::views(nest, &device.traits);
         let described = (0..bound)
             .map(|binding| (binding, DescriptorType::StorageBuffer))
-            .chain((views.iter().flatten()).map(|&binding| (binding, DescriptorType::UniformTexelBuffer)))
+            .chain(
+                (views.iter().flat_map(|views| [views.one, views.four]).flatten())
+                    .map(|binding| (binding, DescriptorType::UniformTexelBuffer)),
+            )
             .map(|(binding, descriptor)| {
                 let layout = DescriptorSetLayoutBinding {
                     stages: ShaderStages::COMPUTE,
@@ -146,7 +149,7 @@ impl Kernel {
             .buffers
             .iter()
             .zip(bindings.into_iter().zip(views))
-            .map(|(buffer, (bindings, view))| {
+            .map(|(buffer, (bindings, views))| {
                 let scratch = (buffer.role == Role::WorkerScratch).then(|| {
                     let bytes = emit::bytes(nest, buffer);
                     let offset = scratch_bytes;
@@ -155,7 +158,7 @@ impl Kernel {
                 });
                 Bound {
                     bindings,
-                    view,
+                    views,
                     element_bytes: buffer.ty.dtype.size_bytes() as u64,
                     scratch,
                 }

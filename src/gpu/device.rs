@@ -9,7 +9,7 @@ use netloom_ir::target::{Target, TargetKind};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
-use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
+use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
 use vulkano::device::{DeviceCreateInfo, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
 use vulkano::instance::debug::{
     DebugUtilsMessageSeverity, DebugUtilsMessageType, DebugUtilsMessenger, DebugUtilsMessengerCallback,
@@ -19,6 +19,7 @@ use vulkano::instance::{Instance, InstanceCreateInfo, InstanceExtensions};
 use vulkano::memory::allocator::{
     AllocationCreateInfo, DeviceLayout, MemoryAllocatePreference, MemoryTypeFilter, StandardMemoryAllocator,
 };
+use vulkano::shader::ShaderStages;
 use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
 
 use super::Error;
@@ -52,6 +53,9 @@ pub struct Traits {
     pub groups: [u32; 3],
     /// The most elements that are read through the view of a buffer as texels; 0 where storage buffers are read as quickly.
     pub texels: u64,
+    /// The most bytes of an operand of the hand-written shader of matrix products; 0 where generated kernels are as fast, or the device lacks
+    /// what the shader needs.
+    pub product_bytes: u64,
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
     pub binding_alignment: u64,
     /// What is promised of `f32`, which modules then demand.
@@ -415,6 +419,7 @@ impl Device {
                 push_bytes: limits.max_push_constants_size,
                 groups: limits.max_compute_work_group_count,
                 texels: texels(chosen),
+                product_bytes: product_bytes(chosen),
                 binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
                     .max(limits.min_texel_buffer_offset_alignment.as_devicesize())
                     .max(16),
@@ -452,6 +457,7 @@ impl Device {
             vector_registers,
             invocations,
             share_from: 0,
+            product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
             winograd: true,
         }
     }
@@ -523,10 +529,29 @@ fn found(devices: &[Arc<PhysicalDevice>]) -> String {
 /// at once, in 24. GPUs have no such difference, and their units for textures may be fewer.
 fn texels(device: &PhysicalDevice) -> u64 {
     let limits = device.properties();
-    // A kernel has a push constant for each of its tensors, so at most so many views.
-    let has_enough = limits.max_per_stage_descriptor_sampled_images >= limits.max_push_constants_size / 4;
+    // A kernel has a push constant for each of its tensors, and each has at most two views.
+    let has_enough = limits.max_per_stage_descriptor_sampled_images >= limits.max_push_constants_size / 2;
     match limits.device_type {
         PhysicalDeviceType::Cpu if has_enough => limits.max_texel_buffer_elements.into(),
+        _ => 0,
+    }
+}
+
+/// What [`Traits::product_bytes`] is on a device.
+///
+/// The shader is ahead of generated kernels where texels are gathered and shuffles cost little (lavapipe: twice as fast). Nobody has measured it on a
+/// GPU, where products want memory that a workgroup shares.
+fn product_bytes(device: &PhysicalDevice) -> u64 {
+    let limits = device.properties();
+    let shuffles = limits.subgroup_size.is_some_and(|size| size >= 8)
+        && limits
+            .subgroup_supported_stages
+            .is_some_and(|stages| stages.intersects(ShaderStages::COMPUTE))
+        && (limits.subgroup_supported_operations)
+            .is_some_and(|operations| operations.contains(SubgroupFeatures::BASIC | SubgroupFeatures::SHUFFLE));
+    let quads = u64::from(limits.max_texel_buffer_elements) * 16;
+    match texels(device) {
+        1.. if shuffles => quads.min(limits.max_storage_buffer_range.into()) - 4096,
         _ => 0,
     }
 }
