@@ -116,6 +116,8 @@ pub struct Description {
     pub allocation_bytes: u64,
     /// Types and the like that it has: those of which netloom makes use.
     pub features: Vec<&'static str>,
+    /// Those of which it does not: arithmetic in fewer than 32 bits would round otherwise than was asked for.
+    pub unused: Vec<&'static str>,
     /// What it promises of `f32`.
     pub floats32: Floats,
     /// Whether it computes at all, in a version of Vulkan that we take.
@@ -127,7 +129,7 @@ impl fmt::Display for Description {
         write!(
             f,
             "vulkan:{}  {} ({}), {}, Vulkan {}: {} MiB, blocks of {} MiB, bindings of {} MiB, {} in a kernel, groups of {}, {} KiB shared, \
-             subgroups of {}; {}; f32 {}",
+             subgroups of {}; {}; not used: {}; f32 {}",
             self.number,
             self.name,
             self.kind,
@@ -141,6 +143,10 @@ impl fmt::Display for Description {
             self.shared_bytes >> 10,
             self.subgroup,
             self.features.join(", "),
+            match self.unused.is_empty() {
+                true => "nothing".to_owned(),
+                false => self.unused.join(", "),
+            },
             self.floats32,
         )?;
         if !self.usable {
@@ -198,6 +204,7 @@ fn describe(number: usize, device: &PhysicalDevice) -> Description {
         group: properties.max_compute_work_group_invocations,
         allocation_bytes: properties.max_memory_allocation_size.unwrap_or(u64::MAX),
         features: features(device),
+        unused: unused(device),
         floats32: floats(device)[0],
         usable: compute_family(device).is_some(),
     }
@@ -211,8 +218,34 @@ fn features(device: &PhysicalDevice) -> Vec<&'static str> {
         (has.shader_int64, "i64"),
         (has.storage_buffer16_bit_access, "16-bit memory"),
         (has.storage_buffer8_bit_access, "8-bit memory"),
+        (shuffles(device), "shuffles"),
     ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
+/// The features that may be there and of which netloom makes no use.
+fn unused(device: &PhysicalDevice) -> Vec<&'static str> {
+    let has = device.supported_features();
+    let all = [
+        (has.shader_float16, "f16 arithmetic"),
+        (has.shader_int8, "i8 arithmetic"),
+        (has.shader_int16, "i16 arithmetic"),
+        (has.cooperative_matrix, "cooperative matrices"),
+    ];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
+/// Whether eight invocations of a subgroup can hand each other values.
+fn shuffles(device: &PhysicalDevice) -> bool {
+    let limits = device.properties();
+    let operations = SubgroupFeatures::BASIC | SubgroupFeatures::SHUFFLE;
+    limits.subgroup_size.is_some_and(|size| size >= 8)
+        && limits
+            .subgroup_supported_stages
+            .is_some_and(|stages| stages.intersects(ShaderStages::COMPUTE))
+        && limits
+            .subgroup_supported_operations
+            .is_some_and(|found| found.contains(operations))
 }
 
 /// A family of queues that compute, if the device's Vulkan is new enough.
@@ -543,15 +576,9 @@ fn texels(device: &PhysicalDevice) -> u64 {
 /// GPU, where products want memory that a workgroup shares.
 fn product_bytes(device: &PhysicalDevice) -> u64 {
     let limits = device.properties();
-    let shuffles = limits.subgroup_size.is_some_and(|size| size >= 8)
-        && limits
-            .subgroup_supported_stages
-            .is_some_and(|stages| stages.intersects(ShaderStages::COMPUTE))
-        && (limits.subgroup_supported_operations)
-            .is_some_and(|operations| operations.contains(SubgroupFeatures::BASIC | SubgroupFeatures::SHUFFLE));
     let quads = u64::from(limits.max_texel_buffer_elements) * 16;
     match texels(device) {
-        1.. if shuffles => quads.min(limits.max_storage_buffer_range.into()) - 4096,
+        1.. if shuffles(device) => quads.min(limits.max_storage_buffer_range.into()) - 4096,
         _ => 0,
     }
 }
