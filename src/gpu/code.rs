@@ -63,7 +63,7 @@ pub struct Dispatch {
 /// Compiles every nest, on all cores, and keeps what the driver has made of them for the next time.
 ///
 /// # Errors
-/// If the device lacks something or refuses.
+/// If the device refuses, or lacks something: then for every kernel for which it does.
 pub fn kernels(device: &Device, nests: &[Nest]) -> Result<Vec<Kernel>, Error> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(nests.len());
     let next = AtomicUsize::new(0);
@@ -82,7 +82,17 @@ pub fn kernels(device: &Device, nests: &[Nest]) -> Result<Vec<Kernel>, Error> {
         parts.flatten().collect::<Vec<_>>()
     });
     made.sort_by_key(|(number, _)| *number);
-    let kernels = made.into_iter().map(|(_, kernel)| kernel).collect::<Result<_, _>>()?;
+    let (mut kernels, mut refused) = (Vec::with_capacity(nests.len()), Vec::new());
+    for (_, kernel) in made {
+        match kernel {
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) if error.is_of_a_kernel() => refused.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = Error::all(refused) {
+        return Err(error);
+    }
     if let Some(cache) = &device.cache {
         cache.save();
     }
