@@ -374,6 +374,7 @@ impl Cx<'_> {
                 Stmt::Store { buffer, index, value } => self.emit_store(*buffer, index, *value),
                 Stmt::Prefetch { .. } => {}
                 Stmt::Contract(contract) => self.emit_contract(contract)?,
+                Stmt::Product(_) => unreachable!("schedules for CPUs have no shaders"),
                 Stmt::Barrier => self.emit_barrier()?,
             }
         }
@@ -788,7 +789,7 @@ impl Cx<'_> {
                         self.hoist_expr(operand.start, writes, conditional, seen);
                     }
                 }
-                Stmt::Prefetch { .. } | Stmt::Barrier => {}
+                Stmt::Prefetch { .. } | Stmt::Product(_) | Stmt::Barrier => {}
             }
         }
         Ok(())

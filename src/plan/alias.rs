@@ -67,6 +67,9 @@ impl Search<'_> {
             Stmt::Contract(contract) => [&contract.a, &contract.b, &contract.c]
                 .iter()
                 .all(|operand| operand.buffer != self.input && operand.buffer != self.output),
+            Stmt::Product(product) => [&product.a, &product.b, &product.c]
+                .iter()
+                .all(|side| side.buffer != self.input && side.buffer != self.output),
             Stmt::Prefetch { .. } | Stmt::Barrier => true,
         })
     }

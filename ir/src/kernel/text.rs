@@ -214,6 +214,17 @@ impl<'a> Text<'a> {
                     k.join("x")
                 ));
             }
+            Stmt::Product(product) => {
+                let [a, b, c] = [&product.a, &product.b, &product.c].map(|side| {
+                    let name = &self.buffers[side.buffer.at()].name;
+                    format!("{name} (strides {} {} {})", side.batch, side.first, side.second)
+                });
+                let (batch, rows, columns, depth) = (product.batch, product.rows, product.columns, product.depth);
+                let tile_rows = product.tile_rows;
+                self.line(&format!(
+                    "product {batch} of {rows}x{columns} over {depth}, {tile_rows} rows at once: {c} = {a} * {b}"
+                ));
+            }
             Stmt::Barrier => self.line("barrier"),
         }
     }
