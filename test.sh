@@ -25,6 +25,13 @@ need riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu
 need x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
 need wine "wine wine64"
 need spirv-val spirv-tools
+# The shaders in `shaders/` are compiled again and compared with what is checked in. Where CI has another library of shaderc, say where.
+if [ -z "${SHADERC_LIB_DIR:-}" ]; then
+  need ar binutils
+  [ -f /usr/include/shaderc/shaderc.h ] || install libshaderc-dev "tests that compile shaders"
+  export SHADERC_LIB_DIR="$PWD/target/shaderc"
+  [ -f "$SHADERC_LIB_DIR/libshaderc_combined.a" ] || shaders/archive.sh "$SHADERC_LIB_DIR"
+fi
 # The C host of artefacts for Vulkan is built.
 [ -f /usr/include/vulkan/vulkan.h ] || install libvulkan-dev "tests that build the host of artefacts for Vulkan"
 # `dump --format html` is opened in a browser.
@@ -49,6 +56,7 @@ cargo clippy --no-default-features --lib --bins -- -D warnings
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 cargo test -p netloom -p netloom-ir --lib --bins --tests --examples --no-fail-fast
 cargo test -p netloom -p netloom-ir --doc
+cargo test -p netloom-shaders --lib --tests
 # Readers of untrusted files were given damaged ones above (tests/readers.rs). Where cargo-fuzz and a nightly compiler are, libFuzzer looks further,
 # a minute for each reader.
 if [ -z "${CI:-}" ] && cargo fuzz --version >/dev/null 2>&1 && rustup toolchain list | grep -q nightly; then

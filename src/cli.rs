@@ -12,6 +12,8 @@ mod diff;
 mod dump;
 mod export;
 mod model;
+#[cfg(feature = "playground")]
+mod playground;
 mod run;
 mod train;
 
@@ -55,6 +57,9 @@ enum Command {
     Bench(bench::Options),
     /// Compare the oracle, the interpreter, the CPU and Vulkan on a model, kernel by kernel
     Check(check::Options),
+    /// Serve a page to this machine's browser, on which small nets are built and trained
+    #[cfg(feature = "playground")]
+    Playground(playground::Options),
     /// List the devices found
     Devices(devices::Options),
 }
@@ -167,6 +172,8 @@ pub fn run() -> ExitCode {
         Command::Export(options) => export::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "playground")]
+        Command::Playground(options) => playground::run(&options),
         Command::Devices(options) => devices::run(&options),
     };
     match done {

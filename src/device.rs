@@ -103,7 +103,7 @@ pub struct Choice {
     pub device: Device,
     /// What stands in if it refuses.
     instead: Option<Cpu>,
-    /// Why the CPU had to stand in, each time that it had to.
+    /// Why the CPU had to stand in: every reason there was, kernel by kernel.
     pub fell_back: Vec<String>,
 }
 
@@ -139,7 +139,7 @@ impl Choice {
     pub fn make<T>(&mut self, mut make: impl FnMut(&Device) -> Result<T, Error>) -> Result<T, Error> {
         match (make(&self.device), self.instead.take()) {
             (Err(error), Some(cpu)) if error.is_vulkans() => {
-                self.fell_back.push(error.to_string());
+                self.fell_back.extend(error.reasons());
                 self.device = Device::Cpu(cpu);
                 make(&self.device)
             }

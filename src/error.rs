@@ -52,6 +52,15 @@ impl Error {
         false
     }
 
+    /// Everything that is wrong, each for itself.
+    pub fn reasons(&self) -> Vec<String> {
+        match self {
+            #[cfg(feature = "vulkan")]
+            Error::Gpu(error) => error.reasons(),
+            only => vec![only.to_string()],
+        }
+    }
+
     /// What went wrong with a file.
     pub fn file(path: impl AsRef<std::path::Path>, reason: impl std::fmt::Display) -> Error {
         Error::File {

@@ -52,6 +52,9 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
+    /// Several kernels for which the device lacks something, or allows too little.
+    #[error("{} kernels cannot run on this device: {}", .0.len(), lines(.0))]
+    Several(Vec<Error>),
     /// Something is larger than the device allows.
     #[error("{what} is {size}, this device allows {limit} ({name}); use another device or `--device cpu`")]
     OverLimit {
@@ -92,7 +95,33 @@ pub enum Error {
     },
 }
 
+/// Each error on a line of its own.
+fn lines(errors: &[Error]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
+}
+
 impl Error {
+    /// One, or all of several; none is no error.
+    fn all(mut errors: Vec<Error>) -> Option<Error> {
+        match errors.len() {
+            0 | 1 => errors.pop(),
+            _ => Some(Error::Several(errors)),
+        }
+    }
+
+    /// Everything that is wrong, each for itself.
+    pub fn reasons(&self) -> Vec<String> {
+        match self {
+            Error::Several(errors) => errors.iter().map(ToString::to_string).collect(),
+            only => vec![only.to_string()],
+        }
+    }
+
+    /// Whether another kernel may be refused for another such reason.
+    fn is_of_a_kernel(&self) -> bool {
+        matches!(self, Error::Lacks { .. } | Error::OverLimit { .. })
+    }
+
     /// What a driver's refusal means.
     fn of(doing: &'static str) -> impl Fn(Validated<VulkanError>) -> Error {
         move |error| match error {

@@ -82,6 +82,7 @@ impl Writes {
                 Stmt::Set { local, .. } | Stmt::Accumulate { local, .. } => union(&mut self.locals, &[*local]),
                 Stmt::Store { buffer, .. } => union(&mut self.buffers, &[*buffer]),
                 Stmt::Contract(contract) => union(&mut self.buffers, &[contract.c.buffer]),
+                Stmt::Product(product) => union(&mut self.buffers, &[product.c.buffer]),
                 Stmt::Prefetch { .. } => {}
                 Stmt::Barrier => self.barrier = true,
             }

@@ -235,6 +235,7 @@ fn note_depths(body: &[Stmt], depth: usize, depths: &mut [usize]) {
             | Stmt::Store { .. }
             | Stmt::Prefetch { .. }
             | Stmt::Contract(_)
+            | Stmt::Product(_)
             | Stmt::Barrier => {}
         }
     }

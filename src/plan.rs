@@ -656,7 +656,7 @@ impl Planner<'_> {
             };
             let is_free =
                 |part: &NodeId| computed.contains(part) && !taken.contains(part) && !wanted_at.contains_key(part);
-            if parts.iter().all(is_free) && self.lie_in_a_row(graph, whole, &parts) {
+            if parts.iter().all(is_free) && are_aligned(graph, &parts) && self.lie_in_a_row(graph, whole, &parts) {
                 taken.extend(&parts);
                 joins.insert(whole, parts);
             }
@@ -1058,6 +1058,14 @@ impl Planner<'_> {
         }
         steps.push(step);
     }
+}
+
+/// Whether joined parts all begin at a multiple of four elements or so, as the shader of matrix products and vectors want it.
+fn are_aligned(graph: &Graph, parts: &[NodeId]) -> bool {
+    let before_last = &parts[..parts.len() - 1];
+    before_last
+        .iter()
+        .all(|&part| graph.ty(part).len_bytes().is_multiple_of(16))
 }
 
 /// For each value read from memory, the last region that reads it; results of the graph are read after all regions.

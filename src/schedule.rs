@@ -13,6 +13,7 @@ mod contract;
 mod draft;
 mod fold;
 mod prefix;
+mod product;
 mod registers;
 mod scatter;
 mod sliding;
@@ -21,7 +22,7 @@ mod winograd;
 
 use std::collections::{BTreeSet, HashMap};
 
-use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Prim, Role, Stmt, Work};
+use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Prim, Product, Role, Stmt, Work};
 use netloom_ir::{DType, Target};
 
 use contract::Form;
@@ -126,6 +127,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.extend(contract::schedule(draft, &group, &form, target));
                     break;
                 }
+                Step::Product(product) => {
+                    phases.push(Stmt::Product(product));
+                    break;
+                }
                 Step::Block(block) => {
                     phases.push(registers::schedule(draft, &group, &block));
                     break;
@@ -154,6 +159,8 @@ enum Step {
     Slide(sliding::Form),
     /// Write the loops: of a contraction.
     Contract(Form),
+    /// Leave it to the shader of matrix products.
+    Product(Product),
     /// Write the loops: of a fold in blocks.
     Block(Block),
     /// Write the loops: of anything else.
@@ -181,6 +188,12 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
         Grain::Elements => None,
     };
     let Some(form) = form else {
+        if let Some((fold, product)) = product::find(draft, group, &folds, target) {
+            return match product {
+                Some(product) => Step::Product(product),
+                None => Step::Stage(fold),
+            };
+        }
         let plan = Plan::of(draft, group, &folds);
         return match (plan.long(draft, &folds), plan.misfit(draft, group, &folds, alone)) {
             (Some((fold, length)), _) => Step::Cut(fold, length),

@@ -115,6 +115,18 @@ fn devices_are_listed() {
         &listed["devices"][0],
         "device triple level vector_lanes vector_registers threads",
     );
+    for device in listed["devices"].as_array().expect("a list").iter().skip(1) {
+        has_keys(
+            device,
+            "device name kind driver memory_bytes tensor_bytes subgroup features unused f32 usable",
+        );
+        // What is there is either used or not.
+        let names = |key: &str| device[key].as_array().expect("names").clone();
+        assert!(
+            names("unused").iter().all(|name| !names("features").contains(name)),
+            "{device}"
+        );
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use netloom::formats::onnx;
@@ -413,19 +413,17 @@ fn the_open_half_of_onnx_s_tests_on_vulkan() {
     assert!(100 * passed >= 97 * cases.len(), "{passed} of {}", cases.len());
 }
 
-/// Real models with their references, in a folder that `NETLOOM_MODELS` names: they are too large to be kept beside the tests.
+/// Real models with ONNX Runtime's answers: those in `tests/data/models`, and larger ones in a folder that `NETLOOM_MODELS` names.
 #[test]
 fn real_models_give_their_references() {
-    let Some(root) = std::env::var_os("NETLOOM_MODELS") else {
-        eprintln!("skipped: NETLOOM_MODELS names no folder of models");
-        return;
-    };
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+    let roots = [Some(kept), std::env::var_os("NETLOOM_MODELS").map(PathBuf::from)];
+    let folders = roots.into_iter().flatten().flat_map(|root| {
+        let listed = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+        listed.flatten().map(|entry| entry.path())
+    });
     let mut wrong = Vec::new();
-    for folder in std::fs::read_dir(root)
-        .expect("a folder")
-        .flatten()
-        .map(|entry| entry.path())
-    {
+    for folder in folders {
         let Ok(model) = std::fs::read(folder.join("model.onnx")) else {
             continue;
         };

@@ -8,18 +8,22 @@ use netloom::ir::target::{Target, TargetKind};
 use netloom::ir::{DType, Graph, Op, Scalar, Tensor, fuse, oracle};
 use netloom::schedule;
 
-/// Machines: kind, lanes, registers, invocations. Those of a list give the same bits.
-type Machine = (TargetKind, usize, usize, usize);
+/// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products. Those of a list give the same bits.
+type Machine = (TargetKind, usize, usize, usize, usize);
 const MACHINES: [&[Machine]; 3] = [
     &[
-        (TargetKind::Cpu, 4, 16, 1),
-        (TargetKind::Cpu, 8, 16, 1),
-        (TargetKind::Cpu, 16, 32, 1),
+        (TargetKind::Cpu, 4, 16, 1, 0),
+        (TargetKind::Cpu, 8, 16, 1, 0),
+        (TargetKind::Cpu, 16, 32, 1, 0),
     ],
-    // Blocks of several sizes.
-    &[(TargetKind::Vulkan, 4, 64, 8), (TargetKind::Vulkan, 4, 256, 128)],
+    // Blocks of several sizes, and products left to the shader.
+    &[
+        (TargetKind::Vulkan, 4, 64, 8, 0),
+        (TargetKind::Vulkan, 4, 256, 128, 0),
+        (TargetKind::Vulkan, 4, 256, 128, 1 << 20),
+    ],
     // So many invocations that each computes single elements, and long sums are cut sooner.
-    &[(TargetKind::Vulkan, 4, 64, 1 << 20)],
+    &[(TargetKind::Vulkan, 4, 64, 1 << 20, 0)],
 ];
 const WORKERS: [usize; 4] = [1, 3, 2, 7];
 
@@ -86,7 +90,7 @@ fn check_region(
     let wanted: Vec<&Tensor> = region.outputs.iter().map(|id| &*values[id.at()][0]).collect();
     for machines in MACHINES {
         let mut first: Option<Vec<Tensor>> = None;
-        for &(kind, vector_lanes, vector_registers, invocations) in machines {
+        for &(kind, vector_lanes, vector_registers, invocations, product_bytes) in machines {
             let target = Target {
                 kind,
                 vector_lanes,
@@ -96,6 +100,7 @@ fn check_region(
                     TargetKind::Cpu => Target::SHARE_FROM,
                     TargetKind::Vulkan => 0,
                 },
+                product_bytes,
                 winograd: true,
             };
             check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);
@@ -224,9 +229,31 @@ fn contractions() {
                 &[b.input("x", DType::F32, [2, 3, 8]), b.input("y", DType::F32, [2, 8, n])],
             )
         });
+        // Several blocks of rows for each packed matrix.
+        check("batch against the grain", 0.0, |b| {
+            Val::einsum(
+                "bmk,bnk->bmn",
+                &[
+                    b.input("x", DType::F32, [2, 67, 8]),
+                    b.input("y", DType::F32, [2, n, 8]),
+                ],
+            )
+        });
         check("f64", 0.0, |b| {
             b.input("x", DType::F64, [n, 8])
                 .matmul(b.input("y", DType::F64, [8, 18]))
+        });
+    }
+    // Large enough for the shader of products, whose operands are contiguous along either axis.
+    for (spec, x, w) in [
+        ("bmk,bkn->bmn", [3, 36, 8], [3, 8, 44]),
+        ("bkm,bnk->bnm", [3, 8, 36], [3, 44, 8]),
+        ("bmk,bnk->mbn", [3, 37, 8], [3, 45, 8]),
+        ("bkm,bkn->bmn", [3, 8, 40], [3, 8, 52]),
+    ] {
+        check(spec, 0.0, |b| {
+            let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F32, shape));
+            Val::einsum(spec, &[x, w])
         });
     }
     check("dense", 1e-6, |b| {

@@ -13,8 +13,8 @@ use netloom::compile::lower;
 use netloom::eager::Eager;
 use netloom::gpu::device::{Device, Options, Pretend};
 use netloom::gpu::{emit, spirv};
-use netloom::ir::builder::Builder;
-use netloom::ir::kernel::Combine;
+use netloom::ir::builder::{Builder, Val};
+use netloom::ir::kernel::{Combine, Stmt};
 use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::sample::SplitMix;
@@ -500,7 +500,18 @@ fn modules_are_valid() {
             ("wide", x.cast(DType::F64).exp()),
         ])
         .expect("a graph");
-    let programs = [Program::pure("run", graph), training("lenet", 4).0];
+    let (x, w) = (
+        b.input("left", DType::F32, [64, 64]),
+        b.input("right", DType::F32, [64, 128]),
+    );
+    let product = b
+        .finish([("product", Val::einsum("mk,kn->mn", &[x, w]))])
+        .expect("a graph");
+    let programs = [
+        Program::pure("run", graph),
+        Program::pure("run", product),
+        training("lenet", 4).0,
+    ];
     let folder = tempfile::tempdir().expect("a folder");
     let mut checked = 0;
     for program in &programs {
@@ -533,6 +544,50 @@ fn modules_are_valid() {
         }
     }
     assert!(checked > 20, "{checked} modules");
+}
+
+/// Products that the shader computes: each layout, edges, a batch, and with more to compute from them. That it is used shows in the nests.
+#[test]
+fn products_are_right_by_the_shader() {
+    let Some(device) = support::vulkan() else { return };
+    let is_used = device.target().product_bytes > 0;
+    for (spec, x, w, goes_on) in [
+        ("bmk,bkn->bmn", [3, 36, 8], [3, 8, 44], false),
+        ("bkm,bnk->bnm", [3, 8, 36], [3, 44, 8], false),
+        ("bmk,bnk->mbn", [3, 37, 12], [3, 45, 12], false),
+        ("bkm,bkn->bmn", [3, 8, 40], [3, 8, 52], false),
+        ("bmk,bnk->bmn", [40, 4, 64], [40, 96, 64], false),
+        ("bmk,bkn->bmn", [1, 160, 256], [1, 256, 160], true),
+    ] {
+        let b = Builder::new();
+        let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F32, shape));
+        let product = Val::einsum(spec, &[x, w]);
+        let result = if goes_on { (product * 0.5 + 1.0).relu() } else { product };
+        let program = Program::pure("run", b.finish([("y", result)]).expect("a graph"));
+        let lowered = lower(&program, &device.target()).expect("it lowers");
+        let is_product = |stmt: &Stmt| matches!(stmt, Stmt::Product(_));
+        let nests = lowered.kernels.nests().iter();
+        assert_eq!(nests.flat_map(|nest| &nest.body).any(is_product), is_used, "{spec}");
+
+        let graph = &program.entries[0].graph;
+        let inputs = sample::inputs(graph, 7);
+        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+        let expected = oracle::run(graph, &inputs).expect("the oracle runs it");
+        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (*name, x)).collect();
+        let found = session.call("run", &given).expect("a run");
+        // Every partial sum may be rounded, and none is larger than the number of its terms.
+        let depth = graph.ty(graph.inputs()[0]).shape.iter().max().copied().unwrap_or(1) as f32;
+        let [found, expected] = [&found, &expected].map(|results| results[0].1.to_f32());
+        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert!(
+                (found - expected).abs() <= depth * depth * f32::EPSILON / 2.0,
+                "{spec}: [{at}] is {found}, not {expected}"
+            );
+        }
+    }
+    assert_eq!(device.messages(), [""; 0]);
 }
 
 /// Tensors that a device cannot bind at once, here all above 5000 bytes, are bound in windows.
@@ -624,7 +679,7 @@ fn convolutions_are_right_with_texels_and_without_directly_and_by_squares() {
     );
     let expected = expected.expect("the oracle runs it")[0].1.to_f32();
     let greatest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    let without: Pretend = |traits| traits.texels = 0;
+    let without: Pretend = |traits| (traits.texels, traits.product_bytes) = (0, 0);
     for (pretend, texels) in [(None, "with"), (Some(without), "without")] {
         let options = Options {
             validate: true,

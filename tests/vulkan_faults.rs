@@ -253,6 +253,28 @@ fn what_a_device_lacks_and_what_is_beyond_its_limits_is_said() {
     }
 }
 
+/// Every kernel that a device refuses is named, with its reason; kernels that it takes are not.
+#[test]
+fn every_kernel_that_fell_back_is_named() {
+    let Some(device) = pretending(|traits| (traits.float64, traits.int64) = (false, false)) else {
+        return;
+    };
+    let b = Builder::new();
+    let [x, i, f] =
+        [("x", DType::F64), ("i", DType::I64), ("f", DType::F32)].map(|(name, ty)| b.input(name, ty, [300]));
+    let results = [("sums", x.cumsum(0)), ("whole", i * i), ("half", f.exp())];
+    let program = Program::pure("run", b.finish(results).expect("a graph"));
+    let mut choice = Choice::or_cpu(device.into(), Cpu::native());
+    choice
+        .make(|device| compile(&program, device))
+        .expect("the CPU stands in");
+    let [sums, whole] = &choice.fell_back[..] else {
+        panic!("{:?}", choice.fell_back)
+    };
+    assert!(sums.contains("cumsum") && sums.contains("shaderFloat64"), "{sums}");
+    assert!(whole.contains("mul") && whole.contains("shaderInt64"), "{whole}");
+}
+
 /// A test that finds no Vulkan passes, and says that it was skipped; with `CI` set it fails.
 #[test]
 fn skipping_is_said_and_in_ci_a_failure() {

@@ -255,6 +255,7 @@ mod tests {
         vector_registers: 16,
         invocations: 1,
         share_from: Target::SHARE_FROM,
+        product_bytes: 0,
         winograd: false,
     };
 

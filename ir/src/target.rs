@@ -16,6 +16,8 @@ pub struct Target {
     pub invocations: usize,
     /// A kernel of less work than this, in primitives, is run by one worker; 0 makes workers share every kernel, which tests want.
     pub share_from: usize,
+    /// Bytes of the largest operand that a GPU's hand-written shader of matrix products takes; 0 where generated kernels are used throughout.
+    pub product_bytes: usize,
     /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: the one choice here that results depend on.
     pub winograd: bool,
 }

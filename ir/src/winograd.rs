@@ -108,11 +108,20 @@ fn pays(conv: &Conv, result: &Type, kernel: &Type) -> bool {
     if *conv != unit || crops || result.dtype != DType::F32 || result.count() == 0 {
         return false;
     }
-    let squares = |axis: usize| result.shape[axis].div_ceil(SIZE) * SIZE;
-    let waste = (squares(2) * squares(3)) as f64 / (result.shape[2] * result.shape[3]) as f64;
+    let [down, along] = squares(result);
+    let waste = (down * along * SIZE * SIZE) as f64 / (result.shape[2] * result.shape[3]) as f64;
     let (filters, channels) = (filters as f64, channels as f64);
     let transformed = PRODUCTS * filters * channels + IMAGE * channels + RESULT * filters;
     waste * transformed < 0.8 * DIRECT * filters * channels
+}
+
+/// How many squares cover each image, down and along: a multiple of four of all images, as the shader of matrix products reads so many at once.
+fn squares(result: &Type) -> [usize; 2] {
+    let [down, mut along] = [2, 3].map(|axis: usize| result.shape[axis].div_ceil(SIZE));
+    while !(result.shape[0] * down * along).is_multiple_of(4) {
+        along += 1;
+    }
+    [down, along]
 }
 
 /// The graph from image and kernel to result.
@@ -122,7 +131,7 @@ fn by_squares(conv: &Conv, image: &Type, kernel: &Type, result: &Type) -> Graph 
     let [x, w] = [("x", image), ("w", kernel)].map(|(name, ty)| b.input(name, ty.dtype, ty.shape.clone()));
     let [input, filter, output] =
         [&transforms.input, &transforms.filter, &transforms.output].map(|rows| matrix(&b, rows));
-    let squares = [2, 3].map(|axis: usize| result.shape[axis].div_ceil(SIZE));
+    let squares = squares(result);
     let low = [0, 1].map(|way: usize| conv.pad_low[way] as usize);
     let high = [0, 1].map(|way: usize| squares[way] * SIZE + TAPS - 1 - image.shape[2 + way] - low[way]);
     let padded = x.pad([0, 0, low[0], low[1]], [0, 0, high[0], high[1]], 0.0);
@@ -132,8 +141,9 @@ fn by_squares(conv: &Conv, image: &Type, kernel: &Type, result: &Type) -> Graph 
     let along = down.windows(&[4], &[REACH], &[SIZE], &[1]);
     let squared = Val::einsum("crnyxk,sk->rscnyx", &[along, input]);
     let filters = Val::einsum("ockl,rk->rocl", &[w, filter]);
-    let filters = Val::einsum("rocl,sl->rsco", &[filters, filter]);
-    let products = Val::einsum("rscnyx,rsco->rsonyx", &[squared, filters]);
+    // Each filter's channels one behind the other: with few squares its elements come from memory, and so in long rows.
+    let filters = Val::einsum("rocl,sl->rsoc", &[filters, filter]);
+    let products = Val::einsum("rscnyx,rsoc->rsonyx", &[squared, filters]);
     let up = Val::einsum("rsonyx,ir->noyisx", &[products, output]);
     let whole = Val::einsum("noyisx,js->noyixj", &[up, output]);
     let [images, channels, lines, columns] = result.shape[..] else {

@@ -47,6 +47,7 @@ fn target() -> Target {
         vector_registers: 16,
         invocations: 1,
         share_from: Target::SHARE_FROM,
+        product_bytes: 0,
         winograd: false,
     }
 }

@@ -188,6 +188,7 @@ fn target() -> netloom_ir::Target {
         vector_registers: 16,
         invocations: 1,
         share_from: netloom_ir::Target::SHARE_FROM,
+        product_bytes: 0,
         winograd: false,
     }
 }

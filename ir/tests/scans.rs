@@ -13,6 +13,7 @@ const TARGET: Target = Target {
     vector_registers: 16,
     invocations: 1,
     share_from: Target::SHARE_FROM,
+    product_bytes: 0,
     winograd: false,
 };
 

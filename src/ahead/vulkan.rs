@@ -13,6 +13,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use netloom_ir::Target;
+
 use super::{Artefact, identifier, with_beginnings};
 use crate::compile::lower;
 use crate::error::Error;
@@ -29,8 +31,12 @@ pub const HOST: &str = include_str!("vulkan_host.c");
 /// If the device lacks something, an entry has a branch or a loop of unknown length, or a file cannot be written.
 pub fn write(artefact: &Artefact<'_>, device: &Device, folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let name = identifier(artefact.name);
-    let lowered = lower(&with_beginnings(artefact)?, &device.target())?;
     // The host binds storage buffers alone.
+    let target = Target {
+        product_bytes: 0,
+        ..device.target()
+    };
+    let lowered = lower(&with_beginnings(artefact)?, &target)?;
     let traits = Traits {
         texels: 0,
         ..device.traits.clone()

@@ -64,6 +64,7 @@ fn vulkan() -> (Vec<(String, serde_json::Value)>, Option<String>) {
             "group": device.group,
             "allocation_bytes": device.allocation_bytes,
             "features": device.features,
+            "unused": device.unused,
             "f32": {
                 "rounds_to_nearest": device.floats32.nearest,
                 "keeps_subnormals": device.floats32.subnormals,

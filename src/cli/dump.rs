@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use netloom::compile::lower;
 use netloom::formats::safetensors;
-use netloom::ir::{Entry, Graph, Program, Tensor, fuse, passes, text};
+use netloom::ir::{Entry, Graph, Program, Target, Tensor, fuse, passes, text};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::page::html;
-use netloom::{Cpu, Error, Session, compile, dump, profile};
+use netloom::{Device, Error, Session, compile, dump, profile};
 
 #[derive(Args)]
 pub struct Options {
@@ -48,7 +48,8 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let cpu = options.machine.cpu()?;
+    let device = options.machine.device()?;
+    let target = options.machine.target(&device);
     let usual = match options.stage.as_str() {
         "grad" => TRAIN_STEP,
         _ => PREDICT,
@@ -62,16 +63,17 @@ pub fn run(options: &Options) -> Result<(), Error> {
     model.entry(&name)?;
     let program = match options.stage.as_str() {
         "graph" | "grad" => model.program.only(&name),
-        _ => model.program.only(&name).prepared(),
+        _ => model.program.only(&name).prepared_for(&target),
     };
     let entry = &program.entries[0];
     if let (Some(out), Format::Text) = (&options.out, options.format)
-        && let Some(entries) = entries_at(&options.stage, &program, &cpu)
+        && let Some(entries) = entries_at(&options.stage, &program, &target)
     {
         return write_program(out, &Program { entries, ..program });
     }
     if options.format == Format::Html {
-        let page = page(options, &model.name, &model.program.only(&name).prepared(), &name)?;
+        let program = model.program.only(&name).prepared_for(&target);
+        let page = page(options, &device, &model.name, &program, &name)?;
         return super::write(options.out.as_deref(), &page);
     }
     let shown = |graph: &Graph| match options.format {
@@ -81,33 +83,36 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     let written = match options.stage.as_str() {
         "graph" | "grad" => shown(&entry.graph),
-        "optimized" => shown(&passes::run(&entry.graph, &cpu.target(), &mut |_| {})),
+        "optimized" => shown(&passes::run(&entry.graph, &target, &mut |_| {})),
         "regions" => {
-            let graph = passes::run(&entry.graph, &cpu.target(), &mut |_| {});
+            let graph = passes::run(&entry.graph, &target, &mut |_| {});
             fuse::regions(&graph)
                 .iter()
                 .enumerate()
                 .map(|(number, region)| format!("region {number}: {region}\n"))
                 .collect()
         }
-        #[cfg(feature = "vulkan")]
-        "spirv" => match options.machine.device()? {
-            netloom::Device::Vulkan(device) => dump::spirv(&lower(&program, &device.target())?, &device)?,
-            netloom::Device::Cpu(_) => {
-                return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned()));
-            }
-        },
-        "kernel" | "nest" | "plan" | "clif" | "asm" => {
-            let lowered = lower(&program, &cpu.target())?;
-            match options.stage.as_str() {
-                "kernel" => dump::kernels(&lowered),
-                "nest" => dump::nests(&lowered),
-                "plan" => dump::plans(&lowered),
-                "clif" => dump::clif(&lowered, &cpu)?,
-                _ => dump::assembly(&lowered, &cpu)?,
+        "kernel" | "nest" | "plan" | "clif" | "asm" | "spirv" => {
+            let lowered = lower(&program, &target)?;
+            match (options.stage.as_str(), &device) {
+                ("kernel", _) => dump::kernels(&lowered),
+                ("nest", _) => dump::nests(&lowered),
+                ("plan", _) => dump::plans(&lowered),
+                ("clif", Device::Cpu(cpu)) => dump::clif(&lowered, cpu)?,
+                ("asm", Device::Cpu(cpu)) => dump::assembly(&lowered, cpu)?,
+                ("spirv", Device::Cpu(_)) => {
+                    return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned()));
+                }
+                #[cfg(feature = "vulkan")]
+                ("spirv", Device::Vulkan(device)) => dump::spirv(&lowered, device)?,
+                (stage, device) => {
+                    return Err(Error::Usage(format!(
+                        "there is no `{stage}` of kernels for {device}: leave `--device` out, or see the stage spirv"
+                    )));
+                }
             }
         }
-        pass => match after_pass(&entry.graph, &cpu, pass) {
+        pass => match after_pass(&entry.graph, &target, pass) {
             Some(graph) => shown(&graph),
             None => {
                 let known: Vec<&str> = passes::PASSES.iter().map(|pass| pass.name).collect();
@@ -123,11 +128,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
 }
 
 /// The entries at a stage at which they are graphs still; nothing at a later one.
-fn entries_at(stage: &str, program: &Program, cpu: &Cpu) -> Option<Vec<Entry>> {
+fn entries_at(stage: &str, program: &Program, target: &Target) -> Option<Vec<Entry>> {
     let at_stage = |graph: &Graph| match stage {
         "graph" | "grad" => Some(graph.clone()),
-        "optimized" => Some(passes::run(graph, &cpu.target(), &mut |_| {})),
-        pass => after_pass(graph, cpu, pass),
+        "optimized" => Some(passes::run(graph, target, &mut |_| {})),
+        pass => after_pass(graph, target, pass),
     };
     let entry = |entry: &Entry| {
         let graph = at_stage(&entry.graph)?;
@@ -149,27 +154,26 @@ fn write_program(out: &Path, program: &Program) -> Result<(), Error> {
 }
 
 /// The page of an entry.
-fn page(options: &Options, title: &str, program: &Program, entry: &str) -> Result<String, Error> {
-    let device = options.machine.device()?;
+fn page(options: &Options, device: &Device, title: &str, program: &Program, entry: &str) -> Result<String, Error> {
     let costs = match options.measure {
         false => None,
         true => {
-            let session = Session::new(Arc::new(compile(program, &device)?), options.machine.threads(), 0)?;
+            let session = Session::new(Arc::new(compile(program, device)?), options.machine.threads(), 0)?;
             let inputs = super::bench::made_up_arguments(&session, entry)?;
             let inputs: Vec<&Tensor> = inputs.iter().collect();
             let limit = Duration::from_secs(1);
             Some(profile::kernels(program, entry, &session, &inputs, limit)?)
         }
     };
-    let lowered = lower(program, &device.target())?;
-    html(title, entry, &lowered, &device, costs.as_deref())
+    let lowered = lower(program, &options.machine.target(device))?;
+    html(title, entry, &lowered, device, costs.as_deref())
 }
 
 /// The graph after the last run of a pass, if there is one of that name.
-fn after_pass(graph: &Graph, cpu: &Cpu, pass: &str) -> Option<Graph> {
+fn after_pass(graph: &Graph, target: &Target, pass: &str) -> Option<Graph> {
     passes::PASSES.iter().find(|known| known.name == pass)?;
     let mut found = None;
-    passes::run(graph, &cpu.target(), &mut |step| {
+    passes::run(graph, target, &mut |step| {
         if step.pass == pass {
             found = Some(step.graph.clone());
         }

@@ -374,6 +374,7 @@ impl Cx<'_> {
                 Stmt::Store { buffer, index, value } => self.emit_store(*buffer, index, *value),
                 Stmt::Prefetch { .. } => {}
                 Stmt::Contract(contract) => self.emit_contract(contract)?,
+                Stmt::Product(_) => unreachable!("schedules for CPUs have no shaders"),
                 Stmt::Barrier => self.emit_barrier()?,
             }
         }
@@ -553,6 +554,7 @@ impl Cx<'_> {
             b_along: contract.b.along.clone(),
             c_across: contract.c.across,
             accumulate: contract.accumulate,
+            ahead: contract.ahead,
         };
         let tile = self.shared.tile(self.module, tile)?;
         let tile = self.module.declare_func_in_func(tile, self.builder.func);
@@ -787,7 +789,7 @@ impl Cx<'_> {
                         self.hoist_expr(operand.start, writes, conditional, seen);
                     }
                 }
-                Stmt::Prefetch { .. } | Stmt::Barrier => {}
+                Stmt::Prefetch { .. } | Stmt::Product(_) | Stmt::Barrier => {}
             }
         }
         Ok(())

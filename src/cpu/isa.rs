@@ -185,6 +185,7 @@ impl Cpu {
             vector_registers,
             invocations: 1,
             share_from: self.share_from,
+            product_bytes: 0,
             winograd: self.winograd,
         }
     }

@@ -85,7 +85,12 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
                 accumulations += 1;
                 Sink::Accumulate(dtype, slot, *with, value)
             }
-            Stmt::Loop { .. } | Stmt::If { .. } | Stmt::Set { .. } | Stmt::Contract(_) | Stmt::Barrier => return None,
+            Stmt::Loop { .. }
+            | Stmt::If { .. }
+            | Stmt::Set { .. }
+            | Stmt::Contract(_)
+            | Stmt::Product(_)
+            | Stmt::Barrier => return None,
         };
         analysis.body.sinks.push(sink);
     }

@@ -16,7 +16,7 @@ use vulkano::pipeline::{ComputePipeline, PipelineShaderStageCreateInfo};
 use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
 
 use super::device::Device;
-use super::emit::{self, Phase};
+use super::emit::{self, Phase, Views};
 use super::{Error, spirv};
 
 /// Bytes to which every binding of ours in scratch is aligned: what any device may demand.
@@ -42,8 +42,8 @@ pub struct Kernel {
 pub struct Bound {
     /// Its bindings.
     pub bindings: Range<u32>,
-    /// The binding of its view as texels, if it has one.
-    pub view: Option<u32>,
+    /// The bindings of its views as texels.
+    pub views: Views,
     /// Bytes of an element.
     pub element_bytes: u64,
     /// Where it lies in scratch, if it is worker scratch: offset and length.
@@ -63,7 +63,7 @@ pub struct Dispatch {
 /// Compiles every nest, on all cores, and keeps what the driver has made of them for the next time.
 ///
 /// # Errors
-/// If the device lacks something or refuses.
+/// If the device refuses, or lacks something: then for every kernel for which it does.
 pub fn kernels(device: &Device, nests: &[Nest]) -> Result<Vec<Kernel>, Error> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(nests.len());
     let next = AtomicUsize::new(0);
@@ -82,7 +82,17 @@ pub fn kernels(device: &Device, nests: &[Nest]) -> Result<Vec<Kernel>, Error> {
         parts.flatten().collect::<Vec<_>>()
     });
     made.sort_by_key(|(number, _)| *number);
-    let kernels = made.into_iter().map(|(_, kernel)| kernel).collect::<Result<_, _>>()?;
+    let (mut kernels, mut refused) = (Vec::with_capacity(nests.len()), Vec::new());
+    for (_, kernel) in made {
+        match kernel {
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) if error.is_of_a_kernel() => refused.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = Error::all(refused) {
+        return Err(error);
+    }
     if let Some(cache) = &device.cache {
         cache.save();
     }
@@ -112,7 +122,10 @@ impl Kernel {
         let views = emit::views(nest, &device.traits);
         let described = (0..bound)
             .map(|binding| (binding, DescriptorType::StorageBuffer))
-            .chain((views.iter().flatten()).map(|&binding| (binding, DescriptorType::UniformTexelBuffer)))
+            .chain(
+                (views.iter().flat_map(|views| [views.one, views.four]).flatten())
+                    .map(|binding| (binding, DescriptorType::UniformTexelBuffer)),
+            )
             .map(|(binding, descriptor)| {
                 let layout = DescriptorSetLayoutBinding {
                     stages: ShaderStages::COMPUTE,
@@ -146,7 +159,7 @@ impl Kernel {
             .buffers
             .iter()
             .zip(bindings.into_iter().zip(views))
-            .map(|(buffer, (bindings, view))| {
+            .map(|(buffer, (bindings, views))| {
                 let scratch = (buffer.role == Role::WorkerScratch).then(|| {
                     let bytes = emit::bytes(nest, buffer);
                     let offset = scratch_bytes;
@@ -155,7 +168,7 @@ impl Kernel {
                 });
                 Bound {
                     bindings,
-                    view,
+                    views,
                     element_bytes: buffer.ty.dtype.size_bytes() as u64,
                     scratch,
                 }

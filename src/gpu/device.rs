@@ -9,7 +9,7 @@ use netloom_ir::target::{Target, TargetKind};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
-use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
+use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
 use vulkano::device::{DeviceCreateInfo, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
 use vulkano::instance::debug::{
     DebugUtilsMessageSeverity, DebugUtilsMessageType, DebugUtilsMessenger, DebugUtilsMessengerCallback,
@@ -19,6 +19,7 @@ use vulkano::instance::{Instance, InstanceCreateInfo, InstanceExtensions};
 use vulkano::memory::allocator::{
     AllocationCreateInfo, DeviceLayout, MemoryAllocatePreference, MemoryTypeFilter, StandardMemoryAllocator,
 };
+use vulkano::shader::ShaderStages;
 use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
 
 use super::Error;
@@ -52,6 +53,9 @@ pub struct Traits {
     pub groups: [u32; 3],
     /// The most elements that are read through the view of a buffer as texels; 0 where storage buffers are read as quickly.
     pub texels: u64,
+    /// The most bytes of an operand of the hand-written shader of matrix products; 0 where generated kernels are as fast, or the device lacks
+    /// what the shader needs.
+    pub product_bytes: u64,
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
     pub binding_alignment: u64,
     /// What is promised of `f32`, which modules then demand.
@@ -112,6 +116,8 @@ pub struct Description {
     pub allocation_bytes: u64,
     /// Types and the like that it has: those of which netloom makes use.
     pub features: Vec<&'static str>,
+    /// Those of which it does not: arithmetic in fewer than 32 bits would round otherwise than was asked for.
+    pub unused: Vec<&'static str>,
     /// What it promises of `f32`.
     pub floats32: Floats,
     /// Whether it computes at all, in a version of Vulkan that we take.
@@ -123,7 +129,7 @@ impl fmt::Display for Description {
         write!(
             f,
             "vulkan:{}  {} ({}), {}, Vulkan {}: {} MiB, blocks of {} MiB, bindings of {} MiB, {} in a kernel, groups of {}, {} KiB shared, \
-             subgroups of {}; {}; f32 {}",
+             subgroups of {}; {}; not used: {}; f32 {}",
             self.number,
             self.name,
             self.kind,
@@ -137,6 +143,10 @@ impl fmt::Display for Description {
             self.shared_bytes >> 10,
             self.subgroup,
             self.features.join(", "),
+            match self.unused.is_empty() {
+                true => "nothing".to_owned(),
+                false => self.unused.join(", "),
+            },
             self.floats32,
         )?;
         if !self.usable {
@@ -194,6 +204,7 @@ fn describe(number: usize, device: &PhysicalDevice) -> Description {
         group: properties.max_compute_work_group_invocations,
         allocation_bytes: properties.max_memory_allocation_size.unwrap_or(u64::MAX),
         features: features(device),
+        unused: unused(device),
         floats32: floats(device)[0],
         usable: compute_family(device).is_some(),
     }
@@ -207,8 +218,34 @@ fn features(device: &PhysicalDevice) -> Vec<&'static str> {
         (has.shader_int64, "i64"),
         (has.storage_buffer16_bit_access, "16-bit memory"),
         (has.storage_buffer8_bit_access, "8-bit memory"),
+        (shuffles(device), "shuffles"),
     ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
+/// The features that may be there and of which netloom makes no use.
+fn unused(device: &PhysicalDevice) -> Vec<&'static str> {
+    let has = device.supported_features();
+    let all = [
+        (has.shader_float16, "f16 arithmetic"),
+        (has.shader_int8, "i8 arithmetic"),
+        (has.shader_int16, "i16 arithmetic"),
+        (has.cooperative_matrix, "cooperative matrices"),
+    ];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
+/// Whether eight invocations of a subgroup can hand each other values.
+fn shuffles(device: &PhysicalDevice) -> bool {
+    let limits = device.properties();
+    let operations = SubgroupFeatures::BASIC | SubgroupFeatures::SHUFFLE;
+    limits.subgroup_size.is_some_and(|size| size >= 8)
+        && limits
+            .subgroup_supported_stages
+            .is_some_and(|stages| stages.intersects(ShaderStages::COMPUTE))
+        && limits
+            .subgroup_supported_operations
+            .is_some_and(|found| found.contains(operations))
 }
 
 /// A family of queues that compute, if the device's Vulkan is new enough.
@@ -415,6 +452,7 @@ impl Device {
                 push_bytes: limits.max_push_constants_size,
                 groups: limits.max_compute_work_group_count,
                 texels: texels(chosen),
+                product_bytes: product_bytes(chosen),
                 binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
                     .max(limits.min_texel_buffer_offset_alignment.as_devicesize())
                     .max(16),
@@ -452,6 +490,7 @@ impl Device {
             vector_registers,
             invocations,
             share_from: 0,
+            product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
             winograd: true,
         }
     }
@@ -523,10 +562,23 @@ fn found(devices: &[Arc<PhysicalDevice>]) -> String {
 /// at once, in 24. GPUs have no such difference, and their units for textures may be fewer.
 fn texels(device: &PhysicalDevice) -> u64 {
     let limits = device.properties();
-    // A kernel has a push constant for each of its tensors, so at most so many views.
-    let has_enough = limits.max_per_stage_descriptor_sampled_images >= limits.max_push_constants_size / 4;
+    // A kernel has a push constant for each of its tensors, and each has at most two views.
+    let has_enough = limits.max_per_stage_descriptor_sampled_images >= limits.max_push_constants_size / 2;
     match limits.device_type {
         PhysicalDeviceType::Cpu if has_enough => limits.max_texel_buffer_elements.into(),
+        _ => 0,
+    }
+}
+
+/// What [`Traits::product_bytes`] is on a device.
+///
+/// The shader is ahead of generated kernels where texels are gathered and shuffles cost little (lavapipe: twice as fast). Nobody has measured it on a
+/// GPU, where products want memory that a workgroup shares.
+fn product_bytes(device: &PhysicalDevice) -> u64 {
+    let limits = device.properties();
+    let quads = u64::from(limits.max_texel_buffer_elements) * 16;
+    match texels(device) {
+        1.. if shuffles(device) => quads.min(limits.max_storage_buffer_range.into()) - 4096,
         _ => 0,
     }
 }

@@ -18,7 +18,9 @@ use std::ops::Range;
 
 use netloom_ir::DType;
 use netloom_ir::kernel::nest::LANES;
-use netloom_ir::kernel::{AxisId, Bind, Buffer, BufferId, Combine, Expr, ExprId, LocalId, Nest, Prim, Role, Stmt};
+use netloom_ir::kernel::{
+    AxisId, Bind, Buffer, BufferId, Combine, Expr, ExprId, LocalId, Nest, Prim, Product, Role, Stmt,
+};
 use rspirv::dr::Module;
 use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, Op, Word};
 
@@ -33,6 +35,7 @@ use prim::{Prims, memory, register};
 
 mod fma;
 pub mod prim;
+mod product;
 
 /// The part of a kernel between two barriers.
 pub struct Phase {
@@ -60,7 +63,10 @@ fn group(invocations: u64) -> u32 {
 pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
     let (bindings, views) = (bindings(nest, traits), views(nest, traits));
     phases(nest)
-        .map(|body| emit_phase(nest, body, &bindings, &views, traits))
+        .map(|body| match body {
+            [Stmt::Product(shape)] => Ok(product::emit(shape, &bindings, &views, traits)),
+            _ => emit_phase(nest, body, &bindings, &views, traits),
+        })
         .collect()
 }
 
@@ -93,12 +99,25 @@ pub fn bindings(nest: &Nest, traits: &Traits) -> Vec<Range<u32>> {
     nest.buffers.iter().map(|buffer| take(windows(buffer))).collect()
 }
 
-/// By buffer, the binding of its view as texels, if it has one: where a phase only reads it, it is read through that.
+/// The bindings of a buffer's views as texels, if it has them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Views {
+    /// One element each: where a phase only reads the buffer, it is read through that.
+    pub one: Option<u32>,
+    /// Four elements each, for the shader of matrix products.
+    pub four: Option<u32>,
+}
+
+/// The views of each buffer.
 ///
 /// An operand over which an output may lie has none: reads and writes of one element would take different ways.
-pub fn views(nest: &Nest, traits: &Traits) -> Vec<Option<u32>> {
+pub fn views(nest: &Nest, traits: &Traits) -> Vec<Views> {
     let bindings = bindings(nest, traits);
     let mut next = bindings.last().map_or(0, |last| last.end);
+    let mut take = |is_viewed: bool| {
+        next += u32::from(is_viewed);
+        is_viewed.then(|| next - 1)
+    };
     let view = |(at, buffer): (usize, &Buffer)| {
         let bytes = bytes(nest, buffer) + traits.binding_alignment;
         let may_be_written = (0..nest.buffers.len())
@@ -108,10 +127,14 @@ pub fn views(nest: &Nest, traits: &Traits) -> Vec<Option<u32>> {
             && bindings[at].len() == 1
             && bytes / size_of::<f32>() as u64 <= traits.texels
             && !may_be_written;
-        is_viewed.then(|| {
-            next += 1;
-            next - 1
-        })
+        let is_multiplied = nest.body.iter().any(|stmt| match stmt {
+            Stmt::Product(Product { a, b, .. }) => [a, b].iter().any(|side| side.buffer.at() == at),
+            _ => false,
+        });
+        Views {
+            one: take(is_viewed),
+            four: take(is_multiplied),
+        }
     };
     nest.buffers.iter().enumerate().map(view).collect()
 }
@@ -120,7 +143,7 @@ fn emit_phase(
     nest: &Nest,
     body: &[Stmt],
     bindings: &[Range<u32>],
-    views: &[Option<u32>],
+    views: &[Views],
     traits: &Traits,
 ) -> Result<Phase, Error> {
     let invocations = invocations(nest, body);
@@ -292,7 +315,7 @@ fn roots<'a>(body: &'a [Stmt], visit: &mut impl FnMut(Root<'a>)) {
                 visit(Root::Value(*value));
                 visit(Root::Element(*buffer, index));
             }
-            Stmt::Prefetch { .. } | Stmt::Contract(_) | Stmt::Barrier => {}
+            Stmt::Prefetch { .. } | Stmt::Contract(_) | Stmt::Product(_) | Stmt::Barrier => {}
         }
     }
 }
@@ -326,9 +349,9 @@ struct Cx<'a> {
     facts: Known,
     /// Whether a 64-bit integer expression is held in 32 bits, of which it is the sign extension; as far as known.
     narrow: Vec<bool>,
-    /// By buffer, the bindings it has, and that of its view.
+    /// By buffer, the bindings it has, and those of its views.
     bindings: &'a [Range<u32>],
-    views: &'a [Option<u32>],
+    views: &'a [Views],
     buffers: Vec<Option<Declared>>,
     push: Word,
     worker: Word,
@@ -376,7 +399,7 @@ impl Cx<'_> {
     fn declare(&mut self, buffer: BufferId, written: &Writes) {
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
         let writable = written.buffers.contains(&buffer);
-        let texels = self.views[buffer.at()].filter(|_| !writable);
+        let texels = self.views[buffer.at()].one.filter(|_| !writable);
         let texels = texels.map(|binding| self.w.texels(binding));
         let windows = match texels {
             Some(_) => Vec::new(),
@@ -414,6 +437,7 @@ impl Cx<'_> {
                 Stmt::Store { .. } => self.emit_stores(group),
                 Stmt::Prefetch { .. } => {}
                 Stmt::Contract(_) => unreachable!("schedules for GPUs have no tiles"),
+                Stmt::Product(_) => unreachable!("a product is a phase of its own"),
                 Stmt::Barrier => unreachable!("barriers part phases and stand in no loop"),
             }
         }
@@ -930,7 +954,7 @@ impl Cx<'_> {
                     let place = self.store_place(*buffer, index);
                     self.hoist_place(&place, writes, conditional, seen);
                 }
-                Stmt::Prefetch { .. } | Stmt::Contract(_) | Stmt::Barrier => {}
+                Stmt::Prefetch { .. } | Stmt::Contract(_) | Stmt::Product(_) | Stmt::Barrier => {}
             }
         }
     }

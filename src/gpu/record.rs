@@ -527,9 +527,13 @@ impl<'a> Recorder<'a> {
                 let end = end.min(start.saturating_add(window));
                 writes.push(WriteDescriptorSet::buffer(binding, bound(start, end)));
             }
-            if let Some(binding) = buffer.view {
+            let views = [
+                (buffer.views.one, Format::R32_SFLOAT),
+                (buffer.views.four, Format::R32G32B32A32_SFLOAT),
+            ];
+            for (binding, format) in views.into_iter().filter_map(|(view, format)| Some((view?, format))) {
                 let info = BufferViewCreateInfo {
-                    format: Format::R32_SFLOAT,
+                    format,
                     ..BufferViewCreateInfo::default()
                 };
                 let view = BufferView::new(bound(start, end), info).map_err(Error::of("viewing a tensor"))?;

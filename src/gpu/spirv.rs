@@ -73,10 +73,7 @@ impl Writer {
 
     /// Declares what the device must be able to do.
     pub fn capability(&mut self, capability: Capability) {
-        let instruction = Instruction::new(Op::Capability, None, None, vec![Operand::Capability(capability)]);
-        if !self.module.capabilities.contains(&instruction) {
-            self.module.capabilities.push(instruction);
-        }
+        push_capability(&mut self.module, capability);
     }
 
     // Types and constants.
@@ -502,9 +499,6 @@ impl Writer {
         let void = self.global(Op::TypeVoid, None, vec![]);
         let signature = self.global(Op::TypeFunction, None, vec![Operand::IdRef(void)]);
         let main = self.main;
-        for &(_, capability, _) in modes {
-            self.capability(capability);
-        }
         let Writer {
             mut module,
             next,
@@ -539,17 +533,7 @@ impl Writer {
         module
             .entry_points
             .push(Instruction::new(Op::EntryPoint, None, None, entry));
-        let mut mode = |mode, parameters: &[u32]| {
-            let mut operands = vec![Operand::IdRef(main), Operand::ExecutionMode(mode)];
-            operands.extend(parameters.iter().map(|&parameter| Operand::LiteralBit32(parameter)));
-            module
-                .execution_modes
-                .push(Instruction::new(Op::ExecutionMode, None, None, operands));
-        };
-        mode(ExecutionMode::LocalSize, &[group, 1, 1]);
-        for &(name, _, bits) in modes {
-            mode(name, &[bits]);
-        }
+        push_mode(&mut module, ExecutionMode::LocalSize, &[group, 1, 1]);
         module.ext_inst_imports.push(Instruction::new(
             Op::ExtInstImport,
             None,
@@ -568,8 +552,33 @@ impl Writer {
         let mut header = ModuleHeader::new(next);
         header.set_version(1, 5);
         module.header = Some(header);
+        demand(&mut module, modes);
         module
     }
+}
+
+/// Demands execution modes, each for floats of a width, with the capability that it needs.
+pub fn demand(module: &mut Module, modes: &[(ExecutionMode, Capability, u32)]) {
+    for &(mode, capability, bits) in modes {
+        push_capability(module, capability);
+        push_mode(module, mode, &[bits]);
+    }
+}
+
+fn push_capability(module: &mut Module, capability: Capability) {
+    let instruction = Instruction::new(Op::Capability, None, None, vec![Operand::Capability(capability)]);
+    if !module.capabilities.contains(&instruction) {
+        module.capabilities.push(instruction);
+    }
+}
+
+/// An execution mode of the only entry point.
+fn push_mode(module: &mut Module, mode: ExecutionMode, parameters: &[u32]) {
+    let main = module.entry_points[0].operands[1].clone();
+    let mut operands = vec![main, Operand::ExecutionMode(mode)];
+    operands.extend(parameters.iter().map(|&parameter| Operand::LiteralBit32(parameter)));
+    let instruction = Instruction::new(Op::ExecutionMode, None, None, operands);
+    module.execution_modes.push(instruction);
 }
 
 /// A module's words.

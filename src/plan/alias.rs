@@ -67,6 +67,9 @@ impl Search<'_> {
             Stmt::Contract(contract) => [&contract.a, &contract.b, &contract.c]
                 .iter()
                 .all(|operand| operand.buffer != self.input && operand.buffer != self.output),
+            Stmt::Product(product) => [&product.a, &product.b, &product.c]
+                .iter()
+                .all(|side| side.buffer != self.input && side.buffer != self.output),
             Stmt::Prefetch { .. } | Stmt::Barrier => true,
         })
     }
@@ -364,6 +367,7 @@ mod tests {
                     b: operand(0, vec![1]),
                     c: operand(4, Vec::new()),
                     accumulate: false,
+                    ahead: 0,
                 };
                 let (sum, y) = (b.load(4, [0, 1]), b.load(1, [0, 1]));
                 let value = b.sum(sum, y);

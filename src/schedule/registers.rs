@@ -14,8 +14,8 @@ use super::draft::{Draft, Grain, Task};
 
 /// What a load costs, and a term of a sum, in cycles for a subgroup; measured on lavapipe, where a load gathers what its invocations ask
 /// for. On a GPU the ratio is of the same order.
-const LOAD: usize = 30;
-const TERM: usize = 2;
+pub const LOAD: usize = 30;
+pub const TERM: usize = 2;
 /// The most terms written out in one turn of the innermost loop: more takes long to compile.
 const MOST_TERMS: usize = 1152;
 /// The most expressions written out of what follows the fold: more is a phase of its own, where it is written once.

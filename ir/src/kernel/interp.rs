@@ -3,7 +3,9 @@
 //! The workers are simulated one after another between barriers, so a nest whose results depend on their number, or that lacks a
 //! barrier, gives different bits for different numbers. Scratch and outputs start as garbage (every bit set).
 
-use super::{Bind, Combine, Contract, Expr, ExprId, Exprs, LocalId, Nest, Operand, Prim, Role, Stmt, nest::LANES};
+use super::{
+    Bind, Combine, Contract, Expr, ExprId, Exprs, LocalId, Nest, Operand, Prim, Product, Role, Stmt, nest::LANES,
+};
 use crate::dtype::{DType, Scalar};
 use crate::tensor::{Tensor, Type, unravel};
 
@@ -293,6 +295,7 @@ impl Run<'_, '_> {
             }
             Stmt::Prefetch { .. } => {}
             Stmt::Contract(contract) => self.contract(contract),
+            Stmt::Product(product) => self.product(product),
             Stmt::Barrier => unreachable!("a barrier inside a `Workers` loop"),
         }
     }
@@ -348,6 +351,7 @@ impl Run<'_, '_> {
             ref b,
             ref c,
             accumulate,
+            ahead: _,
         } = *contract;
         assert_eq!(columns % LANES, 0, "columns of a tile");
         assert_eq!(b.across, 1, "columns of B are contiguous");
@@ -375,6 +379,32 @@ impl Run<'_, '_> {
                     sum = Prim::Fma.eval(dtype, dtype, &[left, right, sum]);
                 }
                 self.memory(c.buffer).set(at, sum);
+            }
+        }
+        self.worker.clock += 1;
+    }
+
+    /// The first worker computes it.
+    fn product(&mut self, product: &Product) {
+        let Product {
+            batch,
+            rows,
+            columns,
+            depth,
+            ref a,
+            ref b,
+            ref c,
+            ..
+        } = *product;
+        for number in 0..if self.worker.number == 0 { batch } else { 0 } {
+            for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                let mut sum = Scalar::zero(DType::F32);
+                for step in 0..depth {
+                    let left = self.memory(a.buffer).get(a.at(number, row, step));
+                    let right = self.memory(b.buffer).get(b.at(number, step, column));
+                    sum = Prim::Fma.eval(DType::F32, DType::F32, &[left, right, sum]);
+                }
+                self.memory(c.buffer).set(c.at(number, row, column), sum);
             }
         }
         self.worker.clock += 1;

@@ -124,6 +124,8 @@ pub enum Stmt {
     },
     /// The batch-reduce tile: a small matrix product over a long sum.
     Contract(Contract),
+    /// On a GPU, outside any loop: whole products of matrices, by a shader written by hand.
+    Product(Product),
     /// All workers have done what stands above before any does what stands below.
     Barrier,
 }
@@ -150,6 +152,9 @@ pub struct Contract {
     pub c: Operand,
     /// Whether the sum starts from the tile's present contents rather than from zero.
     pub accumulate: bool,
+    /// How many elements of memory past what is read of `B` are brought closer meanwhile, where `B` comes from far away; 0 if it is near.
+    /// No effect on what is computed.
+    pub ahead: usize,
 }
 
 /// Rows of a tile that run along lines of an image.
@@ -184,4 +189,45 @@ pub struct Operand {
     pub lines: Option<Lines>,
     /// The stride in elements along each loop of `k`.
     pub along: Vec<usize>,
+}
+
+/// `C[i, j] = Σ_k A[i, k] · B[k, j]` in `f32`, for each of a batch; sums in order, one FMA each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// How many there are.
+    pub batch: usize,
+    /// Extent of `i`.
+    pub rows: usize,
+    /// Extent of `j`.
+    pub columns: usize,
+    /// Extent of `k`.
+    pub depth: usize,
+    /// How many rows the shader computes at once.
+    pub tile_rows: usize,
+    /// Read.
+    pub a: Matrix,
+    /// Read.
+    pub b: Matrix,
+    /// Written: an output or scratch that all share.
+    pub c: Matrix,
+}
+
+/// One side of a [`Product`]: where its elements lie, in elements of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// The tensor, whose first element is the first of the matrices.
+    pub buffer: BufferId,
+    /// The stride from one of the batch to the next.
+    pub batch: usize,
+    /// The stride along the first axis.
+    pub first: usize,
+    /// The stride along the second.
+    pub second: usize,
+}
+
+impl Matrix {
+    /// The place of an element.
+    pub fn at(&self, batch: usize, first: usize, second: usize) -> usize {
+        batch * self.batch + first * self.first + second * self.second
+    }
 }

@@ -205,9 +205,24 @@ impl<'a> Text<'a> {
                 let (rows, columns) = (contract.rows, contract.columns);
                 let [a, b, c] = [a, b, c].map(|operand| self.operand(operand));
                 let dtype = contract.dtype;
+                let ahead = match contract.ahead {
+                    0 => String::new(),
+                    elements => format!(" fetched {elements} ahead"),
+                };
                 self.line(&format!(
-                    "contract {dtype} {rows}x{columns} over {}: {c} {sign} {a} * {b}",
+                    "contract {dtype} {rows}x{columns} over {}: {c} {sign} {a} * {b}{ahead}",
                     k.join("x")
+                ));
+            }
+            Stmt::Product(product) => {
+                let [a, b, c] = [&product.a, &product.b, &product.c].map(|side| {
+                    let name = &self.buffers[side.buffer.at()].name;
+                    format!("{name} (strides {} {} {})", side.batch, side.first, side.second)
+                });
+                let (batch, rows, columns, depth) = (product.batch, product.rows, product.columns, product.depth);
+                let tile_rows = product.tile_rows;
+                self.line(&format!(
+                    "product {batch} of {rows}x{columns} over {depth}, {tile_rows} rows at once: {c} = {a} * {b}"
                 ));
             }
             Stmt::Barrier => self.line("barrier"),

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::index::Linear;
 use super::nest::LANES;
-use super::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Nest, Operand, Prim, Role, Stmt};
+use super::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Nest, Operand, Prim, Product, Role, Stmt};
 use crate::dtype::DType;
+use crate::layout::Layout;
 
 /// How many cases of `min`, `max` and uneven loops a proof of one bound distinguishes, one inside another.
 const CASES: usize = 4;
@@ -105,6 +106,7 @@ impl Check<'_> {
                 index.iter().for_each(|&at| self.expr(at, DType::I64));
             }
             Stmt::Contract(contract) => self.contract(contract),
+            Stmt::Product(product) => self.product(product),
             Stmt::Barrier => self.require(!self.in_workers, || "a barrier stands inside a `Workers` loop".into()),
         }
     }
@@ -294,6 +296,41 @@ impl Check<'_> {
         }
         let joint = self.high(&joint, cases).filter(|&high| high >= 0)?;
         (joint / by).checked_mul(factor)?.checked_add(self.high(&apart, cases)?)
+    }
+
+    fn product(&mut self, product: &Product) {
+        let Product {
+            batch,
+            rows,
+            columns,
+            depth,
+            ref a,
+            ref b,
+            ref c,
+            ..
+        } = *product;
+        let is_outermost = self.open.is_empty();
+        self.require(is_outermost, || "a product stands in a loop".into());
+        self.require(batch > 0 && rows > 0 && columns > 0 && depth > 0, || {
+            "a product of nothing".into()
+        });
+        let written = self.nest.buffers[c.buffer.at()].role;
+        self.require(matches!(written, Role::Output | Role::SharedScratch), || {
+            "a product's C is neither output nor shared scratch".into()
+        });
+        for (name, side, first, second) in [("A", a, rows, depth), ("B", b, depth, columns), ("C", c, rows, columns)] {
+            let ty = &self.nest.buffers[side.buffer.at()].ty;
+            let (dtype, is_dense) = (ty.dtype, ty.layout == Layout::default());
+            let most = [(batch, side.batch), (first, side.first), (second, side.second)];
+            let reach: usize = most
+                .iter()
+                .map(|(extent, stride)| extent.saturating_sub(1) * stride)
+                .sum();
+            let is_inside = reach < ty.count();
+            self.require(dtype == DType::F32, || format!("{name} of a product is of {dtype}"));
+            self.require(is_dense, || format!("{name} of a product has a layout"));
+            self.require(is_inside, || format!("{name} of a product may lie outside its buffer"));
+        }
     }
 
     fn contract(&mut self, contract: &Contract) {

@@ -526,6 +526,7 @@ fn contractions_sum_in_the_same_order_everywhere() {
                     b: operand(1, start, 1, along.iter().map(|along| along * width).collect()),
                     c: operand(2, zero, columns, Vec::new()),
                     accumulate,
+                    ahead: 0,
                 }));
             }
             let index = vec![nest.exprs.axis(AxisId(0)), nest.exprs.axis(AxisId(1))];
