@@ -89,6 +89,7 @@ fn tile_of(rows: usize, columns: usize, depth: usize, c_across: usize) -> Tile {
         b_along: vec![columns],
         c_across,
         accumulate: true,
+        ahead: 0,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Boltzmann machines, deep autoencoders, and principal components: `cargo run --release --example autoencoder [OUT]` draws `OUT/rbm.svg` (what the units of
+//! Boltzmann machines, deep autoencoders, and principal components: `cargo run --release --example autoencoder [OUT]` draws `OUT/pretraining.svg` (what the units of
 //! a machine look for), `OUT/autoencoder.svg` (digits from codes of equal size) and `OUT/codes.svg` (codes of two numbers by class), and saves the encoder
 //! and the decoder of the latter, each by itself.
 //!
@@ -213,7 +213,12 @@ fn run(out: &Path, shrink: usize, epochs: usize) -> Result<Errors, Error> {
         Picture::stretched(side, side, &values, String::new())
     };
     let units: Vec<Picture> = (0..40).map(filter).collect();
-    gallery(&out.join("rbm.svg"), "What 40 hidden units look for", 10, &units)?;
+    gallery(
+        &out.join("pretraining.svg"),
+        "What 40 hidden units look for",
+        10,
+        &units,
+    )?;
 
     let plain = Shape::plain(pixels, hidden, CODE);
     let good = Shape::plain(pixels, hidden, CODE).pretrained(&stack)?;

@@ -1,9 +1,9 @@
-//! What a net has learnt, used for something else: `cargo run --release --example transfer NET MODEL.onnx PICTURES [descriptors]`. NET is `squeezenet` (1.1 with Keras' inputs)
-//! or `efficientnet` (Lite0); PICTURES is a folder of folders, one a class (one a person, say), or an array `.npy` whose first half is of one class.
+//! What a net has learnt, used for something else: `cargo run --release --example transfer OUT NET MODEL.onnx PICTURES [descriptors]` draws `OUT/transfer.svg`. NET is `squeezenet`
+//! (1.1 with Keras' inputs) or `efficientnet` (Lite0); PICTURES is a folder of folders, one a class (one a person, say), or an array `.npy` whose first half is of one class.
 //!
 //! The last layer is replaced, and either trained alone (the rest is frozen, so the step computes no gradient for it) or with all others at a tenth
 //! of the rate; or the descriptors before it are given to nearest neighbours and support vector machines (graphs of netloom too). All against a
-//! net from scratch; with `descriptors` nothing is trained but those. Without arguments a net that knows MNIST's digits learns those of another set from 50 examples.
+//! net from scratch; with `descriptors` nothing is trained but those. Without NET a net that knows MNIST's digits learns those of another set from 50 examples.
 
 use std::path::Path;
 
@@ -18,6 +18,7 @@ use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::train::classic::{Kernel, Neighbours, Svm};
 use netloom::train::model::ModelOptions;
 use netloom::train::pictures::{Colours, read_folders};
+use netloom::train::report::{Chart, Series, charts};
 use netloom::train::table::{Header, Table, Target};
 use netloom::train::{Dataset, FitOptions, Model};
 use netloom::{Cpu, Error};
@@ -41,6 +42,8 @@ struct Row {
     name: &'static str,
     accuracy: f64,
     step: Option<(usize, f64)>,
+    /// The accuracy after each epoch of training, if there is any.
+    epochs: Vec<f64>,
 }
 
 impl Task<'_> {
@@ -69,6 +72,7 @@ impl Task<'_> {
             &self.train,
             FitOptions {
                 epochs: self.epochs,
+                validation: Some(&self.test),
                 ..FitOptions::default()
             },
         )?;
@@ -83,6 +87,9 @@ impl Task<'_> {
             name,
             accuracy,
             step: Some((kernels, step_ms)),
+            epochs: (history.epochs.iter())
+                .filter_map(|epoch| epoch.validation?.accuracy)
+                .collect(),
         })
     }
 
@@ -133,6 +140,7 @@ impl Task<'_> {
                 name,
                 accuracy: right as f64 / truth.len() as f64,
                 step: None,
+                epochs: Vec::new(),
             });
         };
         judge(
@@ -330,35 +338,86 @@ fn halves(path: &Path, side: usize) -> Result<(Dataset, Vec<String>), Error> {
     Ok((data, ["the first half", "the second"].map(str::to_owned).into()))
 }
 
+/// The accuracies epoch by epoch, those that need no epochs as dashed lines.
+fn draw(out: &Path, rows: &[Row]) -> Result<(), Error> {
+    let last = rows.iter().map(|row| row.epochs.len()).max().unwrap_or(0).max(2);
+    let series = rows.iter().map(|row| match row.step {
+        Some(_) => Series::counted(row.name, row.epochs.iter().copied()),
+        None => Series::dashed(row.name, vec![(1.0, row.accuracy), (last as f64, row.accuracy)]),
+    });
+    let title = "From a net that knows other pictures";
+    let chart = Chart::new(title, "epoch", "test accuracy", series.collect());
+    charts(&out.join("transfer.svg"), 1, &[chart])
+}
+
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let rows = match words.as_slice() {
+    let (out, words) = words
+        .split_first()
+        .map_or(("out", &[][..]), |(out, words)| (*out, words));
+    let rows = match words {
         [] => digits(50)?,
         [net, model, pictures] => Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), true)?,
         [net, model, pictures, "descriptors"] => {
             Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), false)?
         }
         _ => {
-            let message = "what is needed: NET MODEL.onnx PICTURES [descriptors]";
+            let message = "what is needed: OUT NET MODEL.onnx PICTURES [descriptors]";
             return Err(Error::Usage(message.to_owned()));
         }
     };
     println!("{:<26} {:>8} {:>8} {:>9}", "", "accuracy", "kernels", "ms/step");
-    for Row { name, accuracy, step } in rows {
-        let step = step.map_or(String::new(), |(kernels, ms)| format!("{kernels:>8} {ms:>9.2}"));
-        println!("{name:<26} {:>6.1} % {step}", 100.0 * accuracy);
+    for row in &rows {
+        let step = (row.step).map_or(String::new(), |(kernels, ms)| format!("{kernels:>8} {ms:>9.2}"));
+        println!("{:<26} {:>6.1} % {step}", row.name, 100.0 * row.accuracy);
     }
-    Ok(())
+    draw(out.as_ref(), &rows)?;
+    match useless(&rows) {
+        useless if useless.is_empty() => Ok(()),
+        useless => Err(Error::Training(format!(
+            "no better than from scratch: {}",
+            useless.join(", ")
+        ))),
+    }
+}
+
+/// The ways that are not more accurate than training from scratch, which is the first row if there is training at all.
+fn useless(rows: &[Row]) -> Vec<&'static str> {
+    let [scratch @ Row { step: Some(_), .. }, others @ ..] = rows else {
+        return Vec::new();
+    };
+    let is_useless = |row: &&Row| row.accuracy <= scratch.accuracy;
+    others.iter().filter(is_useless).map(|row| row.name).collect()
+}
+
+#[cfg(test)]
+fn assert_use(rows: &[Row]) {
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    assert_eq!(useless(rows), [""; 0], "{rows:?}");
+    let kernels = |row: &Row| row.step.map_or(0, |(kernels, _)| kernels);
+    assert!(2 * kernels(&rows[1]) < kernels(&rows[0]), "{rows:?}");
 }
 
 #[test]
 fn what_was_learnt_helps() {
-    let rows = digits(50).unwrap();
-    let [scratch, others @ ..] = rows.as_slice() else {
-        panic!("{rows:?}")
+    let (rows, out) = (digits(50).unwrap(), tempfile::tempdir().unwrap());
+    assert_use(&rows);
+    draw(out.path(), &rows).unwrap();
+    let drawn = std::fs::read_to_string(out.path().join("transfer.svg")).unwrap();
+    assert!(rows.iter().all(|row| drawn.contains(row.name)), "{drawn}");
+}
+
+/// A pretrained SqueezeNet and photographs, too large to be kept beside the test: `NETLOOM_MODELS` names a folder with
+/// `squeezenet1.1-imagenet/model.onnx`, `NETLOOM_PICTURES` one with a folder for each class.
+#[test]
+fn what_was_learnt_from_photographs_helps() {
+    let folder = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
+    let (Some(models), Some(pictures)) = (folder("NETLOOM_MODELS"), folder("NETLOOM_PICTURES")) else {
+        eprintln!("skipped: NETLOOM_MODELS and NETLOOM_PICTURES name no folders");
+        return;
     };
-    assert!(others.iter().all(|row| row.accuracy > scratch.accuracy), "{rows:?}");
-    let kernels = |row: &Row| row.step.map_or(0, |(kernels, _)| kernels);
-    assert!(kernels(&others[0]) < kernels(scratch), "{rows:?}");
+    let model = models.join("squeezenet1.1-imagenet/model.onnx");
+    let rows = Pretrained::named("squeezenet").unwrap().run(&model, &pictures, true);
+    assert_use(&rows.unwrap());
 }

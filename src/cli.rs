@@ -12,6 +12,8 @@ mod diff;
 mod dump;
 mod export;
 mod model;
+#[cfg(feature = "playground")]
+mod playground;
 mod run;
 mod train;
 
@@ -24,7 +26,8 @@ use clap::{Args, Parser, Subcommand};
 use netloom::device::Choice;
 use netloom::formats::write_whole;
 use netloom::ir::Target;
-use netloom::{Cpu, Device, Error, cpu};
+use netloom::memory::Planned;
+use netloom::{Cpu, Device, Error, Executable, cpu};
 
 /// A compiler and runtime for neural networks.
 #[derive(Parser)]
@@ -54,6 +57,9 @@ enum Command {
     Bench(bench::Options),
     /// Compare the oracle, the interpreter, the CPU and Vulkan on a model, kernel by kernel
     Check(check::Options),
+    /// Serve a page to this machine's browser, on which small nets are built and trained
+    #[cfg(feature = "playground")]
+    Playground(playground::Options),
     /// List the devices found
     Devices(devices::Options),
 }
@@ -127,6 +133,25 @@ impl Machine {
     }
 }
 
+/// What is made into a session on a device: the CPU, which is tried last and once, takes it, so that nobody else keeps it.
+fn hand<T: Clone>(device: &Device, given: &mut Option<T>) -> T {
+    let given = match device {
+        Device::Cpu(_) => given.take(),
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(_) => given.clone(),
+    };
+    given.expect("the CPU is tried last and once")
+}
+
+/// Says how much memory running an entry will take, where that is known.
+fn say_memory(executable: &Executable, entry: &str, threads: usize) -> Option<Planned> {
+    let planned = executable.memory(entry, threads);
+    if let Some(planned) = &planned {
+        eprintln!("{planned}");
+    }
+    planned
+}
+
 /// Says why the CPU stands in for a device, if it does.
 fn say_fallback(choice: &Choice) {
     for reason in &choice.fell_back {
@@ -147,6 +172,8 @@ pub fn run() -> ExitCode {
         Command::Export(options) => export::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "playground")]
+        Command::Playground(options) => playground::run(&options),
         Command::Devices(options) => devices::run(&options),
     };
     match done {

@@ -9,6 +9,7 @@ use netloom_ir::fuse;
 use netloom_ir::graph::Graph;
 use netloom_ir::kernel::verify;
 use netloom_ir::passes;
+use netloom_ir::prepare::PREPARE;
 use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
@@ -23,8 +24,9 @@ use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
 use crate::layout::Layouts;
+use crate::memory::{self, Planned};
 use crate::plan::kernels::Makers;
-use crate::plan::{self, Cut, Kernels, Memory, Plan, StateSlot};
+use crate::plan::{self, Cut, Kernels, Memory, Plan, Port, StateSlot};
 
 /// The entry that computes the first values of states from `seed`, a `u64` scalar; present if any state starts from a graph.
 pub const INIT: &str = "init";
@@ -132,7 +134,7 @@ pub(crate) fn plan_graphs(
         .iter()
         .filter_map(|state| match &state.init {
             Init::Tensor(tensor) => Some((state.name.clone(), Arc::clone(tensor))),
-            Init::Graph(_) | Init::Prepared => None,
+            Init::Graph(_) | Init::Prepared | Init::Given => None,
         })
         .collect();
     Lowered {
@@ -205,6 +207,26 @@ impl Executable {
             #[cfg(feature = "vulkan")]
             Code::Vulkan(code) => code.plans(),
         }
+    }
+
+    /// What running an entry will take with so many threads, where that is known: on a CPU whose system tells what the process has.
+    pub fn memory(&self, entry: &str, threads: usize) -> Option<Planned> {
+        let code = match &self.code {
+            Code::Cpu(code) => code,
+            #[cfg(feature = "vulkan")]
+            Code::Vulkan(_) => return None,
+        };
+        let bytes = |ports: &[Port]| ports.iter().map(|port| port.ty.len_bytes()).sum::<usize>();
+        let plan = self.plan(entry)?;
+        let arguments = self.plan(PREPARE).map_or(0, |prepare| bytes(&prepare.inputs));
+        Some(Planned {
+            process: memory::resident()?,
+            process_at_most: memory::most_resident()?,
+            states: code.state_bytes(),
+            prepared_from: arguments,
+            arena: code.arena_bytes(threads),
+            ports: bytes(&plan.inputs) + bytes(&plan.outputs),
+        })
     }
 
     /// The plan of the entry of that name.
@@ -314,10 +336,7 @@ pub fn object(levels: &[(Cpu, Lowered)], exports: &Exports) -> Result<Vec<u8>, E
         };
         let (module, emitter) = object.parts();
         let emitter = beside.as_mut().unwrap_or(emitter);
-        let mut kernels = Vec::new();
-        for nest in lowered.kernels.nests() {
-            kernels.push(emitter.emit(module, nest)?);
-        }
+        let kernels = emitter.emit(module, lowered.kernels.nests())?;
         let linkage = if is_least { Linkage::Export } else { Linkage::Local };
         let (check, is_needed) = emit_check(module, &format!("{own}_check"), linkage, cpu)?;
         for (Export { variants, .. }, exported) in exports.entries.iter().zip(&mut exported) {

@@ -26,6 +26,7 @@ pub mod lanes;
 pub mod library;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod machine;
+pub mod mapped;
 pub mod memory;
 pub mod object;
 pub mod peak;
@@ -120,6 +121,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// A refusal to compile a kernel.
+    pub fn kernel(name: &str, source: ModuleError) -> Error {
+        Error::Kernel {
+            kernel: name.to_owned(),
+            source: Box::new(source),
+        }
+    }
+
     /// A module's refusal.
     pub fn module(source: ModuleError) -> Error {
         Error::Module(Box::new(source))

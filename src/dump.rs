@@ -150,9 +150,7 @@ pub fn assembly(lowered: &Lowered, cpu: &Cpu) -> Result<String, Error> {
 fn listing(lowered: &Lowered, cpu: &Cpu) -> Result<Listing, Error> {
     let mut object = Object::listed(cpu, "listing")?;
     let (module, emitter) = object.parts();
-    for nest in lowered.kernels.nests() {
-        emitter.emit(module, nest)?;
-    }
+    emitter.emit(module, lowered.kernels.nests())?;
     Ok(emitter.listing().cloned().unwrap_or_default())
 }
 
@@ -165,7 +163,7 @@ pub fn kernel_code(nest: &Nest, device: &Device) -> Result<Vec<(&'static str, St
         Device::Cpu(cpu) => {
             let mut object = Object::listed(cpu, "listing")?;
             let (module, emitter) = object.parts();
-            emitter.emit(module, nest)?;
+            emitter.emit(module, std::slice::from_ref(nest))?;
             let Listing { clif, functions } = emitter.listing().cloned().unwrap_or_default();
             let mut stages = vec![("clif", clif)];
             if cpu.triple.architecture == Architecture::X86_64 {

@@ -35,13 +35,70 @@ pub fn check(needed: usize) -> Result<(), TooLittle> {
 /// The bytes that can be taken before the system runs out of memory, where it tells.
 fn available() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.trim().strip_suffix(" kB")?.parse::<usize>().ok()
-    };
-    Some((kib("MemAvailable")? + kib("SwapFree").unwrap_or(0)) << 10)
+    Some(line_bytes(&text, "MemAvailable")? + line_bytes(&text, "SwapFree").unwrap_or(0))
+}
+
+/// What this process has in memory now, in bytes, where the system tells.
+pub fn resident() -> Option<usize> {
+    of_process("VmRSS")
+}
+
+/// The most that it has had.
+pub fn most_resident() -> Option<usize> {
+    of_process("VmHWM")
+}
+
+fn of_process(name: &str) -> Option<usize> {
+    line_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+/// The bytes in the line of that name of such a file.
+fn line_bytes(text: &str, name: &str) -> Option<usize> {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<usize>().ok()? << 10)
+}
+
+/// What running a program will take, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What the process has in memory before, code included.
+    pub process: usize,
+    /// The most that it has had, while it compiled perhaps.
+    pub process_at_most: usize,
+    /// The states.
+    pub states: usize,
+    /// What states are prepared from, while that is done.
+    pub prepared_from: usize,
+    /// Intermediate values.
+    pub arena: usize,
+    /// Arguments and results.
+    pub ports: usize,
+}
+
+impl Planned {
+    /// The most of it that is there together.
+    pub fn bytes(&self) -> usize {
+        // What states are prepared from has gone when the rest comes.
+        let planned = self.process + self.states + self.prepared_from.max(self.arena + self.ports);
+        planned.max(self.process_at_most)
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.process, "this process so far"),
+            (self.states, "states"),
+            (self.prepared_from, "what they are prepared from"),
+            (self.arena, "arena"),
+            (self.ports, "arguments and results"),
+        ];
+        let mb = |bytes: usize| bytes as f64 / 1e6;
+        let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
+        let parts: Vec<String> = parts.map(|(bytes, what)| format!("{:.1} {what}", mb(*bytes))).collect();
+        write!(f, "memory planned: {:.1} MB ({})", mb(self.bytes()), parts.join(", "))
+    }
 }
 
 /// A number of bytes as people write it.

@@ -17,6 +17,7 @@ pub mod kernels;
 mod order;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use netloom_ir::fuse::{Region, RegionKind, joined_parts};
@@ -24,7 +25,7 @@ use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::Role;
 use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::ops::{Branch, Loop, Op, Scan};
-use netloom_ir::{Tensor, Type};
+use netloom_ir::{Init, Tensor, Type};
 
 pub use arena::ALIGN;
 pub use arena::TempId;
@@ -203,6 +204,17 @@ impl Plan {
         self.steps.iter().map(Step::kernel_runs).sum()
     }
 
+    /// Whether a step touches these bytes of the block of states.
+    pub fn touches_states(&self, bytes: Range<usize>) -> bool {
+        let mut found = false;
+        let mut visit = |place: &Place| {
+            let overlaps = place.offset < bytes.end && bytes.start < place.offset + place.bytes;
+            found |= place.base == Base::States && overlaps;
+        };
+        self.steps.iter().for_each(|step| step.places(&mut visit));
+        found
+    }
+
     /// Bytes that the kernels and copies of one run read and write.
     pub fn bytes_moved(&self) -> usize {
         self.steps.iter().map(Step::bytes_moved).sum()
@@ -220,6 +232,8 @@ pub struct StateSlot {
     pub offset: usize,
     /// Whether the entry `prepare` computes it from other states.
     pub is_prepared: bool,
+    /// Whether whoever makes a session gives its first elements.
+    pub is_given: bool,
 }
 
 /// The steps of one entry.
@@ -267,7 +281,8 @@ impl Memory {
                     ..state.ty.clone()
                 },
                 offset,
-                is_prepared: state.init == netloom_ir::Init::Prepared,
+                is_prepared: state.init == Init::Prepared,
+                is_given: state.init == Init::Given,
             });
             memory.state_bytes = (offset + state.ty.len_bytes()).next_multiple_of(ALIGN);
         }

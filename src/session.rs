@@ -15,11 +15,12 @@
 //! # }
 //! ```
 
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use netloom_ir::prepare::PREPARE;
-use netloom_ir::{DType, Scalar, Tensor};
+use netloom_ir::{DType, Scalar, Tensor, Type};
 
 use crate::compile::{Code, Executable, INIT};
 use crate::cpu::runner::{self, is_of_type};
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::gpu;
 use crate::memory;
 use crate::plan::{Plan, Port, StateSlot};
+use crate::weights::{Weight, Weights};
 
 /// An executable with memory, threads, and states of its own.
 pub struct Session {
@@ -35,7 +37,7 @@ pub struct Session {
     runner: Runner,
     /// Whether a state has changed since the entry [`PREPARE`] was run.
     is_stale: bool,
-    /// Whether the elements that states are given are not kept.
+    /// Whether the elements that states start with are not kept.
     is_once: bool,
 }
 
@@ -80,23 +82,68 @@ impl Session {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(executable: Arc<Executable>, threads: usize, seed: u64) -> Result<Session, Error> {
-        let given = executable.given.clone();
+        if let Some(slot) = executable.states.iter().find(|slot| slot.is_given) {
+            return Err(not_given(&slot.name));
+        }
         let mut session = Session::zeroed(executable, threads)?;
-        session.begin(seed, given)?;
+        session.begin(seed)?;
         Ok(session)
     }
 
-    /// The same for a session that will not be reset: what states are given is freed as they are set, if nobody else has it, so that a large
-    /// model is not in memory twice.
+    /// The same for a program that [`Weights::begin`] made: its states start from these weights. It cannot be reset, and weights that others are
+    /// prepared from are not among its states: what has been used is freed, so that a large model is in memory once.
     ///
     /// # Errors
-    /// As [`Session::new`].
-    pub fn once(mut executable: Executable, threads: usize, seed: u64) -> Result<Session, Error> {
-        let given = std::mem::take(&mut executable.given);
-        let mut session = Session::zeroed(executable.into(), threads)?;
+    /// If they are not the program's weights, or there is not enough memory.
+    pub fn with_weights(
+        executable: Arc<Executable>,
+        threads: usize,
+        seed: u64,
+        weights: Weights,
+    ) -> Result<Session, Error> {
+        let mut session = Session::zeroed(executable, threads)?;
         session.is_once = true;
-        session.begin(seed, given)?;
+        session.run_init(seed)?;
+        session.take(weights)?;
         Ok(session)
+    }
+
+    /// Sets the states that are given, and computes those that are prepared from what is an argument.
+    fn take(&mut self, mut weights: Weights) -> Result<(), Error> {
+        let executable = Arc::clone(&self.executable);
+        let mut given = Vec::new();
+        for slot in executable.states.iter().filter(|slot| slot.is_given) {
+            let weight = weights.take(&slot.name).ok_or_else(|| not_given(&slot.name))?;
+            if weight.ty() != slot.ty.dense() {
+                return Err(misfit_state(slot, &weight.ty()));
+            }
+            given.push((slot, weight));
+        }
+        match &mut self.runner {
+            Runner::Cpu(runner) => {
+                let workers = runner.workers();
+                write_all(given, runner.states_mut(), workers);
+            }
+            #[cfg(feature = "vulkan")]
+            Runner::Vulkan(_) => {
+                for (slot, weight) in given {
+                    self.set_state(&slot.name, &weight.tensor())?;
+                }
+            }
+        }
+        let arguments = executable.plan(PREPARE).map_or(&[][..], |plan| &plan.inputs);
+        if arguments.is_empty() {
+            return Ok(());
+        }
+        let tensors = arguments.iter().map(|port| {
+            let weight = weights.take(&port.name).ok_or_else(|| not_given(&port.name))?;
+            Ok(weight.tensor())
+        });
+        let tensors = tensors.collect::<Result<Vec<_>, Error>>()?;
+        let tensors: Vec<&Tensor> = tensors.iter().map(|tensor| &**tensor).collect();
+        self.run_entry(PREPARE, &tensors, &mut [])?;
+        self.is_stale = false;
+        Ok(())
     }
 
     /// A session whose states are zero.
@@ -140,30 +187,36 @@ impl Session {
     /// Gives every state its first value.
     ///
     /// # Errors
-    /// If the device is lost, or the session was made by [`Session::once`].
+    /// If the device is lost, or the session was made by [`Session::with_weights`].
     pub fn reset(&mut self, seed: u64) -> Result<(), Error> {
         if self.is_once {
             return Err(Error::Usage(
-                "a session made to run once has no first values to go back to".to_owned(),
+                "a session that has used up its weights has no first values to go back to".to_owned(),
             ));
         }
         for slot in &self.executable.states {
             self.runner.clear_states(slot.offset, slot.ty.len_bytes())?;
         }
-        self.begin(seed, self.executable.given.clone())
+        self.begin(seed)
     }
 
     /// Gives states that are zero their first values.
-    fn begin(&mut self, seed: u64, given: Vec<(String, Arc<Tensor>)>) -> Result<(), Error> {
+    fn begin(&mut self, seed: u64) -> Result<(), Error> {
         self.is_stale = true;
+        self.run_init(seed)?;
+        let executable = Arc::clone(&self.executable);
+        let mut given = executable.given.iter();
+        given.try_for_each(|(name, tensor)| self.set_state(name, tensor))
+    }
+
+    /// Gives the states that start from a graph their first values.
+    fn run_init(&mut self, seed: u64) -> Result<(), Error> {
         if let Some(plan) = self.executable.plan(INIT) {
             let seed = Tensor::scalar(DType::U64, Scalar::Int(i128::from(seed)));
             let inputs: Vec<&Tensor> = plan.inputs.iter().map(|_| &seed).collect();
             self.run_entry(INIT, &inputs, &mut [])?;
         }
-        given
-            .into_iter()
-            .try_for_each(|(name, tensor)| self.set_state(&name, &tensor))
+        Ok(())
     }
 
     /// Computes the states that depend on others alone, if one of those has changed: [`Session::run`] does so where it must.
@@ -172,6 +225,13 @@ impl Session {
     /// None that a valid executable can cause.
     pub fn prepare(&mut self) -> Result<(), Error> {
         if self.is_stale && self.executable.plan(PREPARE).is_some() {
+            let is_whole = self.executable.plan(PREPARE).is_some_and(|plan| plan.inputs.is_empty());
+            if !is_whole {
+                return Err(Error::Usage(
+                    "a state has changed that others are prepared from, and the weights beside it are used up"
+                        .to_owned(),
+                ));
+            }
             self.run_entry(PREPARE, &[], &mut [])?;
         }
         self.is_stale = false;
@@ -290,13 +350,14 @@ impl Session {
     /// If there is no such state, or it has another type.
     pub fn set_state(&mut self, name: &str, value: &Tensor) -> Result<(), Error> {
         let slot = self.slot(name)?;
-        let ty = slot.ty.dense();
-        if !is_of_type(value, &ty) {
-            return Err(Error::Usage(format!("state `{name}` is {ty}, found {}", value.ty())));
+        if !is_of_type(value, &slot.ty.dense()) {
+            return Err(misfit_state(slot, &value.ty()));
         }
         let (offset, bytes) = (slot.offset, slot.ty.arranged(value));
+        let prepare = self.executable.plan(PREPARE);
+        let is_prepared_from = prepare.is_some_and(|plan| plan.touches_states(offset..offset + bytes.len()));
         self.runner.write_states(offset, &bytes)?;
-        self.is_stale = true;
+        self.is_stale |= is_prepared_from;
         Ok(())
     }
 
@@ -344,6 +405,45 @@ impl Session {
             names.join(", ")
         ))
     }
+}
+
+/// Writes each weight to its place in the block of states; so many threads share them.
+fn write_all(given: Vec<(&StateSlot, Weight)>, states: &mut [u8], threads: usize) {
+    let mut given = given;
+    given.sort_by_key(|(slot, _)| slot.offset);
+    let (mut places, mut rest, mut start) = (Vec::new(), states, 0);
+    for (slot, weight) in given {
+        let (_, after) = rest.split_at_mut(slot.offset - start);
+        let (place, after) = after.split_at_mut(slot.ty.len_bytes());
+        (rest, start) = (after, slot.offset + slot.ty.len_bytes());
+        places.push((slot, weight, place));
+    }
+    // As they lie in their file: what has been read of it is left behind, and neighbours would fetch it again.
+    places.sort_by_key(|(_, weight, _)| Reverse(weight.address()));
+    let places = Mutex::new(places);
+    let write = || {
+        while let Some((slot, weight, place)) = next(&places) {
+            weight.write(&slot.ty, place);
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(write)));
+        write();
+    });
+}
+
+fn next<T>(of: &Mutex<Vec<T>>) -> Option<T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+fn not_given(name: &str) -> Error {
+    Error::Usage(format!(
+        "the elements of `{name}` are to be given: make the session by `Session::with_weights`"
+    ))
+}
+
+fn misfit_state(slot: &StateSlot, found: &Type) -> Error {
+    Error::Usage(format!("state `{}` is {}, found {found}", slot.name, slot.ty.dense()))
 }
 
 fn new_results(plan: &Plan) -> Result<Vec<Tensor>, Error> {

@@ -480,4 +480,9 @@ fn an_interrupted_training_saves_and_says_where() {
         weights(folder.path(), "whole") == weights(folder.path(), "resumed"),
         "other weights after resuming"
     );
+    let curves = |out: &str| std::fs::read_to_string(folder.path().join(out).join("loss.svg")).expect("it was drawn");
+    assert!(
+        curves("whole") == curves("resumed"),
+        "the curves do not begin where the training did"
+    );
 }

@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use netloom::formats::npz;
-use netloom::ir::{Builder, DType, Op, Tensor, passes, text};
+use netloom::formats::{npz, safetensors};
+use netloom::ir::{Builder, DType, Op, Scalar, Tensor, passes, text};
+use netloom::nn::scope::STEP;
+use netloom::nn::training::{self, PREDICT};
+use netloom::nn::zoo;
 use netloom::train::Dataset;
+use netloom::{Cpu, Session, compile};
 use serde_json::Value;
 
 /// What a command prints on standard output; it must succeed.
@@ -227,5 +231,74 @@ fn digits_lie_between_zero_and_one_and_apart() {
     for data in [&train, &test] {
         assert!(data.inputs.to_f32().iter().all(|grey| (0.0..=1.0).contains(grey)));
         assert_eq!(data.classes(), 10);
+    }
+}
+
+/// Weights of a network of the zoo, as netloom saves them, and what the network makes of an input with them.
+fn saved_weights(net: &str, path: &Path, input: &Tensor) -> Tensor {
+    let net = zoo::find(net).expect("a network");
+    let program = training::predictor(&(net.layers)(), &net.input(1)).expect("it is valid");
+    let executable = compile(&program.prepared(), Cpu::native()).expect("it compiles");
+    let mut session = Session::new(executable.into(), 1, 3).expect("memory");
+    let mut states = session.states();
+    // No statistics are zero.
+    for (name, tensor) in &mut states {
+        if name.ends_with("running_mean") || name.ends_with("bias") {
+            let count = tensor.count();
+            (0..count).for_each(|at| tensor.set(at, Scalar::Float(at as f64 / count as f64)));
+            session.set_state(name, tensor).expect("a state");
+        }
+    }
+    states.push((STEP.to_owned(), Tensor::zeros(DType::I64, [])));
+    safetensors::save(path, &states).expect("it can be written");
+    let results = session.call(PREDICT, &[("x", input)]).expect("it runs");
+    results[0].1.clone()
+}
+
+#[test]
+fn weights_from_a_file_are_in_memory_once_and_the_plan_says_how_much_that_is() {
+    let folder = folder();
+    for net in ["squeezenet", "mobilenet_v2", "resnet18"] {
+        let shape = zoo::find(net).expect("a network").input(1).shape;
+        let count: usize = shape.iter().product();
+        let elements: Vec<f32> = (0..count).map(|at| (at % 17) as f32 / 17.0).collect();
+        let input = Tensor::from_f32(shape, &elements);
+        let expected = saved_weights(net, &folder.path().join("w.safetensors"), &input);
+        npz::save(&folder.path().join("x.npz"), &[("x".to_owned(), input)]).expect("it can be written");
+        let run = [
+            "run",
+            net,
+            "--weights",
+            "w.safetensors",
+            "--input",
+            "x.npz",
+            "--output",
+            "y.npz",
+        ];
+        netloom(folder.path(), &run);
+        // The same bits, though what is prepared from them were states there and are read from the file here.
+        let found = npz::load(&folder.path().join("y.npz")).expect("results");
+        assert!(found[0].1 == expected, "{net}");
+
+        let bench = [
+            "bench",
+            net,
+            "--weights",
+            "w.safetensors",
+            "--input",
+            "x.npz",
+            "--seconds",
+            "0",
+            "--json",
+        ];
+        let report = json(folder.path(), &bench);
+        let (Some(planned), Some(peak)) = (report["planned_bytes"].as_f64(), report["peak_rss_bytes"].as_f64()) else {
+            println!("this system does not tell how much memory is used");
+            return;
+        };
+        assert!(
+            (planned / peak - 1.0).abs() < 0.05,
+            "{net}: planned {planned}, measured {peak}"
+        );
     }
 }

@@ -13,7 +13,7 @@ use netloom::nn::scope::{STEP, States};
 use netloom::nn::training::TRAIN_STEP;
 use netloom::nn::{Initialiser, Layer, Loss, Mode, Optimiser, Rate, Scope, Sequential, Training, program};
 use netloom::train::model::ModelOptions;
-use netloom::train::{Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, FitOptions, Flow, Model};
+use netloom::train::{Callback, Checkpoint, CsvLog, Dataset, EarlyStopping, Epoch, FitOptions, Flow, JsonLog, Model};
 use netloom::{Cpu, Session, compile};
 
 /// A layer compiled for inputs like `x`: the entry `apply` has the argument `x`, the result `y`, and updates states.
@@ -709,10 +709,12 @@ fn callbacks_stop_save_and_log() {
     let (best_path, log_path) = (folder.path().join("best.safetensors"), folder.path().join("log.csv"));
     let (mut spy, mut early) = (Spy::default(), EarlyStopping::new(2));
     let (mut best, mut log) = (Checkpoint::new(&best_path), CsvLog::new(&log_path));
+    let lines_path = folder.path().join("log.jsonl");
+    let mut lines = JsonLog::new(&lines_path);
     // A validation set whose labels are turned around gets worse from the first epoch on.
     let turned: Vec<i64> = data.targets.to_i64().into_iter().map(|label| 1 - label).collect();
     let turned = Dataset::new(data.inputs.clone(), Tensor::from_i64([200], &turned)).unwrap();
-    let callbacks: Vec<&mut dyn Callback> = vec![&mut spy, &mut best, &mut log, &mut early];
+    let callbacks: Vec<&mut dyn Callback> = vec![&mut spy, &mut best, &mut log, &mut lines, &mut early];
     let options = FitOptions {
         epochs: 50,
         validation: Some(&turned),
@@ -725,6 +727,10 @@ fn callbacks_stop_save_and_log() {
         .min_by(|&a, &b| loss(&history.epochs[a]).total_cmp(&loss(&history.epochs[b])))
         .unwrap();
     assert_eq!(history.epochs.len(), best_at + 3, "two more epochs than the best");
+    assert_eq!(JsonLog::read(&lines_path).unwrap(), history.epochs);
+    std::fs::write(&lines_path, "{\"epoch\":1}\n").unwrap();
+    let message = JsonLog::read(&lines_path).unwrap_err().to_string();
+    assert!(message.contains("log.jsonl: line 1"), "{message}");
     assert_eq!(model.session().states(), spy.0[best_at], "the best states are back");
     let mut best = small(8);
     best.load(&best_path).unwrap();

@@ -1,7 +1,7 @@
 //! The page that shows what the compiler made, opened in a browser without a screen.
 
-use std::path::Path;
-use std::process::Command;
+#[path = "support/browser.rs"]
+mod browser;
 
 use netloom::compile::lower;
 use netloom::ir::diff::diff;
@@ -25,21 +25,10 @@ fn page(title: &str, program: &Program, entry: &str) -> String {
 
 /// Opens a page, and gives what its own measurement says; nothing if there is no browser.
 fn measured(page: &str) -> Option<Value> {
-    let browser = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|browser| Command::new(browser).arg("--version").output().is_ok());
-    let Some(browser) = browser else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "the page cannot be tested without chromium"
-        );
-        eprintln!("skipped: the page is not opened, as chromium cannot be run");
-        return None;
-    };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("page.html");
     std::fs::write(&path, page).expect("a file");
-    let dumped = open(browser, &path, folder.path());
+    let dumped = browser::opened(&format!("file://{}#measure", path.display()), folder.path())?;
     let found = dumped
         .split_once("<pre id=\"measured\">{\"")
         .unwrap_or_else(|| panic!("the page's script failed:\n{}", &dumped[..500]));
@@ -47,23 +36,6 @@ fn measured(page: &str) -> Option<Value> {
     let json = format!("{{\"{json}");
     eprintln!("{json}");
     Some(serde_json::from_str(&json).expect("the page writes JSON"))
-}
-
-fn open(browser: &str, page: &Path, profile: &Path) -> String {
-    let output = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--window-size=1400,900",
-            "--dump-dom",
-        ])
-        .args(["--virtual-time-budget=20000", "--host-resolver-rules=MAP * ~NOTFOUND"])
-        .arg(format!("--user-data-dir={}", profile.join("profile").display()))
-        .arg(format!("file://{}#measure", page.display()))
-        .output()
-        .expect("the browser runs");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Everything that a page says of itself but times, which a busy machine may stretch threefold.

@@ -229,6 +229,16 @@ fn contractions() {
                 &[b.input("x", DType::F32, [2, 3, 8]), b.input("y", DType::F32, [2, 8, n])],
             )
         });
+        // Several blocks of rows for each packed matrix.
+        check("batch against the grain", 0.0, |b| {
+            Val::einsum(
+                "bmk,bnk->bmn",
+                &[
+                    b.input("x", DType::F32, [2, 67, 8]),
+                    b.input("y", DType::F32, [2, n, 8]),
+                ],
+            )
+        });
         check("f64", 0.0, |b| {
             b.input("x", DType::F64, [n, 8])
                 .matmul(b.input("y", DType::F64, [8, 18]))

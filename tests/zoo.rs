@@ -13,6 +13,7 @@ use netloom::nn::scope::States;
 use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor};
 use netloom::nn::zoo::{self, NETS, Net, Width, alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg};
 use netloom::nn::{Layer, Loss, Mode, Optimiser, Rate, Scope, Sequential, Training, program};
+use netloom::weights::Weights;
 use netloom::{Cpu, Device, Session, compile};
 
 /// Parameters and the shape of the scores of one example. The counts are torchvision's; of `alexnet_2012` and `googlenet_2014`, the
@@ -115,7 +116,7 @@ fn made_up(name: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// Made-up weights as PyTorch stores them, spread as `weights` of the script spreads them.
-fn weights(net: &Net) -> Vec<(String, Tensor)> {
+fn weights(net: &Net) -> Weights {
     let states = states(net, Mode::Inference);
     let tensors = states.states().iter().map(|state| {
         let name = &state.name;
@@ -139,9 +140,7 @@ fn weights(net: &Net) -> Vec<(String, Tensor)> {
 
 fn session(program: &Program, net: &Net, device: impl Into<Device>) -> Session {
     let mut session = Session::new(compile(program, device).unwrap().into(), 1, 0).unwrap();
-    for (name, tensor) in weights(net) {
-        session.set_state(&name, &tensor).unwrap();
-    }
+    weights(net).put(program, &mut session).unwrap();
     session
 }
 

@@ -115,6 +115,18 @@ impl Layout {
         }
     }
 
+    /// Writes elements of so many bytes, given row after row, where they lie.
+    pub(crate) fn arrange<const BYTES: usize>(&self, shape: &[usize], from: &[u8], to: &mut [u8]) {
+        let (from, to) = (from.as_chunks::<BYTES>().0, to.as_chunks_mut::<BYTES>().0);
+        let mut places = to.iter_mut();
+        self.visit(shape, &mut |position| {
+            let place = places.next().expect("as many places as the layout has");
+            if let Some(position) = position {
+                *place = from[position];
+            }
+        });
+    }
+
     /// The address of one element, in elements.
     pub fn offset(&self, shape: &[usize], index: &[usize]) -> usize {
         self.digits(shape).iter().fold(0, |offset, digit| {

@@ -67,6 +67,32 @@ impl Program {
         program
     }
 
+    /// The same program with the elements of these states given when a session begins, once and for all: what only [`PREPARE`] reads
+    /// becomes its argument, so that it need not be kept; the others are [`Init::Given`].
+    #[must_use]
+    pub fn given(mut self, is_given: impl Fn(&State) -> bool) -> Program {
+        let mut read_later: HashSet<&str> = HashSet::new();
+        for entry in &self.entries {
+            let outputs = entry.graph.outputs.iter().map(|(name, _)| name.as_str());
+            read_later.extend(outputs);
+            if entry.name != PREPARE {
+                let inputs = entry.graph.inputs().iter();
+                read_later.extend(inputs.filter_map(|&id| match &entry.graph.node(id).op {
+                    Op::Input(input) => Some(input.name.as_str()),
+                    _ => None,
+                }));
+            }
+        }
+        self.states.retain_mut(|state| {
+            let is_given = state.init != Init::Prepared && is_given(state);
+            if is_given {
+                state.init = Init::Given;
+            }
+            !is_given || read_later.contains(state.name.as_str())
+        });
+        self
+    }
+
     /// The names of the states that no entry updates.
     fn constant_states(&self) -> HashSet<String> {
         let outputs = self.entries.iter().flat_map(|entry| &entry.graph.outputs);
@@ -412,6 +438,35 @@ entry prepare = graph(w: f32[2,3,1,1], b: f32[2], s: f32[2]) {
         // It parses back.
         let again = text::parse_program("p", &found).expect("a program");
         assert_eq!(again.to_string(), found);
+    }
+
+    #[test]
+    fn what_is_given_once_is_an_argument_of_what_alone_reads_it() {
+        let source = "\
+state w: f32[2] = f32[2] [1.0,2.0]
+state b: f32[2] = f32[2] [3.0,4.0]
+state c: f32[2] = f32[2] [5.0,6.0]
+entry predict = graph(x: f32[2], w: f32[2], b: f32[2], c: f32[2]) {
+  %0 = exp w
+  %1 = add x, %0
+  %2 = add %1, b
+  %3 = add %2, c
+  return y = %3
+}
+";
+        let program = text::parse_program("p", source).expect("a program").prepared();
+        let given = program.given(|state| state.name != "c");
+        given.verify().expect("it is valid");
+        let states: Vec<String> = given.to_string().lines().take(3).map(str::to_owned).collect();
+        let expected = [
+            "state b: f32[2] = given",
+            "state c: f32[2] = f32[2] [5.0,6.0]",
+            "state prepared.0: f32[2] = prepared",
+        ];
+        assert_eq!(states, expected);
+        let printed = given.to_string();
+        assert!(printed.contains("entry prepare = graph(w: f32[2])"), "{printed}");
+        assert_eq!(text::parse_program("p", &printed).expect("a program"), given);
     }
 
     #[test]

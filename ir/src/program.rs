@@ -33,6 +33,8 @@ pub enum Init {
     Graph(std::sync::Arc<Graph>),
     /// By the entry [`PREPARE`], from other states.
     Prepared,
+    /// With elements that are given to whoever runs the program, as those of a file with weights are.
+    Given,
 }
 
 /// One way to run the program, e.g. `train_step` or `predict`.
@@ -144,7 +146,7 @@ impl Program {
                         &Loc::None,
                     );
                 }
-                Init::Tensor(_) => {}
+                Init::Tensor(_) | Init::Given => {}
                 Init::Graph(graph) => check_init(name, &logical, graph, &mut wrong),
                 Init::Prepared => {
                     let outputs = self.entry(PREPARE).map_or(&[][..], |entry| &entry.graph.outputs);
@@ -194,7 +196,7 @@ impl Program {
     fn graphs(&self) -> impl Iterator<Item = (String, &Graph)> {
         let inits = self.states.iter().filter_map(|state| match &state.init {
             Init::Graph(graph) => Some((format!("state `{}`", state.name), &**graph)),
-            Init::Tensor(_) | Init::Prepared => None,
+            Init::Tensor(_) | Init::Prepared | Init::Given => None,
         });
         let entries = self
             .entries

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::ops::{Deref, Range};
+use std::sync::{Arc, OnceLock};
 
 use crate::dtype::{DType, Scalar};
 use crate::layout::Layout;
@@ -73,13 +74,20 @@ impl Type {
         if self.layout == Layout::Dense {
             return Cow::Borrowed(&tensor.bytes);
         }
-        let size = self.dtype.size_bytes();
-        let mut bytes = Vec::with_capacity(self.len_bytes());
-        self.layout.visit(&self.shape, &mut |position| match position {
-            Some(position) => bytes.extend_from_slice(&tensor.bytes[position * size..][..size]),
-            None => bytes.resize(bytes.len() + size, 0),
-        });
+        let mut bytes = vec![0; self.len_bytes()];
+        self.arrange(tensor.bytes(), &mut bytes);
         Cow::Owned(bytes)
+    }
+
+    /// Writes elements, given row after row, where they lie in this layout; padding, which is zero, is left as it is.
+    pub fn arrange(&self, from: &[u8], to: &mut [u8]) {
+        match (&self.layout, self.dtype.size_bytes()) {
+            (Layout::Dense, _) => to.copy_from_slice(from),
+            (_, 1) => self.layout.arrange::<1>(&self.shape, from, to),
+            (_, 2) => self.layout.arrange::<2>(&self.shape, from, to),
+            (_, 4) => self.layout.arrange::<4>(&self.shape, from, to),
+            (_, _) => self.layout.arrange::<8>(&self.shape, from, to),
+        }
     }
 
     /// The tensor whose elements lie so in memory.
@@ -90,10 +98,11 @@ impl Type {
         let size = self.dtype.size_bytes();
         let mut tensor = Tensor::zeros(self.dtype, self.shape.clone());
         let mut places = bytes.chunks_exact(size);
+        let to = tensor.bytes_mut();
         self.layout.visit(&self.shape, &mut |position| {
             let place = places.next().expect("as many places as the layout has");
             if let Some(position) = position {
-                tensor.bytes[position * size..][..size].copy_from_slice(place);
+                to[position * size..][..size].copy_from_slice(place);
             }
         });
         tensor
@@ -138,8 +147,37 @@ pub fn unravel(shape: &[usize], position: usize) -> Vec<usize> {
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     hash: OnceLock<u64>,
+}
+
+/// The bytes of a tensor.
+#[derive(Clone)]
+enum Bytes {
+    /// Its own.
+    Own(Vec<u8>),
+    /// Somebody's.
+    Shared(Arc<dyn Keeper>),
+}
+
+/// Who keeps the bytes of tensors as they are: a file that is mapped, perhaps.
+pub trait Keeper: Send + Sync {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+
+    /// Says that these bytes will hardly be read again, so that whoever holds them in memory need not.
+    fn leave(&self, range: Range<usize>);
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Shared(keeper) => keeper.bytes(),
+        }
+    }
 }
 
 impl Tensor {
@@ -148,7 +186,26 @@ impl Tensor {
     /// # Panics
     /// If the number of bytes is not what the type needs; readers of files check before they call.
     pub fn from_bytes(dtype: DType, shape: impl Into<Vec<usize>>, bytes: Vec<u8>) -> Tensor {
-        let shape = shape.into();
+        Tensor::made(dtype, shape.into(), Bytes::Own(bytes))
+    }
+
+    /// A tensor whose bytes are somebody else's; they are copied when they are overwritten.
+    ///
+    /// # Panics
+    /// As [`Tensor::from_bytes`].
+    pub fn shared(dtype: DType, shape: impl Into<Vec<usize>>, keeper: Arc<dyn Keeper>) -> Tensor {
+        Tensor::made(dtype, shape.into(), Bytes::Shared(keeper))
+    }
+
+    /// Says that these of its bytes will hardly be read again.
+    pub fn leave(&self, range: Range<usize>) {
+        match &self.bytes {
+            Bytes::Own(_) => {}
+            Bytes::Shared(keeper) => keeper.leave(range),
+        }
+    }
+
+    fn made(dtype: DType, shape: Vec<usize>, bytes: Bytes) -> Tensor {
         let expected = shape.iter().product::<usize>() * dtype.size_bytes();
         assert_eq!(bytes.len(), expected, "bytes of a {dtype}{} tensor", Shape(&shape));
         Tensor {
@@ -166,7 +223,7 @@ impl Tensor {
         Tensor {
             dtype,
             shape,
-            bytes: vec![0; len_bytes],
+            bytes: Bytes::Own(vec![0; len_bytes]),
             hash: OnceLock::new(),
         }
     }
@@ -253,7 +310,13 @@ impl Tensor {
     /// The elements' bytes, to be overwritten.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.hash = OnceLock::new();
-        &mut self.bytes
+        if let Bytes::Shared(keeper) = &self.bytes {
+            self.bytes = Bytes::Own(keeper.bytes().to_vec());
+        }
+        match &mut self.bytes {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Shared(_) => unreachable!("copied above"),
+        }
     }
 
     /// The element at a row-major position.
@@ -296,14 +359,14 @@ impl Tensor {
     /// # Panics
     /// If the shapes have different numbers of elements.
     pub fn reshaped(self, shape: impl Into<Vec<usize>>) -> Tensor {
-        Tensor::from_bytes(self.dtype, shape, self.bytes)
+        Tensor::made(self.dtype, shape.into(), self.bytes)
     }
 
     /// A hash of type and contents, computed once.
     pub fn content_hash(&self) -> u64 {
         *self.hash.get_or_init(|| {
             let mut hasher = DefaultHasher::new();
-            (self.dtype, &self.shape, &self.bytes).hash(&mut hasher);
+            (self.dtype, &self.shape, &self.bytes[..]).hash(&mut hasher);
             hasher.finish()
         })
     }
@@ -312,7 +375,7 @@ impl Tensor {
 /// Equality is of bits, so that a NaN equals itself and -0 differs from 0.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
-        self.dtype == other.dtype && self.shape == other.shape && self.bytes == other.bytes
+        self.dtype == other.dtype && self.shape == other.shape && *self.bytes == *other.bytes
     }
 }
 
@@ -320,7 +383,11 @@ impl Eq for Tensor {}
 
 impl Hash for Tensor {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.content_hash().hash(state);
+        // Equal graphs hold equal tensors, but few tensors begin and end alike: that spares reading all of a large model.
+        const ENDS: usize = 256;
+        let (bytes, len) = (self.bytes(), self.bytes.len());
+        (self.dtype, &self.shape).hash(state);
+        (&bytes[..len.min(ENDS)], &bytes[len.saturating_sub(ENDS)..]).hash(state);
     }
 }
 
@@ -330,5 +397,28 @@ impl fmt::Debug for Tensor {
         f.debug_list()
             .entries(self.scalars().take(16).map(Scalar::as_f64))
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shared_is_copied_when_it_is_overwritten() {
+        struct Four([u8; 4]);
+        impl Keeper for Four {
+            fn bytes(&self) -> &[u8] {
+                &self.0
+            }
+
+            fn leave(&self, _: Range<usize>) {}
+        }
+        let four = Arc::new(Four([1, 2, 3, 4]));
+        let mut tensor = Tensor::shared(DType::U8, [2, 2], Arc::clone(&four) as Arc<dyn Keeper>);
+        assert_eq!(tensor, Tensor::from_bytes(DType::U8, [2, 2], vec![1, 2, 3, 4]));
+        tensor.set(3, Scalar::Int(9));
+        assert_eq!(tensor.bytes(), [1, 2, 3, 9]);
+        assert_eq!(four.0, [1, 2, 3, 4]);
     }
 }

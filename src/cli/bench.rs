@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -95,23 +94,30 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     model.entry(&entry)?;
     let own = model.program.only(&entry);
-    let (program, mut session, compile_ms) = choice.make(|device| {
+    let weights = super::model::weights(options.weights.as_deref(), model.net)?;
+    if options.weights.is_some() {
+        weights.check(&own)?;
+    }
+    let mut weights = Some(weights);
+    let (program, mut session, compile_ms, load_ms, planned) = choice.make(|device| {
         let start = Instant::now();
-        let program = own.prepared_for(&options.machine.target(device));
-        let executable = Arc::new(compile(&program, device)?);
+        let mut weights = super::hand(device, &mut weights);
+        let program = weights.begin(own.prepared_for(&options.machine.target(device)));
+        let executable = compile(&program, device)?;
         let compile_ms = milliseconds(start.elapsed());
-        Ok((program, Session::new(executable, threads, options.seed)?, compile_ms))
+        let planned = super::say_memory(&executable, &entry, threads);
+        let start = Instant::now();
+        let session = Session::with_weights(executable.into(), threads, options.seed, weights)?;
+        Ok((program, session, compile_ms, milliseconds(start.elapsed()), planned))
     })?;
     super::say_fallback(&choice);
     let device = choice.device;
+    let stages = session.executable().stages.clone();
     let is_cpu = matches!(device, Device::Cpu(_));
     let executable = session.executable();
     let plan = executable.plan(&entry).cloned().expect("an entry of the program");
     let inputs = arguments(&plan, options.input.as_deref())?;
     let inputs: Vec<&Tensor> = inputs.iter().collect();
-    if let Some(path) = &options.weights {
-        super::model::load_weights(&mut session, model.net, path)?;
-    }
     session.prepare()?;
     let seconds = Duration::from_secs_f64(options.seconds.max(0.0));
     if options.kernels {
@@ -137,6 +143,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
 
     engine.run(&entry, &inputs, &mut outputs)?;
+    // Now, as the plan knows nothing of what is expected.
+    let peak = peak_rss_bytes();
     let first = outputs.clone();
     for _ in 0..options.replay {
         engine.run(&entry, &inputs, &mut outputs)?;
@@ -158,6 +166,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
             eager.allocations(&entry),
         ),
     };
+    let stages: serde_json::Map<_, _> = (stages.0.iter())
+        .map(|(stage, took)| ((*stage).to_owned(), milliseconds(*took).into()))
+        .collect();
     let flops = program
         .entry(&entry)
         .map_or(Flops::default(), |entry| cost::total(&entry.graph));
@@ -175,6 +186,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "min_ms": min_ms,
         "runs": runs,
         "compile_ms": compile_ms,
+        "load_ms": load_ms,
+        "stages_ms": stages,
         "parameters": model.net.map(parameter_count).transpose()?,
         "flops": flops.all,
         "contraction_share": flops.contractions / flops.all.max(1.0),
@@ -182,7 +195,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "bytes_moved": bytes_moved,
         "arena_bytes": arena_bytes,
         "allocations": allocations,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "planned_bytes": planned.map(|planned| planned.bytes()),
+        "peak_rss_bytes": peak,
     });
     if options.train && options.replay > 0 {
         report["loss_first"] = first[0].get(0).as_f64().into();
@@ -432,6 +446,10 @@ fn greatest_difference(plan: &Plan, outputs: &[Tensor], path: &Path) -> Result<D
 
 /// The most memory this process has had, where the system tells.
 fn peak_rss_bytes() -> Option<u64> {
+    // Elsewhere what follows must do, which on Linux counts what started this process too.
+    if let Some(bytes) = memory::most_resident() {
+        return Some(bytes as u64);
+    }
     #[cfg(unix)]
     {
         use nix::sys::resource::{UsageWho, getrusage};

@@ -9,6 +9,7 @@ use netloom::formats::npz;
 use netloom::ir::{Op, Tensor, passes, sample};
 use netloom::nn::training::PREDICT;
 use netloom::plan::kernels::Makers;
+use netloom::weights::Weights;
 use netloom::{Device, Error, Session, compile};
 
 #[derive(Args)]
@@ -52,7 +53,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let executable = Arc::new(compile(&program, &cpu)?);
     let mut session = Session::new(executable, threads, options.seed)?;
     if let Some(path) = &options.weights {
-        super::model::load_weights(&mut session, model.net, path)?;
+        Weights::open(path, model.net)?.put(&program, &mut session)?;
     }
     session.prepare()?;
 

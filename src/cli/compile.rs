@@ -1,7 +1,6 @@
 //! `netloom compile`: a model ahead of time.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use netloom::ahead::{self, Artefact, States};
@@ -121,11 +120,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     let program = if is_inference { whole.prepared() } else { whole.clone() };
     // States start here, whatever system the code is for.
-    let executable = compile(&program, Cpu::native())?;
-    let mut session = Session::new(Arc::new(executable), options.machine.threads(), options.seed)?;
-    if let Some(path) = &options.weights {
-        super::model::load_weights(&mut session, net, path)?;
+    let mut weights = super::model::weights(options.weights.as_deref(), net)?;
+    if options.weights.is_some() {
+        weights.check(&whole)?;
     }
+    let executable = compile(&weights.begin(program.clone()), Cpu::native())?;
+    let mut session = Session::with_weights(executable.into(), options.machine.threads(), options.seed, weights)?;
     // What can be computed before the program runs is among the states; the object need not compute it.
     session.prepare()?;
     let names: Vec<&str> = (whole.entries.iter().map(|entry| entry.name.as_str()))

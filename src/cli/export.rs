@@ -7,6 +7,7 @@ use clap::Args;
 use netloom::formats::onnx;
 use netloom::ir::Tensor;
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
+use netloom::weights::Weights;
 use netloom::{Cpu, Error, Session, compile};
 
 #[derive(Args)]
@@ -41,7 +42,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let program = model.program.only(wanted);
     let mut session = Session::new(Arc::new(compile(&program, Cpu::native())?), 1, options.seed)?;
     if let Some(path) = &options.weights {
-        super::model::load_weights(&mut session, model.net, path)?;
+        Weights::open(path, model.net)?.put(&program, &mut session)?;
     }
     let states: Vec<(String, Tensor)> = session.states();
     onnx::export::save(&options.out, &entry.graph, &states)?;

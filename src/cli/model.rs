@@ -8,10 +8,9 @@ use clap::Args;
 use netloom::Error;
 use netloom::formats::{onnx, safetensors};
 use netloom::ir::{Entry, Program, Tensor, text};
-use netloom::nn::scope::{KEY, STEP};
 use netloom::nn::training::{self, PREDICT};
 use netloom::nn::zoo::{self, Net};
-use netloom::session::Session;
+use netloom::weights::Weights;
 
 /// A model as a program.
 pub struct Model {
@@ -125,52 +124,7 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
     })
 }
 
-/// Replaces states by the tensors of a safetensors file: netloom's own, or for a network of the zoo one under PyTorch's names.
-/// Where they do not fit, all that is wrong is said and no state is changed.
-pub fn load_weights(session: &mut Session, net: Option<&Net>, path: &Path) -> Result<(), Error> {
-    let mut tensors = safetensors::load(path)?;
-    if let Some(net) = net {
-        let own = tensors.iter().any(|(name, _)| name == STEP);
-        if !own {
-            tensors = zoo::from_torch(net, tensors)?;
-        }
-    }
-    let states = &session.executable().states;
-    // Networks are used with other optimisers than they were trained with, or none: moments, `PARAMETER.NAME`, may be too many or missing.
-    let is_moment = |name: &str| {
-        let parameter = name.rsplit_once('.').map(|(parameter, _)| parameter);
-        parameter.is_some_and(|parameter| tensors.iter().any(|(known, _)| known == parameter))
-    };
-    let may_differ = |name: &str| name == STEP || name == KEY || is_moment(name);
-    let mut problems = Vec::new();
-    for (name, tensor) in &tensors {
-        match states.iter().find(|slot| slot.name == *name) {
-            Some(slot) if slot.ty.dense() != tensor.ty() => {
-                problems.push(format!(
-                    "`{name}` is {}, the model has {}",
-                    tensor.ty(),
-                    slot.ty.dense()
-                ));
-            }
-            None if !may_differ(name) => problems.push(format!("`{name}` is unknown to the model")),
-            _ => {}
-        }
-    }
-    let is_there = |name: &str| tensors.iter().any(|(known, _)| known == name);
-    let missing = states
-        .iter()
-        .filter(|slot| !slot.is_prepared && !is_there(&slot.name) && !may_differ(&slot.name));
-    problems.extend(missing.map(|slot| format!("`{}` is missing", slot.name)));
-    if !problems.is_empty() {
-        let problems = problems.join("; ");
-        return Err(Error::file(
-            path,
-            format!("these are not the weights of this model: {problems}"),
-        ));
-    }
-    let known: Vec<String> = states.iter().map(|slot| slot.name.clone()).collect();
-    tensors.retain(|(name, _)| known.contains(name));
-    tensors
-        .iter()
-        .try_for_each(|(name, tensor)| session.set_state(name, tensor))
+/// The weights in a file, if one is named.
+pub fn weights(path: Option<&Path>, net: Option<&Net>) -> Result<Weights, Error> {
+    path.map_or(Ok(Weights::default()), |path| Weights::open(path, net))
 }

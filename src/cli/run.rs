@@ -8,7 +8,7 @@ use netloom::ahead::run::Running;
 use netloom::formats::npz;
 use netloom::ir::watch::Watched;
 use netloom::nn::training::PREDICT;
-use netloom::{Device, Error, Session, compile};
+use netloom::{Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
@@ -58,23 +58,21 @@ pub fn run(options: &Options) -> Result<(), Error> {
         (watched, results)
     });
     // Weights go into the session, and nobody else needs them any more, unless the CPU may have to stand in.
-    let mut program = Some(model.program);
+    let weights = super::model::weights(options.weights.as_deref(), model.net)?;
+    if options.weights.is_some() {
+        weights.check(&model.program)?;
+    }
+    let mut given = Some((model.program, weights));
     let mut choice = options.machine.choice()?;
     let mut session = choice.make(|device| {
-        let own = match device {
-            Device::Cpu(_) => program.take(),
-            #[cfg(feature = "vulkan")]
-            Device::Vulkan(_) => program.clone(),
-        };
-        let own = own.expect("the CPU is tried once, and last");
-        let executable = compile(&own.prepared_for(&options.machine.target(device)), device)?;
-        drop(own);
-        Session::once(executable, options.machine.threads(), options.seed)
+        let (program, mut weights) = super::hand(device, &mut given);
+        let program = weights.begin(program.prepared_for(&options.machine.target(device)));
+        let executable = compile(&program, device)?;
+        drop(program);
+        super::say_memory(&executable, &options.entry, options.machine.threads());
+        Session::with_weights(executable.into(), options.machine.threads(), options.seed, weights)
     })?;
     super::say_fallback(&choice);
-    if let Some(path) = &options.weights {
-        super::model::load_weights(&mut session, model.net, path)?;
-    }
     let arrays: Vec<_> = (arrays.into_iter())
         .filter(|(name, _)| !model.bound.contains(name))
         .collect();

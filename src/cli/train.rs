@@ -353,6 +353,9 @@ impl Report {
     }
 }
 
+/// The log that a resumed training reads what came before from.
+const JSON_LOG: &str = "log.jsonl";
+
 /// Trains with a progress bar, and writes checkpoint, log, curves and pictures.
 pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     std::fs::create_dir_all(plan.out).map_err(|reason| Error::file(plan.out, reason))?;
@@ -374,7 +377,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     super::say_fallback(&choice);
     eprint!("{}", model.summary()?);
     let steps = data.train.len() / plan.batch;
-    let mut steps_done = 0;
+    let (mut steps_done, mut earlier) = (0, Vec::new());
     if let Some(path) = plan.resume {
         model.load(path)?;
         let done = model.session().state(netloom::nn::scope::STEP)?.get(0).as_i128();
@@ -386,6 +389,8 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
                 path.display()
             )));
         }
+        earlier = JsonLog::read(&path.with_file_name(JSON_LOG))?;
+        earlier.retain(|epoch| epoch.number <= steps_done / steps.max(1));
         eprintln!("resumed from {} after {steps_done} steps", path.display());
     }
 
@@ -405,14 +410,14 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     };
     bar.set_prefix(format!("{}/{}", steps_done / steps.max(1) + 1, plan.epochs));
     let mut log = CsvLog::new(plan.out.join("log.csv"));
-    let mut lines = JsonLog::new(plan.out.join("log.jsonl"));
+    let mut lines = JsonLog::new(plan.out.join(JSON_LOG));
     let mut events = EventLog::create(&plan.out.join("tensorboard"))?;
     let best = plan.out.join("best.safetensors");
     let mut best = if plan.resume.is_some() {
         Checkpoint::resumed(best)?
     } else {
         // A new training begins a new log.
-        for log in ["log.csv", "log.jsonl"] {
+        for log in ["log.csv", JSON_LOG] {
             let _ = std::fs::remove_file(plan.out.join(log));
         }
         Checkpoint::new(best)
@@ -454,11 +459,16 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         "weights.safetensors".to_owned(),
         "best.safetensors".to_owned(),
         "log.csv".to_owned(),
-        "log.jsonl".to_owned(),
+        JSON_LOG.to_owned(),
         "tensorboard".to_owned(),
     ];
-    files.extend(pictures(plan, data, &mut model, &history)?);
-    files.push(page(plan, data, &mut model, &history, &scores, &files)?);
+    // The curves begin where the training did, before it was resumed.
+    let told = History {
+        epochs: [&earlier[..], &history.epochs].concat(),
+        ..history.clone()
+    };
+    files.extend(pictures(plan, data, &mut model, &told)?);
+    files.push(page(plan, data, &mut model, &told, &scores, &files)?);
     let device = model.executable().device.name();
     Ok((
         model,

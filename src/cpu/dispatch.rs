@@ -89,11 +89,7 @@ impl Dispatcher {
     ) -> Result<Dispatcher, Error> {
         let mut jit = Jit::new(cpu)?;
         emit_barrier(jit.parts().0)?;
-        let ids = kernels
-            .nests()
-            .iter()
-            .map(|nest| jit.emit(nest))
-            .collect::<Result<Vec<_>, _>>()?;
+        let ids = jit.emit(kernels.nests())?;
         jit.finish()?;
         let callables = ids
             .into_iter()

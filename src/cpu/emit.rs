@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 use cranelift::codegen::Context;
 use cranelift::codegen::ir::{BlockArg, UserFuncName};
-use cranelift::codegen::isa::{CallConv, OwnedTargetIsa, TargetIsa};
+use cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
     AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
 };
-use cranelift_module::{FuncId, Linkage, Module, ModuleError, ModuleReloc};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
@@ -27,8 +27,10 @@ use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
+use compile::{Draft, compile_all, define};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
+mod compile;
 mod lanes;
 pub mod prim;
 
@@ -44,7 +46,6 @@ const CODE_ALIGNMENT: u64 = 64;
 pub struct Emitter {
     /// What functions are compiled for, if that is not what the module is for.
     isa: Option<OwnedTargetIsa>,
-    context: Context,
     functions: FunctionBuilderContext,
     shared: Shared,
 }
@@ -83,7 +84,6 @@ impl Emitter {
     pub fn new(cpu: &Cpu, home: Home) -> Emitter {
         Emitter {
             isa: None,
-            context: Context::new(),
             functions: FunctionBuilderContext::new(),
             shared: Shared {
                 cpu: cpu.clone(),
@@ -122,39 +122,50 @@ impl Emitter {
         &self.shared.cpu
     }
 
-    /// Defines a function that runs the nest. Its symbol is the nest's name, with a number if that is taken.
-    pub fn emit(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<FuncId, Error> {
+    /// Defines functions that run nests, one each. A function's symbol is the nest's name, with a number if that is taken.
+    ///
+    /// Several threads compile them; what comes out, and in which order, does not depend on that.
+    pub fn emit(&mut self, module: &mut dyn Module, nests: &[Nest]) -> Result<Vec<FuncId>, Error> {
+        let mut functions = Vec::with_capacity(nests.len());
+        // Drafts take more memory than code, so not all are made at once.
+        for nests in nests.chunks(MOST_DRAFTS) {
+            let drafts = nests.iter().map(|nest| self.draft(module, nest));
+            let drafts = drafts.collect::<Result<Vec<_>, _>>()?;
+            let isa = self.isa.as_deref().unwrap_or(module.isa());
+            for Draft { name, id, code } in compile_all(drafts, isa)? {
+                self.shared.list(&name, &code.code);
+                define(module, id, &code).map_err(|source| Error::kernel(&name, source))?;
+                functions.push(id);
+            }
+        }
+        Ok(functions)
+    }
+
+    /// Declares the function of a nest, and spells it.
+    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Context>, Error> {
         let signature = kernel_signature(module);
         let name = free_name(module, &nest.name);
         let id = module
             .declare_function(&name, Linkage::Local, &signature)
             .map_err(Error::module)?;
-        module.clear_context(&mut self.context);
-        self.context.func.signature = signature;
-        self.context.func.name = UserFuncName::user(0, id.as_u32());
-        let defined =
-            emit_function(module, &mut self.shared, &mut self.context, &mut self.functions, nest).and_then(|()| {
-                if let Some(listing) = &mut self.shared.listing {
-                    listing.clif += &format!("; {name}\n{}\n", self.context.func.display());
-                }
-                match &self.isa {
-                    None => module.define_function(id, &mut self.context),
-                    Some(isa) => define_through(module, id, &mut self.context, &**isa),
-                }
-            });
-        if let Some(code) = self.context.compiled_code() {
-            self.shared.list(&name, code.code_buffer());
+        let mut context = Context::new();
+        context.func.signature = signature;
+        context.func.name = UserFuncName::user(0, id.as_u32());
+        emit_function(module, &mut self.shared, &mut context, &mut self.functions, nest)
+            .map_err(|source| Error::kernel(&name, source))?;
+        if let Some(listing) = &mut self.shared.listing {
+            listing.clif += &format!("; {name}\n{}\n", context.func.display());
         }
-        module.clear_context(&mut self.context);
-        match defined {
-            Ok(()) => Ok(id),
-            Err(source) => Err(Error::Kernel {
-                kernel: nest.name.clone(),
-                source: Box::new(source),
-            }),
-        }
+        Ok(Draft {
+            name,
+            id,
+            code: context,
+        })
     }
 }
+
+/// So many functions are spelled before they are compiled.
+const MOST_DRAFTS: usize = 32;
 
 impl Shared {
     /// The function of a tile, defined if it was not.
@@ -201,24 +212,6 @@ impl Shared {
         self.bodies.insert(body.clone(), function);
         Ok(function)
     }
-}
-
-/// Defines a function that is compiled with other settings than the module's.
-fn define_through(
-    module: &mut dyn Module,
-    function: FuncId,
-    context: &mut Context,
-    isa: &dyn TargetIsa,
-) -> Result<(), ModuleError> {
-    let compiled = context.compile(isa, &mut Default::default())?;
-    let alignment = u64::from(compiled.buffer.alignment);
-    let code = compiled.code_buffer().to_vec();
-    let relocations: Vec<_> = compiled.buffer.relocs().to_vec();
-    let relocations: Vec<ModuleReloc> = relocations
-        .iter()
-        .map(|relocation| ModuleReloc::from_mach_reloc(relocation, &context.func, function))
-        .collect();
-    module.define_function_bytes(function, alignment, &code, &relocations)
 }
 
 /// The signature of every kernel: buffers, call, worker, workers.
@@ -561,6 +554,7 @@ impl Cx<'_> {
             b_along: contract.b.along.clone(),
             c_across: contract.c.across,
             accumulate: contract.accumulate,
+            ahead: contract.ahead,
         };
         let tile = self.shared.tile(self.module, tile)?;
         let tile = self.module.declare_func_in_func(tile, self.builder.func);

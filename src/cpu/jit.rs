@@ -46,10 +46,10 @@ impl Jit {
         })
     }
 
-    /// Defines a kernel.
-    pub fn emit(&mut self, nest: &Nest) -> Result<FuncId, Error> {
+    /// Defines kernels.
+    pub fn emit(&mut self, nests: &[Nest]) -> Result<Vec<FuncId>, Error> {
         let (module, emitter) = self.parts();
-        emitter.emit(module, nest)
+        emitter.emit(module, nests)
     }
 
     /// The module and what emits into it, for functions around the kernels.

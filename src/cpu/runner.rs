@@ -47,7 +47,7 @@ impl Code {
         let mut jit = Jit::new(cpu)?;
         let start = Instant::now();
         let barrier = emit_barrier(jit.parts().0)?;
-        let kernels = nests.iter().map(|nest| jit.emit(nest)).collect::<Result<Vec<_>, _>>()?;
+        let kernels = jit.emit(nests)?;
         let mut functions = Vec::new();
         for plan in &plans {
             let symbol = format!("entry_{}", plan.name);
@@ -84,6 +84,17 @@ impl Code {
     pub fn plans(&self) -> &[Plan] {
         &self.plans
     }
+
+    /// Bytes of the block of states.
+    pub fn state_bytes(&self) -> usize {
+        self.state_bytes
+    }
+
+    /// Bytes of an arena for so many workers.
+    pub fn arena_bytes(&self, workers: usize) -> usize {
+        let plans = self.plans.iter().map(|plan| arena_bytes(plan, workers));
+        plans.max().unwrap_or(0)
+    }
 }
 
 /// The memory and threads of one session.
@@ -103,12 +114,7 @@ impl Runner {
     /// Memory for the code, with so many workers. States are zero.
     pub fn new(code: Arc<Code>, threads: usize) -> Result<Runner, Error> {
         let pool = Pool::new(threads)?;
-        let arena = code
-            .plans()
-            .iter()
-            .map(|plan| arena_bytes(plan, pool.workers()))
-            .max()
-            .unwrap_or(0);
+        let arena = code.arena_bytes(pool.workers());
         let inputs = code.plans().iter().map(|plan| plan.inputs.len()).max().unwrap_or(0);
         let outputs = code.plans().iter().map(|plan| plan.outputs.len()).max().unwrap_or(0);
         Ok(Runner {

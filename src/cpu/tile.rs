@@ -34,6 +34,8 @@ pub struct Tile {
     pub c_across: usize,
     /// Whether the sum starts from C's contents.
     pub accumulate: bool,
+    /// How many elements past what is read of B are brought into the second cache; 0 for none.
+    pub ahead: usize,
 }
 
 /// The most rows that a tile of so many columns may have; 0 if not even one row fits the registers.
@@ -73,6 +75,7 @@ pub fn assemble(tile: &Tile, level: Level) -> Vec<u8> {
         rows: tile.rows,
         vectors,
         a_rows: tile.a_rows.clone(),
+        ahead: (tile.ahead * tile.dtype.size_bytes()) as i64,
     };
     code.function(tile, &loops).expect("instructions of a tile encode")
 }
@@ -89,6 +92,9 @@ const COUNTERS: [Register; 6] = [
 
 /// Steps of the innermost loop that are copied out: enough to make counting free, few enough for the micro-op cache.
 const UNROLL: usize = 8;
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
 
 /// What the instructions of one level and element type are called.
 struct Isa {
@@ -227,6 +233,8 @@ struct Emitter {
     rows: usize,
     vectors: usize,
     a_rows: Vec<usize>,
+    /// In bytes.
+    ahead: i64,
 }
 
 impl Emitter {
@@ -307,6 +315,13 @@ impl Emitter {
         let rows: Vec<i64> = self.a_rows.iter().map(|row| (row * self.isa.bytes) as i64).collect();
         let a_at = |row: usize| at(Register::RDI, a + rows[row]);
         let b_at = |vector: usize| at(Register::RSI, b + vector as i64 * vector_bytes);
+        if self.ahead > 0 {
+            for line in (0..self.vectors as i64 * vector_bytes).step_by(LINE) {
+                let wanted = at(Register::RSI, b + self.ahead + line);
+                let prefetch = Instruction::with1(Code::Prefetcht1_m8, wanted)?;
+                self.asm.add_instruction(prefetch)?;
+            }
+        }
         match self.registers.holding {
             Holding::B | Holding::OnlyB => {
                 for vector in 0..self.vectors {
@@ -515,6 +530,7 @@ mod tests {
                             b_along: vec![20 * columns, columns],
                             c_across: columns + 3,
                             accumulate: rows % 2 == 0,
+                            ahead: rows % 3 * 1000,
                         };
                         let (found, expected) = both(&tile, level, rows as u64);
                         assert_eq!(found, expected, "{level:?} {tile:?}");
@@ -546,6 +562,7 @@ mod tests {
                     b_along: k.iter().map(|loops| loops.2).collect(),
                     c_across: 16 + across,
                     accumulate,
+                    ahead: 0,
                 };
                 let (found, expected) = both(&tile, level, seed);
                 prop_assert_eq!(found, expected, "{:?}", level);

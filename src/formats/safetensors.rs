@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use netloom_ir::{DType, Tensor};
 
 use super::write_whole;
+use crate::cpu::mapped::{Mapped, Part};
 use crate::error::Error;
 
 /// Saves tensors as safetensors, sorted by name as that format does; nothing but names, types, shapes and elements is in the file.
@@ -31,7 +33,7 @@ pub fn save_with_note(path: &Path, tensors: &[(String, Tensor)], name: &str, not
 /// # Errors
 /// If the file cannot be read or is not well formed.
 pub fn note(path: &Path, name: &str) -> Result<Option<String>, Error> {
-    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
+    let bytes = Mapped::open(path).map_err(|reason| Error::file(path, reason))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|reason| Error::file(path, reason))?;
     let notes = header.metadata().as_ref();
     Ok(notes.and_then(|notes| notes.get(name).cloned()))
@@ -50,13 +52,18 @@ fn write(path: &Path, tensors: &[(String, Tensor)], notes: Option<HashMap<String
     write_whole(path, |file| file.write_all(&bytes))
 }
 
-/// Reads every tensor of a safetensors file, in order of name.
+/// The tensors of a safetensors file, in order of name. Their elements stay in the file until they are used.
 ///
 /// # Errors
 /// If the file cannot be read or is not well formed, or holds a type that netloom has not.
 pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
-    let bytes = std::fs::read(path).map_err(|reason| Error::file(path, reason))?;
-    parse(&bytes).map_err(|reason| Error::file(path, reason))
+    let file = Mapped::open(path).map_err(|reason| Error::file(path, reason))?;
+    let file = Arc::new(file);
+    let tensor = |(dtype, shape, data): (DType, &[usize], &[u8])| {
+        let part = Part::of(&file, data).expect("the data are the file's");
+        Tensor::shared(dtype, shape, Arc::new(part))
+    };
+    read(&file, tensor).map_err(|reason| Error::file(path, reason))
 }
 
 /// The tensors in the bytes of a safetensors file, in order of name.
@@ -64,6 +71,12 @@ pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
 /// # Errors
 /// What is wrong with them.
 pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
+    read(bytes, |(dtype, shape, data)| {
+        Tensor::from_bytes(dtype, shape, data.to_vec())
+    })
+}
+
+fn read(bytes: &[u8], tensor: impl Fn((DType, &[usize], &[u8])) -> Tensor) -> Result<Vec<(String, Tensor)>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|reason| format!("not a valid safetensors file: {reason}"))?;
     let mut tensors = file
         .tensors()
@@ -71,7 +84,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
         .map(|(name, view)| {
             let dtype = loaded_dtype(view.dtype())
                 .ok_or_else(|| format!("`{name}` has the type {:?}, which netloom has not", view.dtype()))?;
-            Ok((name, Tensor::from_bytes(dtype, view.shape(), view.data().to_vec())))
+            Ok((name, tensor((dtype, view.shape(), view.data()))))
         })
         .collect::<Result<Vec<_>, String>>()?;
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -367,6 +367,7 @@ mod tests {
                     b: operand(0, vec![1]),
                     c: operand(4, Vec::new()),
                     accumulate: false,
+                    ahead: 0,
                 };
                 let (sum, y) = (b.load(4, [0, 1]), b.load(1, [0, 1]));
                 let value = b.sum(sum, y);

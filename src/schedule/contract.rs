@@ -28,8 +28,18 @@ fn crowds(count: usize, bytes: usize, (period, ways): (usize, usize)) -> bool {
     bytes > 64 && count > ways * (period / powers)
 }
 
+/// A side of so many bytes has left the second cache before it is read again.
+const FAR_BYTES: usize = 256 << 10;
+/// How far ahead it is brought back: about what is read in the time that takes. Measured: at 2 KiB a tile still waits.
+const AHEAD_BYTES: usize = 8 << 10;
+/// The same in steps of the sum, where these are so far apart that each is a line of its own.
+const AHEAD_STEPS: usize = 16;
+
 /// With so many rows a tile has sums enough in flight.
 const ENOUGH_ROWS: usize = 14;
+
+/// The rows of a tile that cost as much as reading B for it.
+const READING: usize = 6;
 
 /// The longest sum whose side is packed only to fill more lanes: then a panel of it is read from the second cache. A guess.
 const MOST_PACKED: usize = 8192;
@@ -311,9 +321,9 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         Some(_) => {
             let columns = tile_columns(target, n);
             let most = most_rows(dtype, target, columns) / length;
-            // As many lines as divide the image best: what is computed twice costs more than a low tile.
-            let waste = |lines: &usize| (m.next_multiple_of(*lines), std::cmp::Reverse(*lines));
-            ((1..=most).min_by_key(waste).expect("a line fits into a tile"), columns)
+            // Every tile reads all of its side of B, which costs as much as some rows; what two tiles share is computed twice.
+            let cost = |lines: &usize| m.div_ceil(*lines) * (lines * length + READING);
+            ((1..=most).min_by_key(cost).expect("a line fits into a tile"), columns)
         }
     };
     let (tiles, panels) = (m.div_ceil(rows), n.div_ceil(columns));
@@ -331,9 +341,16 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let source = source(draft, form, columns * wide, (m, rows));
     let b_free = draft.free(form.b);
     let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
-    // A task is a strip of panels for one block of rows, or for several where it must pack the strip first.
+    // A task is a strip of panels for one block of rows, or for all where it must pack the strip first. Where that makes few tasks, the strips are
+    // packed once for all of them, and a task is a block again.
+    let source = match source {
+        Source::Packed { shared: false } if others * strips < super::SHARES && blocks > 1 => {
+            Source::Packed { shared: true }
+        }
+        source => source,
+    };
     let groups = match source {
-        Source::Packed { shared: false } => blocks.min(16usize.div_ceil((others * strips).max(1))),
+        Source::Packed { shared: false } => 1,
         _ => blocks,
     };
     let each = blocks.div_ceil(groups);
@@ -350,13 +367,28 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         rest = draft.i64(Prim::Div, rest, extent);
         digit
     };
-    let group = split(draft, groups);
-    let strip = split(draft, strips);
+    // A worker walks its part of the larger side for all of the smaller one: what it made of that part in the kernel before lies in its
+    // core's cache, not in another's.
+    let a_free = draft.free(form.a);
+    let is_tall = draft.count(&a_free) > draft.count(&b_free);
+    let is_around = |axis: &&AxisId| !is_tall || a_free.contains(axis);
+    let (around, within) = outer.split_at(outer.iter().take_while(is_around).count());
     let mut known = HashMap::new();
-    for &axis in outer.iter().rev() {
-        let digit = split(draft, draft.extent(axis));
-        known.insert(draft.source.axis(axis), digit);
-    }
+    let mut axes = |draft: &mut Draft, split: &mut dyn FnMut(&mut Draft, usize) -> ExprId, axes: &[AxisId]| {
+        for &axis in axes.iter().rev() {
+            let digit = split(draft, draft.extent(axis));
+            known.insert(draft.source.axis(axis), digit);
+        }
+    };
+    let (group, strip) = if is_tall {
+        let strip = split(draft, strips);
+        axes(draft, &mut split, within);
+        (split(draft, groups), strip)
+    } else {
+        let group = split(draft, groups);
+        (group, split(draft, strips))
+    };
+    axes(draft, &mut split, around);
     let zero = draft.int(0);
     // The last band is moved back to end with the result's.
     let band = band.map(|band| {
@@ -463,6 +495,10 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         b,
         c,
         accumulate: false,
+        ahead: match source {
+            Source::Direct => ahead(draft, form),
+            Source::Packed { .. } => 0,
+        },
     });
     let across = Stmt::Loop {
         axis: panel,
@@ -697,6 +733,20 @@ fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, us
         return packed;
     }
     Source::Direct
+}
+
+/// How far ahead of the tile B is brought closer: where there is much of it, it lies far away, and no prefetcher of the machine follows
+/// rows that are pages apart.
+fn ahead(draft: &mut Draft, form: &Form) -> usize {
+    let size = form.dtype.size_bytes();
+    let bytes = draft.count(&draft.free(form.b)) * size;
+    let innermost = *form.k.last().expect("a sum over an axis");
+    match direct(draft, form.b, &form.k) {
+        Some((_, address)) if bytes >= FAR_BYTES => {
+            (AHEAD_BYTES / size).max(address.factor(innermost) as usize * AHEAD_STEPS)
+        }
+        _ => 0,
+    }
 }
 
 /// How far the elements of one sum lie apart.

@@ -12,6 +12,8 @@ use super::draft::{Draft, Grain, Task};
 const SHARE: usize = 4096;
 /// Elements of a row of scratch that columns are folded into; it stays in the first-level cache.
 const ROW: usize = 1024;
+/// The fewest columns that one worker folds together: eight sums of 16 lanes under way hide how long an addition takes.
+const STRIP: usize = 128;
 /// A matrix of so many elements comes from memory when its columns are folded. Measured with `f32` and AVX-512, one thread reads strips of
 /// 256 columns at 10 GB/s, strips of [`ROW`] at 17, and at 22 if [`ROWS`] are folded at once.
 const LARGE: usize = 1 << 20;
@@ -117,7 +119,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], plan: Plan) -> Stmt {
             .max();
         let share = (draft.count(&tasks[0].over) / 16).next_multiple_of(16);
         let block = match depth {
-            Some(_) => share.clamp(64, ROW),
+            Some(_) => share.clamp(STRIP, ROW),
             None => share.clamp(256, SHARE),
         };
         let extent = draft.extent(lane);

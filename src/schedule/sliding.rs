@@ -167,6 +167,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         b,
         c,
         accumulate: true,
+        ahead: 0,
     });
     let around: Vec<AxisId> = k[..within].iter().copied().chain([part, tap, tile]).collect();
     let sum = draft.nested(&around, vec![contract]);

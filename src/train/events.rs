@@ -11,19 +11,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message;
 
 use super::callbacks::{Callback, Epoch, Flow};
+use super::metrics::Scores;
 use crate::error::Error;
 use crate::session::Session;
 
+/// What the loss and the accuracy on each part of the data are called.
+const TRAINING: [&str; 2] = ["training/loss", "training/accuracy"];
+const VALIDATION: [&str; 2] = ["validation/loss", "validation/accuracy"];
+
 /// The measures of an epoch, by name.
 fn measures(epoch: &Epoch) -> Vec<(&'static str, f64)> {
-    let of = |names: [&'static str; 2], scores: Option<super::metrics::Scores>| {
+    let of = |names: [&'static str; 2], scores: Option<Scores>| {
         let loss = scores.map(|scores| (names[0], scores.loss));
         let accuracy = scores.and_then(|scores| Some((names[1], scores.accuracy?)));
         loss.into_iter().chain(accuracy)
     };
     let mut found = vec![("objective", epoch.objective), ("step_ms", epoch.step_ms)];
-    found.extend(of(["training/loss", "training/accuracy"], epoch.training));
-    found.extend(of(["validation/loss", "validation/accuracy"], epoch.validation));
+    found.extend(of(TRAINING, epoch.training));
+    found.extend(of(VALIDATION, epoch.validation));
     found
 }
 
@@ -141,6 +146,41 @@ impl JsonLog {
     pub fn new(path: impl Into<PathBuf>) -> JsonLog {
         JsonLog { path: path.into() }
     }
+
+    /// The epochs in a file that such a log wrote, in order; none if there is no such file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a line is not of such a log; with the line.
+    pub fn read(path: &Path) -> Result<Vec<Epoch>, Error> {
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
+        let epoch = |(at, line): (usize, &str)| {
+            parsed(line).ok_or_else(|| Error::file(path, format!("line {}: `{line}` tells of no epoch", at + 1)))
+        };
+        text.lines().enumerate().map(epoch).collect()
+    }
+}
+
+/// The epoch that a line of a [`JsonLog`] tells of.
+fn parsed(line: &str) -> Option<Epoch> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    // A measure that was no finite number is `null`.
+    let measure = |name: &str| line.get(name).map(|value| value.as_f64().unwrap_or(f64::NAN));
+    let scores = |[loss, accuracy]: [&str; 2]| {
+        Some(Scores {
+            loss: measure(loss)?,
+            accuracy: measure(accuracy),
+        })
+    };
+    Some(Epoch {
+        number: usize::try_from(line.get("epoch")?.as_u64()?).ok()?,
+        objective: measure("objective")?,
+        validation: scores(VALIDATION),
+        training: scores(TRAINING),
+        step_ms: measure("step_ms")?,
+    })
 }
 
 impl Callback for JsonLog {

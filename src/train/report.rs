@@ -162,24 +162,41 @@ impl Chart {
         self.series.iter().enumerate().filter_map(place).collect()
     }
 
-    /// Where the legend hides fewest points.
-    fn emptiest_corner(&self, across: &Range<f64>, up: &Range<f64>) -> SeriesLabelPosition {
+    /// A corner of a plot of that height in pixels where the legend hides nothing, if there is one.
+    fn empty_corner(&self, across: &Range<f64>, up: &Range<f64>, height: u32) -> Option<SeriesLabelPosition> {
+        let size = (
+            0.4,
+            f64::from(self.series.len() as u32 * LEGEND_LINE + LEGEND_LINE) / f64::from(height.max(1)),
+        );
         let share = |range: &Range<f64>, at: f64| (at - range.start) / (range.end - range.start);
-        let hidden = |right: bool, upper: bool| {
-            let near = |share: f64, end: bool, size: f64| if end { share > 1.0 - size } else { share < size };
-            let points = self.series.iter().flat_map(|series| self.shown(series));
-            points
-                .filter(|&(x, y)| near(share(across, x), right, 0.4) && near(share(up, y), upper, 0.35))
-                .count()
+        let near = |share: f64, end: bool, size: f64| if end { share > 1.0 - size } else { share < size };
+        let hides = |right: bool, upper: bool| {
+            let is_hidden =
+                |(x, y): (f64, f64)| near(share(across, x), right, size.0) && near(share(up, y), upper, size.1);
+            self.series.iter().any(|series| self.covered(series).any(is_hidden))
         };
         let corners = [
-            (hidden(true, true), SeriesLabelPosition::UpperRight),
-            (hidden(true, false), SeriesLabelPosition::LowerRight),
-            (hidden(false, true), SeriesLabelPosition::UpperLeft),
-            (hidden(false, false), SeriesLabelPosition::LowerLeft),
+            (true, true, SeriesLabelPosition::UpperRight),
+            (true, false, SeriesLabelPosition::LowerRight),
+            (false, true, SeriesLabelPosition::UpperLeft),
+            (false, false, SeriesLabelPosition::LowerLeft),
         ];
-        let best = corners.into_iter().min_by_key(|(count, _)| *count);
-        best.map_or(SeriesLabelPosition::UpperRight, |(_, corner)| corner)
+        let empty = corners.into_iter().find(|&(right, upper, _)| !hides(right, upper));
+        empty.map(|(_, _, corner)| corner)
+    }
+
+    /// The points of a series and, where they are joined, points of the lines between them.
+    fn covered<'a>(&'a self, series: &'a Series) -> impl Iterator<Item = (f64, f64)> + 'a {
+        const BETWEEN: usize = 16;
+        let steps = if series.style == Style::Dots { 1 } else { BETWEEN };
+        let next = self.shown(series).skip(1).map(Some).chain([None]);
+        self.shown(series).zip(next).flat_map(move |(from, to)| {
+            let to = to.unwrap_or(from);
+            (0..steps).map(move |step| {
+                let share = step as f64 / steps as f64;
+                (from.0 + share * (to.0 - from.0), from.1 + share * (to.1 - from.1))
+            })
+        })
     }
 
     fn draw(&self, area: &Area<'_>) -> Result<(), Failure> {
@@ -197,9 +214,24 @@ impl Chart {
         };
         let across = bounds(self.ground.as_ref().map(|ground| ground.across), &|point| point.0);
         let up = bounds(self.ground.as_ref().map(|ground| ground.up), &|point| point.1);
+        // A legend that would hide something stands beside the plot.
+        let has_legend = self.series.len() > 1 && !self.is_crowded();
+        let corner = self.empty_corner(&across, &up, area.dim_in_pixel().1.saturating_sub(AROUND));
+        let longest = self
+            .series
+            .iter()
+            .map(|series| series.name.chars().count())
+            .max()
+            .unwrap_or(0) as u32;
+        let beside = if has_legend && corner.is_none() {
+            LEGEND_MARK + LETTER * longest
+        } else {
+            0
+        };
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", 18))
             .margin(12)
+            .margin_right(12 + beside)
             .x_label_area_size(42)
             .y_label_area_size(58)
             .build_cartesian_2d(across.clone(), up.clone())?;
@@ -225,6 +257,10 @@ impl Chart {
             let thick = colour.stroke_width(2);
             let shown = self.shown(series);
             let drawn = match series.style {
+                // A line through one point is that point.
+                Style::Line | Style::Dashed if shown.clone().count() == 1 => {
+                    chart.draw_series(shown.map(|at| Circle::new(at, 3, colour.filled())))?
+                }
                 Style::Line => chart.draw_series(LineSeries::new(shown, thick))?,
                 Style::Dashed => chart.draw_series(DashedLineSeries::new(shown, 5, 4, thick))?,
                 Style::Dots => {
@@ -250,17 +286,50 @@ impl Chart {
                     + Circle::new((0, 0), 10, colour.filled())
                     + Text::new(self.series[number].name.clone(), (0, 1), style)
             }))?;
-        } else if self.series.len() > 1 {
+        } else if let Some(corner) = corner.filter(|_| has_legend) {
             chart
                 .configure_series_labels()
-                .position(self.emptiest_corner(&across, &up))
+                .position(corner)
                 .border_style(BLACK.mix(0.3))
                 .background_style(WHITE.mix(0.8))
                 .draw()?;
+        } else if has_legend {
+            self.names_beside(area, beside)?;
+        }
+        Ok(())
+    }
+
+    /// The legend in a margin of that width on the right.
+    fn names_beside(&self, area: &Area<'_>, width: u32) -> Result<(), Failure> {
+        let left = (area.dim_in_pixel().0 - width) as i32;
+        for (number, series) in self.series.iter().enumerate() {
+            let colour = Colours::pick(number).to_rgba();
+            let middle = 48 + number as i32 * LEGEND_LINE as i32;
+            match series.style {
+                Style::Dots => area.draw(&Circle::new((left + 9, middle), 3, colour.filled()))?,
+                Style::Line | Style::Dashed => {
+                    let ends = [(left, middle), (left + 18, middle)];
+                    area.draw(&PathElement::new(ends, colour.stroke_width(2)))?;
+                }
+            }
+            let style = ("sans-serif", 12)
+                .into_font()
+                .color(&BLACK)
+                .pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(series.name.clone(), (left + 26, middle), style))?;
         }
         Ok(())
     }
 }
+
+/// The height of a line of a legend, in pixels.
+const LEGEND_LINE: u32 = 16;
+/// What stands before a name in a legend, and behind it.
+const LEGEND_MARK: u32 = 38;
+/// The width of a letter in a legend.
+const LETTER: u32 = 7;
+/// What the title and the names of the axis across take of a chart's height, margins included.
+const AROUND: u32 = 90;
 
 /// Ten colours that can be told apart, and from white: those of Matplotlib.
 struct Colours;
@@ -442,4 +511,38 @@ pub fn gallery(path: &Path, title: &str, columns: usize, pictures: &[Picture]) -
 /// Text as it may stand in SVG and HTML.
 pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The legend stands in a corner as long as no line goes through it, and beside the plot where lines go through all four.
+    #[test]
+    fn legends_hide_nothing() {
+        let range = 0.0..1.0;
+        let place = |points: &[(f64, f64)]| {
+            let series = ["a", "b"].map(|name| Series::line(name, points.to_vec()));
+            Chart::new("", "", "", series.to_vec()).empty_corner(&range, &range, 300)
+        };
+        assert!(matches!(
+            place(&[(0.0, 0.0), (1.0, 0.1)]),
+            Some(SeriesLabelPosition::UpperRight)
+        ));
+        // No point of this line is in a corner, but the line is.
+        assert!(matches!(
+            place(&[(0.5, 1.0), (1.0, 0.5)]),
+            Some(SeriesLabelPosition::LowerRight)
+        ));
+        assert!(place(&[(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)]).is_none());
+    }
+
+    #[test]
+    fn a_line_of_one_point_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("point.svg");
+        curves(&path, "", "", "", &[Series::counted("a", [0.5])]).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains("<circle"), "{text}");
+    }
 }

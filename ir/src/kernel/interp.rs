@@ -351,6 +351,7 @@ impl Run<'_, '_> {
             ref b,
             ref c,
             accumulate,
+            ahead: _,
         } = *contract;
         assert_eq!(columns % LANES, 0, "columns of a tile");
         assert_eq!(b.across, 1, "columns of B are contiguous");

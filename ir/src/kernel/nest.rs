@@ -152,6 +152,9 @@ pub struct Contract {
     pub c: Operand,
     /// Whether the sum starts from the tile's present contents rather than from zero.
     pub accumulate: bool,
+    /// How many elements of memory past what is read of `B` are brought closer meanwhile, where `B` comes from far away; 0 if it is near.
+    /// No effect on what is computed.
+    pub ahead: usize,
 }
 
 /// Rows of a tile that run along lines of an image.

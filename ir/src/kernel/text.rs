@@ -205,8 +205,12 @@ impl<'a> Text<'a> {
                 let (rows, columns) = (contract.rows, contract.columns);
                 let [a, b, c] = [a, b, c].map(|operand| self.operand(operand));
                 let dtype = contract.dtype;
+                let ahead = match contract.ahead {
+                    0 => String::new(),
+                    elements => format!(" fetched {elements} ahead"),
+                };
                 self.line(&format!(
-                    "contract {dtype} {rows}x{columns} over {}: {c} {sign} {a} * {b}",
+                    "contract {dtype} {rows}x{columns} over {}: {c} {sign} {a} * {b}{ahead}",
                     k.join("x")
                 ));
             }

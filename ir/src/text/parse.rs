@@ -233,6 +233,10 @@ impl<'s> Parser<'s> {
                 self.expect("prepared")?;
                 Init::Prepared
             }
+            "given" => {
+                self.expect("given")?;
+                Init::Given
+            }
             _ => Init::Tensor(Arc::new(self.constant()?)),
         };
         self.statement_end()?;

@@ -30,6 +30,7 @@ impl fmt::Display for Program {
                 Init::Tensor(tensor) => print_tensor(f, tensor)?,
                 Init::Graph(graph) => print_graph(f, graph, 0)?,
                 Init::Prepared => f.write_str("prepared")?,
+                Init::Given => f.write_str("given")?,
             }
             f.write_char('\n')?;
         }

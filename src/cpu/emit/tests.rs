@@ -40,7 +40,7 @@ fn cpus() -> Vec<Cpu> {
 /// A nest's code.
 fn compile(cpu: &Cpu, nest: &Nest) -> (Jit, FuncId) {
     let mut jit = Jit::new(cpu).expect("a host CPU");
-    let function = jit.emit(nest).expect("the nest compiles");
+    let function = jit.emit(std::slice::from_ref(nest)).expect("the nest compiles")[0];
     jit.finish().expect("the code links");
     (jit, function)
 }
@@ -526,6 +526,7 @@ fn contractions_sum_in_the_same_order_everywhere() {
                     b: operand(1, start, 1, along.iter().map(|along| along * width).collect()),
                     c: operand(2, zero, columns, Vec::new()),
                     accumulate,
+                    ahead: 0,
                 }));
             }
             let index = vec![nest.exprs.axis(AxisId(0)), nest.exprs.axis(AxisId(1))];
@@ -755,7 +756,9 @@ fn every_target_gets_an_object_file() {
         let body = looped(&mut nest, 0, Bind::Lanes, vec![store]);
         nest.body.extend([body, Stmt::Barrier]);
         let (module, emitter) = object.parts();
-        emitter.emit(module, &nest).expect("the nest compiles");
+        emitter
+            .emit(module, std::slice::from_ref(&nest))
+            .expect("the nest compiles");
         let bytes = object.finish().expect("an object file");
         assert!(bytes.len() > 200, "{triple}");
     }

@@ -13,7 +13,6 @@ use cranelift_module::{FuncId, Module, ModuleError};
 use netloom_ir::DType;
 use target_lexicon::Architecture;
 
-use super::define_through;
 use super::prim::{clif_type, emit_const};
 use crate::cpu::isa::{Cpu, Effort, Place};
 use crate::cpu::tile::Tile;
@@ -68,7 +67,8 @@ pub fn define(
     builder.ins().return_(&[]);
     builder.finalize(module.target_config());
 
-    define_through(module, function, &mut context, &*isa)
+    let compiled = super::compile::compile(function, &mut context, &*isa)?;
+    super::define(module, function, &compiled)
 }
 
 /// The signature of a tile: the starts of A, B and C.

@@ -43,8 +43,8 @@ pub struct Described {
     pub file: File,
     /// Where it is read from, if nothing computes it.
     pub source: Option<Source>,
-    /// Whether it keeps its register over the whole function.
-    pub accumulator: bool,
+    /// Whether it keeps its register over the whole function: accumulators, and what a row reads once.
+    pub kept: bool,
 }
 
 /// A stream in memory, as one vector of a block of 16 lanes sees it.
@@ -118,6 +118,8 @@ pub struct Program {
     pub converted: Vec<(DType, usize)>,
     /// Before the loop: reads accumulators.
     pub open: Vec<Step>,
+    /// Before each row: reads what is the same in all of its lanes.
+    pub row: Vec<Step>,
     /// Sixteen lanes.
     pub block: Vec<Step>,
     /// What remains, a list for each vector of a block.
@@ -145,6 +147,8 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
         steps: Vec::new(),
         constants: BTreeMap::new(),
         scalars: BTreeMap::new(),
+        spread: BTreeMap::new(),
+        upper: None,
         known: Vec::new(),
         half: 0,
         tail: None,
@@ -208,6 +212,10 @@ struct Lowering<'b> {
     steps: Vec<Step>,
     constants: BTreeMap<u32, Virtual>,
     scalars: BTreeMap<(DType, usize), Virtual>,
+    /// Elements that a row reads once, by where they are.
+    spread: BTreeMap<usize, Virtual>,
+    /// The upper half of every 64 bits, once it was asked for in this vector.
+    upper: Option<Virtual>,
     /// What the body's values are in this vector.
     known: Vec<Option<Virtual>>,
     half: usize,
@@ -217,6 +225,7 @@ struct Lowering<'b> {
 impl Lowering<'_> {
     fn half(&mut self, half: usize, is_tail: bool, accumulators: &[Vec<Virtual>]) -> Result<(), String> {
         self.known = vec![None; self.body.values.len()];
+        self.upper = None;
         self.half = half;
         self.tail = is_tail.then(|| self.mask(Do::Tail(half), &[]));
         for (at, states) in accumulators.iter().enumerate() {
@@ -260,12 +269,8 @@ impl Lowering<'_> {
         if self.wide() { avx512 } else { avx2 }
     }
 
-    fn register(&mut self, file: File, source: Option<Source>, accumulator: bool) -> Virtual {
-        self.program.registers.push(Described {
-            file,
-            source,
-            accumulator,
-        });
+    fn register(&mut self, file: File, source: Option<Source>, kept: bool) -> Virtual {
+        self.program.registers.push(Described { file, source, kept });
         Virtual(self.program.registers.len() as u32 - 1)
     }
 
@@ -423,10 +428,13 @@ impl Lowering<'_> {
         })
     }
 
-    /// One element in every lane.
+    /// One element in every lane: read once a row, as long as that takes no more than a quarter of the registers.
     fn spread(&mut self, dtype: DType, slot: usize) -> Result<Virtual, String> {
         if !matches!(dtype, DType::F32 | DType::I32 | DType::U32) {
             return Err(format!("one {dtype} in every lane"));
+        }
+        if let Some(&known) = self.spread.get(&slot) {
+            return Ok(known);
         }
         let code = self.pick(Code::VEX_Vbroadcastss_ymm_m32, Code::EVEX_Vbroadcastss_zmm_k1z_xmmm32);
         let stream = Stream {
@@ -435,7 +443,18 @@ impl Lowering<'_> {
             half: 0,
             moves: false,
         };
-        Ok(self.vector(Do::Load(code, stream), &[]))
+        let kept = self.program.registers.iter().filter(|register| register.kept).count();
+        if 4 * kept >= registers_of(self.level, File::Vector) {
+            return Ok(self.vector(Do::Load(code, stream), &[]));
+        }
+        let to = self.register(File::Vector, None, true);
+        self.spread.insert(slot, to);
+        self.program.row.push(Step {
+            what: Do::Load(code, stream),
+            to: Some(to),
+            from: Vec::new(),
+        });
+        Ok(to)
     }
 
     fn load(&mut self, dtype: DType, slot: usize, mask: Option<Virtual>) -> Result<Virtual, String> {
@@ -1014,15 +1033,32 @@ impl Lowering<'_> {
             (Code::VEX_Vpsllq_ymm_ymm_imm8, Code::EVEX_Vpsllq_zmm_k1z_zmmm512b64_imm8),
         );
         let even = self.op(multiply.0, multiply.1, &[a, b]);
-        let (a, b) = (
-            self.op_by(right.0, right.1, 32, &[a]),
-            self.op_by(right.0, right.1, 32, &[b]),
-        );
+        let [a, b] = [a, b].map(|side| self.odd_to_even(side));
         let odd = self.op(multiply.0, multiply.1, &[a, b]);
         let even = self.op_by(right.0, right.1, 32, &[even]);
-        let odd = self.op_by(right.0, right.1, 32, &[odd]);
-        let odd = self.op_by(left.0, left.1, 32, &[odd]);
+        let upper = match self.upper {
+            Some(upper) => upper,
+            None => {
+                let ones = self.constant(u32::MAX);
+                self.op_by(left.0, left.1, 32, &[ones])
+            }
+        };
+        self.upper = Some(upper);
+        let odd = self.and_bits(odd, upper);
         self.or_bits(even, odd)
+    }
+
+    /// Brings the odd lanes to the even ones before them: a shuffle, since shifts go through one port of a processor with AVX-512 and the products
+    /// of random numbers have many. What is the same in all lanes is there already.
+    fn odd_to_even(&mut self, value: Virtual) -> Virtual {
+        match self.program.registers[value.0 as usize].source {
+            Some(_) => value,
+            None => self.op(
+                Code::VEX_Vmovshdup_ymm_ymmm256,
+                Code::EVEX_Vmovshdup_zmm_k1z_zmmm512,
+                &[value],
+            ),
+        }
     }
 
     fn round(&mut self, value: Virtual, mode: u32) -> Virtual {

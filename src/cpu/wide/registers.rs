@@ -19,7 +19,7 @@ use super::{Level, Origin};
 /// a block moves nothing between registers and memory, none is shorter.
 pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     let mut candidates = hoistable(program);
-    let fixed = program.registers.iter().filter(|register| register.accumulator).count();
+    let fixed = program.registers.iter().filter(|register| register.kept).count();
     let most = registers_of(level, File::Vector);
     // The number hoisted, the instructions of a block, and the size of the frame, which does not change the code otherwise.
     let mut best: Option<(usize, usize, i64)> = None;
@@ -140,7 +140,7 @@ impl<'p> Assigner<'p> {
         let mut asm = CodeAssembler::new(64)?;
         let pool = asm.create_label();
         let mut pointers: Vec<usize> = Vec::new();
-        for step in &program.block {
+        for step in program.block.iter().chain(&program.row) {
             let origin = match step.what {
                 Do::Load(_, stream) | Do::Store(_, _, stream) | Do::Prefetch(stream) => stream.origin,
                 Do::Gather(origin, _) => origin,
@@ -189,7 +189,7 @@ impl<'p> Assigner<'p> {
         }
         let mut next = 0;
         for at in 0..self.program.registers.len() as u32 {
-            if self.program.registers[at as usize].accumulator {
+            if self.program.registers[at as usize].kept {
                 self.pin(Virtual(at), &mut next);
             }
         }
@@ -205,9 +205,15 @@ impl<'p> Assigner<'p> {
         self.asm.cmp(qword_ptr(rsp + ROWS as i32), 0)?;
         self.asm.je(close)?;
         self.asm.set_label(&mut row)?;
-        self.asm.xor(rcx, rcx)?;
         let mut tail = self.asm.create_label();
         let mut done = self.asm.create_label();
+        if !program.row.is_empty() {
+            // A row without lanes need not exist.
+            self.asm.test(rsi, rsi)?;
+            self.asm.je(done)?;
+            self.run(&program.row)?;
+        }
+        self.asm.xor(rcx, rcx)?;
         self.asm.sub(rsi, 16)?;
         self.asm.jb(tail)?;
         let mut top = self.asm.create_label();

@@ -1,9 +1,16 @@
 //! ONNX's tensors to ours and back.
 
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
+use netloom_ir::tensor::Keeper;
 use netloom_ir::{DType, Scalar, Tensor, Type};
+
+use bytes::Bytes;
+
+use crate::cpu::mapped::{Mapped, Part};
 
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{StringStringEntryProto, TensorProto};
@@ -48,19 +55,24 @@ pub fn number(dtype: DType) -> i32 {
 /// # Errors
 /// What is wrong with it.
 pub fn tensor(proto: &TensorProto, folder: Option<&Path>) -> Result<Tensor, String> {
-    elements(proto, proto.raw_data.clone(), folder)
+    elements(proto, proto.raw_data.clone(), folder, None)
 }
 
-/// The same, but takes the raw bytes over instead of copying them.
+/// The same, but takes the raw bytes over; they may lie in this file.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn take(proto: &mut TensorProto, folder: Option<&Path>) -> Result<Tensor, String> {
+pub fn take(proto: &mut TensorProto, folder: Option<&Path>, file: Option<&Arc<Mapped>>) -> Result<Tensor, String> {
     let raw = proto.raw_data.take();
-    elements(proto, raw, folder)
+    elements(proto, raw, folder, file)
 }
 
-fn elements(proto: &TensorProto, raw: Option<Vec<u8>>, folder: Option<&Path>) -> Result<Tensor, String> {
+fn elements(
+    proto: &TensorProto,
+    raw: Option<Bytes>,
+    folder: Option<&Path>,
+    file: Option<&Arc<Mapped>>,
+) -> Result<Tensor, String> {
     let dtype = dtype(proto.data_type())?;
     let shape = extents(&proto.dims)?;
     let ty = Type::new(dtype, shape.clone());
@@ -70,7 +82,7 @@ fn elements(proto: &TensorProto, raw: Option<Vec<u8>>, folder: Option<&Path>) ->
     }
     let count = ty.count();
     let bytes = if proto.data_location() == DataLocation::External {
-        external(&proto.external_data, count * dtype.size_bytes(), folder)?
+        external(&proto.external_data, count * dtype.size_bytes(), folder)?.into()
     } else if let Some(raw) = raw {
         raw
     } else {
@@ -88,7 +100,22 @@ fn elements(proto: &TensorProto, raw: Option<Vec<u8>>, folder: Option<&Path>) ->
             bytes.iter().map(|&byte| u8::from(byte != 0)).collect(),
         ));
     }
-    Ok(Tensor::from_bytes(dtype, shape, bytes))
+    let part = file.and_then(|file| Part::of(file, &bytes));
+    Ok(match part {
+        Some(part) => Tensor::shared(dtype, shape, Arc::new(part)),
+        None => Tensor::shared(dtype, shape, Arc::new(Raw(bytes))),
+    })
+}
+
+/// Bytes in memory, of a model or of a file beside it.
+struct Raw(Bytes);
+
+impl Keeper for Raw {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn leave(&self, _: Range<usize>) {}
 }
 
 /// The elements in the field that is for their type.
@@ -165,7 +192,7 @@ pub fn to_proto(name: &str, tensor: &Tensor) -> TensorProto {
         name: Some(name.to_owned()),
         dims: tensor.shape().iter().map(|&extent| extent as i64).collect(),
         data_type: Some(number(tensor.dtype())),
-        raw_data: Some(tensor.bytes().to_vec()),
+        raw_data: Some(Bytes::copy_from_slice(tensor.bytes())),
         ..TensorProto::default()
     }
 }

@@ -19,39 +19,39 @@ use super::Net;
 use crate::error::Error;
 use crate::nn::layers::Layer;
 use crate::nn::scope::{Mode, Scope, States};
+use crate::weights::{Weight, Weights};
 
-/// The states of a network from tensors under PyTorch's names and in its layouts.
+/// The weights of a network from tensors under PyTorch's names and in its layouts.
 ///
 /// # Errors
 /// If a tensor is missing, unknown or of another shape.
-pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Error> {
+pub fn from_torch(net: &Net, tensors: Vec<(String, Tensor)>) -> Result<Weights, Error> {
     // What prediction needs must be there; what training has besides may be.
     let needed = states_of(net, Mode::Inference);
     let known = states_of(net, Mode::Training);
     let mut problems = Vec::new();
-    let mut converted: Vec<(String, Tensor)> = Vec::new();
+    let mut converted: Vec<(String, Weight)> = Vec::new();
     for (name, tensor) in with_one_bias(tensors, &known) {
         if name.ends_with("num_batches_tracked") {
             continue;
         }
-        let tensor = if known.is_transposed_in_torch(&name) {
-            transposed(&tensor)
-        } else {
-            tensor
+        let weight = match known.is_transposed_in_torch(&name) {
+            true => Weight::transposed(tensor),
+            false => tensor.into(),
         };
         match known.states().iter().find(|state| state.name == name) {
             None => problems.push(format!("`{name}` is unknown")),
-            Some(state) if state.ty != tensor.ty() => {
-                problems.push(format!("`{name}` is {}, the network has {}", tensor.ty(), state.ty));
+            Some(state) if state.ty != weight.ty() => {
+                problems.push(format!("`{name}` is {}, the network has {}", weight.ty(), state.ty));
             }
-            Some(_) => converted.push((name, tensor)),
+            Some(_) => converted.push((name, weight)),
         }
     }
     let is_there = |name: &str| converted.iter().any(|(known, _)| known == name);
     let missing = needed.states().iter().filter(|state| !is_there(&state.name));
     problems.extend(missing.map(|state| format!("`{}` is missing", state.name)));
     if problems.is_empty() {
-        return Ok(converted);
+        return Ok(converted.into_iter().collect());
     }
     Err(Error::Usage(format!(
         "these are not the weights of `{}`: {}",
@@ -94,28 +94,6 @@ fn states_of(net: &Net, mode: Mode) -> States {
     states.take()
 }
 
-/// A matrix with rows and columns exchanged; other tensors as they are.
-fn transposed(tensor: &Tensor) -> Tensor {
-    let &[rows, columns] = tensor.shape() else {
-        return tensor.clone();
-    };
-    let size = tensor.dtype().size_bytes();
-    let from = tensor.bytes();
-    let mut bytes = vec![0; from.len()];
-    // By squares, so that both sides stay in the first cache: VGG's first dense layer has 100 million elements.
-    const SIDE: usize = 32;
-    for row in (0..rows).step_by(SIDE) {
-        for column in (0..columns).step_by(SIDE) {
-            for r in row..rows.min(row + SIDE) {
-                for c in column..columns.min(column + SIDE) {
-                    bytes[(c * rows + r) * size..][..size].copy_from_slice(&from[(r * columns + c) * size..][..size]);
-                }
-            }
-        }
-    }
-    Tensor::from_bytes(tensor.dtype(), [columns, rows], bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,30 +112,10 @@ mod tests {
         ];
         let named = |tensors: &[(&str, Tensor)]| tensors.iter().map(|(n, x)| ((*n).to_owned(), x.clone())).collect();
         let converted = from_torch(net, named(&tensors)).unwrap();
-        let bias = converted
-            .iter()
-            .find(|(name, _)| name == "rnn.bias_ih")
-            .expect("a bias");
-        assert_eq!(bias.1.to_f32(), [7.0; 512]);
-        assert!(
-            converted
-                .iter()
-                .any(|(name, x)| name == "rnn.weight_hh" && x.shape() == [128, 512])
-        );
+        let tensor = |name: &str| converted.clone().take(name).expect("a weight").tensor();
+        assert_eq!(tensor("rnn.bias_ih").to_f32(), [7.0; 512]);
+        assert_eq!(tensor("rnn.weight_hh").shape(), [128, 512]);
         let wrong = from_torch(net, named(&tensors[..2])).unwrap_err().to_string();
         assert!(wrong.contains("`rnn.bias_ih` is missing"), "{wrong}");
-    }
-
-    #[test]
-    fn a_matrix_is_transposed_whatever_its_size() {
-        for (rows, columns) in [(0, 3), (1, 1), (3, 2), (33, 64), (65, 31)] {
-            let elements: Vec<f32> = (0..rows * columns).map(|at| at as f32).collect();
-            let found = transposed(&Tensor::from_f32([rows, columns], &elements));
-            assert_eq!(found.shape(), [columns, rows]);
-            for at in 0..rows * columns {
-                let expected = (at % rows * columns + at / rows) as f64;
-                assert_eq!(found.get(at).as_f64(), expected, "{rows}×{columns} at {at}");
-            }
-        }
     }
 }
