@@ -17,7 +17,7 @@ use super::draft::{Draft, Grain, Task};
 pub const LOAD: usize = 30;
 pub const TERM: usize = 2;
 /// The most terms written out in one turn of the innermost loop: more takes long to compile.
-const MOST_TERMS: usize = 1152;
+const MOST_TERMS: usize = 576;
 /// The most expressions written out of what follows the fold: more is a phase of its own, where it is written once.
 const MOST_AFTER: usize = 4096;
 /// Results along one axis.
