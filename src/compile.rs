@@ -211,8 +211,8 @@ impl Executable {
 
     /// What running an entry will take with so many threads, where that is known: on a CPU whose system tells what the process has.
     pub fn memory(&self, entry: &str, threads: usize) -> Option<Planned> {
-        let code = match &self.code {
-            Code::Cpu(code) => code,
+        let (states, arena) = match &self.code {
+            Code::Cpu(code) => (code.state_bytes(), code.arena_bytes(threads)),
             #[cfg(feature = "vulkan")]
             Code::Vulkan(_) => return None,
         };
@@ -222,9 +222,9 @@ impl Executable {
         Some(Planned {
             process: memory::resident()?,
             process_at_most: memory::most_resident()?,
-            states: code.state_bytes(),
+            states,
             prepared_from: arguments,
-            arena: code.arena_bytes(threads),
+            arena,
             ports: bytes(&plan.inputs) + bytes(&plan.outputs),
         })
     }
