@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use netloom_ir::graph::{Graph, Node, NodeId};
 use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::ops::{Op, View};
+use netloom_ir::prepare::PREPARE;
 use netloom_ir::target::TargetKind;
 use netloom_ir::{State, Target, Type};
 use petgraph::unionfind::UnionFind;
@@ -178,10 +179,12 @@ impl Classes {
             marks: vec![Marks::default(); count],
         };
         classes.tie_states(entries, states);
-        for (entry, (_, graph)) in entries.iter().enumerate() {
+        for (entry, (name, graph)) in entries.iter().enumerate() {
+            // What `prepare` is passed is read once: it lies as the caller has it, and what is made of it as it is wanted.
+            let at_border = |id: NodeId| name == PREPARE && matches!(graph.node(id).op, Op::Input(_));
             // Users first, so that what is read through views is marked as if it were read itself.
             for (id, node) in graph.nodes().rev() {
-                classes.visit(classes.first[entry], graph, id, node);
+                classes.visit(classes.first[entry], graph, id, node, &at_border);
             }
         }
         for value in 0..count {
@@ -216,7 +219,8 @@ impl Classes {
         }
     }
 
-    fn visit(&mut self, first: usize, graph: &Graph, id: NodeId, node: &Node) {
+    /// Ties what a node reads and writes together, but for operands at a border.
+    fn visit(&mut self, first: usize, graph: &Graph, id: NodeId, node: &Node, at_border: &dyn Fn(NodeId) -> bool) {
         let own = first + id.at();
         let mark = |classes: &mut Classes, marks: Marks, with_own: bool| {
             let args = node.args.iter().map(|arg| first + arg.at());
@@ -233,8 +237,10 @@ impl Classes {
         };
         match &node.op {
             Op::Map(_) => {
-                for arg in &node.args {
-                    self.sets.union(own, first + arg.at());
+                for &arg in &node.args {
+                    if self.marks[first + arg.at()].is_state || !at_border(arg) {
+                        self.sets.union(own, first + arg.at());
+                    }
                 }
             }
             Op::Conv(_) | Op::Pool(_) => mark(self, convolved, true),
@@ -329,5 +335,28 @@ mod tests {
         ");
         insta::assert_snapshot!(layouts.state("first"), @"{0/16:2 1/1:3 2/1:3 3/1:3 0/1:16}");
         assert_eq!(layouts.state("second"), Layout::Dense);
+    }
+
+    /// A filter that is scaled once lies in blocks, although what it is made of is passed in.
+    #[test]
+    fn what_is_prepared_lies_as_it_is_read() {
+        let b = Builder::new();
+        let given = b.input("given", DType::F32, [32, 16, 3, 3]);
+        let scale = b.input("scale", DType::F32, [32, 1, 1, 1]);
+        let prepare = b.finish([("filter", given * scale)]).unwrap();
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [2, 16, 8, 8]);
+        let filter = b.input("filter", DType::F32, [32, 16, 3, 3]);
+        let predict = b.finish([("y", x.conv(filter, Conv::unit(2)))]).unwrap();
+        let state = State {
+            name: "filter".into(),
+            ty: Type::new(DType::F32, [32, 16, 3, 3]),
+            init: Init::Prepared,
+        };
+        let entries = [("predict".into(), predict), (PREPARE.into(), prepare)];
+        let layouts = Layouts::choose(&entries, &[state], &Cpu::native().target());
+        insta::assert_snapshot!(layouts.state("filter"), @"{0/16:2 1/16:1 2/1:3 3/1:3 1/1:16 0/1:16}");
+        let given = entries[1].1.inputs()[0];
+        assert!(!layouts.entry(PREPARE).contains_key(&given));
     }
 }
