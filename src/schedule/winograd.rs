@@ -140,7 +140,7 @@ impl Form {
         /// Multiplications and additions a nanosecond.
         const RATE: f64 = 55.0;
         /// The transforms of a square of the image, of the result, and of a filter, each of [`LANES`] channels.
-        const TRANSFORMS: [(usize, [f64; 3]); 2] = [(4, [70.0, 60.0, 100.0]), (6, [150.0, 140.0, 130.0])];
+        const TRANSFORMS: [(usize, [f64; 3]); 2] = [(4, [70.0, 60.0, 35.0]), (6, [150.0, 140.0, 60.0])];
         let results = draft.count(&self.images)
             * self
                 .directions
