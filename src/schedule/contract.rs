@@ -374,21 +374,19 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let is_around = |axis: &&AxisId| !is_tall || a_free.contains(axis);
     let (around, within) = outer.split_at(outer.iter().take_while(is_around).count());
     let mut known = HashMap::new();
-    let mut axes = |draft: &mut Draft, split: &mut dyn FnMut(&mut Draft, usize) -> ExprId, axes: &[AxisId]| {
-        for &axis in axes.iter().rev() {
-            let digit = split(draft, draft.extent(axis));
-            known.insert(draft.source.axis(axis), digit);
-        }
-    };
-    let (group, strip) = if is_tall {
-        let strip = split(draft, strips);
-        axes(draft, &mut split, within);
-        (split(draft, groups), strip)
-    } else {
-        let group = split(draft, groups);
-        (group, split(draft, strips))
-    };
-    axes(draft, &mut split, around);
+    // Nothing lies within unless the rows are of the larger side.
+    let [inner, middle] = if is_tall { [strips, groups] } else { [groups, strips] };
+    let inner = split(draft, inner);
+    for &axis in within.iter().rev() {
+        let digit = split(draft, draft.extent(axis));
+        known.insert(draft.source.axis(axis), digit);
+    }
+    let middle = split(draft, middle);
+    for &axis in around.iter().rev() {
+        let digit = split(draft, draft.extent(axis));
+        known.insert(draft.source.axis(axis), digit);
+    }
+    let (group, strip) = if is_tall { (middle, inner) } else { (inner, middle) };
     let zero = draft.int(0);
     // The last band is moved back to end with the result's.
     let band = band.map(|band| {
