@@ -215,7 +215,7 @@ fn exponent(x: X<'_>) -> X<'_> {
     (x.bitcast(format.signed) - root).shr(root.int(i128::from(format.fraction)))
 }
 
-/// What the logarithm is where it need not be computed: -∞ of zero, NaN of what is below, `x` itself at ∞ and NaN; 0 elsewhere. Choices between 0
+/// The bits of what the logarithm is where it need not be computed: -∞ of zero, NaN of what is below, `x` itself at ∞ and NaN; 0 elsewhere. Choices between 0
 /// and all bits are no instruction, others against 0 are one.
 fn log_limit(x: X<'_>) -> X<'_> {
     let format = Format::of(x);
@@ -225,7 +225,7 @@ fn log_limit(x: X<'_>) -> X<'_> {
     let at_zero = x.eq(x.lit(0.0));
     let at_zero = at_zero.select(x.lit(f64::NEG_INFINITY).bitcast(format.signed), zero);
     let below = x.lt(x.lit(0.0)).select(ones, zero);
-    above.or(at_zero).or(below).bitcast(x.dtype())
+    above.or(at_zero).or(below)
 }
 
 /// `ln x` as `e·2^-fraction·ln 2 + ln m`, where `fraction` is the count of bits after the point: `e` and `ln m`. The limits are in `ln m`.
@@ -241,7 +241,7 @@ fn log_parts(x: X<'_>) -> (X<'_>, X<'_>) {
     let whole = (lifted - bits_of(std::f64::consts::FRAC_1_SQRT_2)).and(bits.int(-1 << format.fraction));
     let f = (lifted - whole).bitcast(x.dtype()) - 1.0;
     // Of zero and infinity f is 0, of NaN and what is negative it is a number: with the limit's bits it is the limit.
-    let limited = f.bitcast(format.signed).or(log_limit(x).bitcast(format.signed));
+    let limited = f.bitcast(format.signed).or(log_limit(x));
     ((whole - lift).cast(x.dtype()), log_from(limited.bitcast(x.dtype()), f))
 }
 
@@ -270,7 +270,7 @@ fn log10(x: X<'_>) -> X<'_> {
 /// `ln(1 + x)`: the exponent is that of the rounded sum, the fraction `(1 + x)/2^e - 1` is taken from `x` itself, without rounding the
 /// sum (after N. Juffa's `log1pf`).
 pub(super) fn log1p(x: X<'_>) -> X<'_> {
-    let limit = log_limit(x + 1.0);
+    let limit = log_limit(x + 1.0).bitcast(x.dtype());
     unless_tiny(x, limit.eq(x.lit(0.0)).select(log1p_inside(x), limit))
 }
 
