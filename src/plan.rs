@@ -231,8 +231,8 @@ pub struct StateSlot {
     pub ty: Type,
     /// Bytes from the start of the block.
     pub offset: usize,
-    /// Whether the entry `prepare` computes it from other states.
-    pub is_prepared: bool,
+    /// Whether it is saved: neither computed from other states nor examples.
+    pub is_saved: bool,
     /// Whether whoever makes a session gives its first elements.
     pub is_given: bool,
 }
@@ -282,7 +282,7 @@ impl Memory {
                     ..state.ty.clone()
                 },
                 offset,
-                is_prepared: state.init == Init::Prepared,
+                is_saved: !matches!(state.init, Init::Prepared | Init::Data),
                 is_given: state.init == Init::Given,
             });
             memory.state_bytes = (offset + state.ty.len_bytes()).next_multiple_of(ALIGN);
