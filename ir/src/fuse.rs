@@ -93,7 +93,7 @@ pub fn joined_parts(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
         }
         let is_computed = matches!(
             graph.node(part).op,
-            Op::Map(_) | Op::Fold(_) | Op::Einsum(_) | Op::Conv(_)
+            Op::Map(_) | Op::Fold(_) | Op::Einsum(_) | Op::Conv(_) | Op::Random(_)
         );
         let is_output = graph.outputs.iter().any(|(_, output)| *output == part);
         if !is_computed || is_output || parts.contains(&part) {
@@ -759,7 +759,7 @@ impl<'a> Cut<'a> {
     /// A region that can write a part of what is joined, one that writes another part or reads what it is made from: parts of a gradient
     /// are mostly made from the same values.
     fn fellow(&mut self, id: NodeId, node: &Node, demanding: &[usize]) -> Option<usize> {
-        if !matches!(node.op, Op::Map(_)) || self.rides[id.at()] {
+        if !matches!(node.op, Op::Map(_) | Op::Random(_)) || self.rides[id.at()] {
             return None;
         }
         let mut joins = demanding
@@ -897,7 +897,8 @@ impl<'a> Cut<'a> {
             Op::Pool(pool) if pool.is_small() => flat(5 * places(node)),
             Op::Pool(_) => flat(4),
             Op::Gather(_) => flat(4),
-            Op::Random(_) => flat(60),
+            // A quarter of the generator: the words of a counter share a kernel.
+            Op::Random(_) => flat(20),
             Op::Input(_) | Op::Const(_) | Op::Part(_) => flat(0),
             Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_) | Op::Scan(_) | Op::If(_) | Op::While(_) => flat(1),
         }
