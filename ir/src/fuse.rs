@@ -287,10 +287,10 @@ struct Cut<'a> {
 
 /// What computing one element takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cost {
+pub(crate) struct Cost {
     prims: u32,
     /// In units of an addition.
-    weight: u32,
+    pub(crate) weight: u32,
 }
 
 impl<'a> Cut<'a> {
@@ -1164,7 +1164,7 @@ fn reshaped(to: &[usize], follows: &[Follow], from: &[usize]) -> Vec<Follow> {
 }
 
 /// What the body of a row costs, counted on the body itself.
-fn map_cost(def: &'static MapDef, dtypes: &[DType], result: DType) -> Cost {
+pub(crate) fn map_cost(def: &'static MapDef, dtypes: &[DType], result: DType) -> Cost {
     let exprs = std::cell::RefCell::new(Exprs::default());
     let load = |(at, &dtype): (usize, &DType)| {
         let id = exprs
