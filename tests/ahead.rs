@@ -898,6 +898,26 @@ fn a_missing_compiler_is_named_and_nothing_is_written() {
     assert!(files(folder.path()).is_empty());
 }
 
+/// The block of states is its file, mapped: a training step changes what this process sees of it, and not the file.
+#[test]
+fn a_training_step_leaves_the_file_of_its_states() {
+    let (net, program, _) = lenet(TRAIN_STEP, 4);
+    let mut session = session(&program, &Cpu::native(), 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&program, &session, &Cpu::native(), net.name, folder.path());
+    let before = std::fs::read(folder.path().join("lenet.states")).expect("the states were written");
+    let mut running = Running::open(folder.path(), 2, 0).expect("it opens");
+    assert!(running.states() == before);
+    let arguments = [("x", net.input(4)), ("y", net.target(4))];
+    let arguments = arguments.map(|(name, ty)| (name.to_owned(), sample::tensor(&ty, &mut 1)));
+    let borrowed: Vec<(&str, &Tensor)> = arguments.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let expected = session.call(TRAIN_STEP, &borrowed).expect("it runs");
+    assert_eq!(running.call(TRAIN_STEP, &arguments).expect("it runs"), expected);
+    assert!(running.states() != before);
+    let after = std::fs::read(folder.path().join("lenet.states")).expect("the states are there");
+    assert!(after == before);
+}
+
 #[test]
 fn manifests_of_another_version_are_refused() {
     let (net, program, session) = lenet(PREDICT, 1);
