@@ -1,7 +1,7 @@
 //! Arrays by name, as NumPy's `savez` stores them.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use ndarray::{ArrayD, IxDyn};
@@ -73,17 +73,18 @@ pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn parse(file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
+pub fn parse(mut file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
+    let length = file.seek(SeekFrom::End(0)).map_err(|reason| reason.to_string())?;
     let mut archive = ZipArchive::new(file).map_err(|reason| format!("not a valid .npz file: {reason}"))?;
     (0..archive.len())
         .map(|number| {
             let mut member = archive.by_index(number).map_err(|reason| reason.to_string())?;
             let name = member.name().trim_end_matches(".npy").to_owned();
             let claimed = member.size();
-            let most = claimed.min(member.compressed_size().saturating_mul(MOST_PACKED));
-            let most = usize::try_from(most).unwrap_or(usize::MAX);
-            memory::check(most).map_err(|reason| format!("array `{name}`: {reason}"))?;
-            let mut bytes = Vec::with_capacity(most);
+            let most = claimed.min(member.compressed_size().min(length).saturating_mul(MOST_PACKED));
+            memory::check(usize::try_from(most).unwrap_or(usize::MAX))
+                .map_err(|reason| format!("array `{name}`: {reason}"))?;
+            let mut bytes = Vec::with_capacity(most.min(length) as usize);
             (member.by_ref().take(claimed))
                 .read_to_end(&mut bytes)
                 .map_err(|reason| reason.to_string())
