@@ -134,7 +134,7 @@ pub(crate) fn plan_graphs(
         .iter()
         .filter_map(|state| match &state.init {
             Init::Tensor(tensor) => Some((state.name.clone(), Arc::clone(tensor))),
-            Init::Graph(_) | Init::Prepared | Init::Given => None,
+            Init::Graph(_) | Init::Prepared | Init::Given | Init::Data => None,
         })
         .collect();
     Lowered {

@@ -83,6 +83,15 @@ impl Device {
         }
     }
 
+    /// The most bytes of a data set that are kept there, if its memory is another than the host's.
+    pub fn data_bytes(&self) -> Option<u64> {
+        match self {
+            Device::Cpu(_) => None,
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(device) => Some(device.traits.data_bytes),
+        }
+    }
+
     /// The name in reports: `cpu`, or `vulkan:N` with the device's own name.
     pub fn name(&self) -> String {
         match self {

@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -353,7 +354,13 @@ impl Session {
         if !is_of_type(value, &slot.ty.dense()) {
             return Err(misfit_state(slot, &value.ty()));
         }
-        let (offset, bytes) = (slot.offset, slot.ty.arranged(value));
+        let bytes = slot.ty.arranged(value);
+        self.write(name, bytes)
+    }
+
+    /// Replaces the first bytes of a state.
+    fn write(&mut self, name: &str, bytes: Cow<'_, [u8]>) -> Result<(), Error> {
+        let offset = self.slot(name)?.offset;
         let prepare = self.executable.plan(PREPARE);
         let is_prepared_from = prepare.is_some_and(|plan| plan.touches_states(offset..offset + bytes.len()));
         self.runner.write_states(offset, &bytes)?;
@@ -361,9 +368,29 @@ impl Session {
         Ok(())
     }
 
-    /// Every state that is not computed from others, with its name, in the program's order.
+    /// Replaces the first slices of a state along its outermost axis: examples that a program gathers its batches from.
+    ///
+    /// # Errors
+    /// If there is no such state, it has slices of another type or fewer of them, or they do not lie one after the other.
+    pub fn set_rows(&mut self, name: &str, rows: &Tensor) -> Result<(), Error> {
+        let slot = self.slot(name)?;
+        let has = |shape: &[usize]| shape.first().copied().unwrap_or(0);
+        let fits = rows.dtype() == slot.ty.dtype
+            && rows.shape().get(1..) == slot.ty.shape.get(1..)
+            && has(rows.shape()) <= has(&slot.ty.shape);
+        if !fits || slot.ty != slot.ty.dense() {
+            return Err(Error::Usage(format!(
+                "state `{name}` is {}, which does not begin with {}",
+                slot.ty,
+                rows.ty()
+            )));
+        }
+        self.write(name, Cow::Borrowed(rows.bytes()))
+    }
+
+    /// Every state that is neither computed from others nor examples, with its name, in the program's order.
     pub fn states(&self) -> Vec<(String, Tensor)> {
-        let slots = self.executable.states.iter().filter(|slot| !slot.is_prepared);
+        let slots = self.executable.states.iter().filter(|slot| slot.is_saved);
         let names: Vec<String> = slots.map(|slot| slot.name.clone()).collect();
         names
             .into_iter()

@@ -7,6 +7,7 @@ pub mod callbacks;
 pub mod classic;
 pub mod dataset;
 pub mod events;
+mod feed;
 pub mod health;
 pub mod insight;
 pub mod metrics;

@@ -192,7 +192,7 @@ impl Weights {
                 Some(weight) if weight.ty() != ty.dense() => {
                     problems.push(format!("`{name}` is {}, the model has {}", weight.ty(), ty.dense()));
                 }
-                None if !may_differ(name) && !matches!(init, Init::Given) => {
+                None if !may_differ(name) && matches!(init, Init::Tensor(_) | Init::Graph(_)) => {
                     problems.push(format!("`{name}` is missing"));
                 }
                 _ => {}

@@ -19,14 +19,13 @@ use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::sample::SplitMix;
 use netloom::ir::{DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, oracle, sample};
-use netloom::nn::layers::{Bidirectional, Cell, Dense, Recurrent};
-use netloom::nn::resident::{POSITIONS, resident};
+use netloom::nn::layers::{Bidirectional, Cell, Dense, Dropout, Recurrent};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo::{self, Width, resnet};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::plan::kernels::Makers;
-use netloom::train::Dataset;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
+use netloom::train::{Augmentation, Dataset, FitOptions, Model, ModelOptions};
 use netloom::{Cpu, Session, compile};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
 
@@ -157,40 +156,71 @@ fn recurrent_nets_train_as_on_the_cpu() {
     assert_eq!(device.messages(), [""; 0]);
 }
 
-/// The data set lives on the device, which is told which examples make a batch: the same bits as from batches put together by the host.
+/// `fit` keeps the data on the device, which gathers and moves each batch: the losses follow the CPU's. Where the host puts the batches together, for a
+/// stated reason, the device's states have the same bits.
 #[test]
-fn batches_are_gathered_on_the_device() {
+fn data_live_on_the_device() {
     let Some(device) = support::vulkan() else { return };
-    let (program, _) = training("mlp", 8);
-    let net = zoo::find("mlp").expect("a network");
-    let sets = [("x", data(&net.input(40))), ("y", data(&net.target(40)))];
-    let on_device = resident(&program, TRAIN_STEP, &sets).expect("sets that fit");
-    let session = |program: &Program| {
-        let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
-        Session::new(executable.into(), 1, 7).expect("memory")
+    let pretend: Pretend = |traits| traits.data_bytes = 100;
+    let options = Options {
+        validate: true,
+        pretend: Some(pretend),
+        ..Options::default()
     };
-    let (mut given, mut gathering) = (session(&program), session(&on_device));
-    for step in 0..4 {
-        let positions: Vec<i64> = (0..8).map(|at| (at * 7 + step * 3) % 40).collect();
-        let rows = |set: &Tensor| {
-            let all = Dataset::new(set.clone(), set.clone()).expect("as many");
-            all.select(&positions.iter().map(|&at| at as usize).collect::<Vec<_>>())
-                .inputs
+    let small = Device::open(&options).expect("it was opened before");
+    let net = zoo::find("lenet").expect("a network");
+    let set = |examples| Dataset::new(data(&net.input(examples)), data(&net.target(examples))).expect("as many");
+    let moves = Augmentation {
+        flip: true,
+        ..Augmentation::shift(2, 5)
+    };
+    let warps = Augmentation { zoom: 0.1, ..moves };
+    let training = (net.training)();
+    let fit = |device: netloom::Device, data: &Dataset, augment: Augmentation| {
+        let options = ModelOptions {
+            device,
+            ..ModelOptions::new(8)
         };
-        let (x, y) = (rows(&sets[0].1), rows(&sets[1].1));
-        let expected = given.call(TRAIN_STEP, &[("x", &x), ("y", &y)]).expect("a step");
-        let positions = Tensor::from_i64([8], &positions);
-        let found = gathering.call(TRAIN_STEP, &[(POSITIONS, &positions)]).expect("a step");
-        assert_eq!(found, expected, "step {step}");
-    }
-    for (name, expected) in given.states() {
-        assert_eq!(gathering.state(&name).expect("a state"), expected, "{name}");
+        let layers = (net.layers)().before_last(Dropout(0.3));
+        let mut model = Model::compile(layers, &training, &set(40), options).unwrap_or_else(|error| panic!("{error}"));
+        let why = model.brings_batches(data, Some(&augment));
+        let options = FitOptions {
+            epochs: 2,
+            augment: Some(augment),
+            ..FitOptions::default()
+        };
+        let history = model.fit(data, options).unwrap_or_else(|error| panic!("{error}"));
+        let losses: Vec<f64> = history.epochs.iter().map(|epoch| epoch.objective).collect();
+        let states = model.session().states();
+        assert!(states.iter().all(|(name, _)| !name.starts_with("data.")));
+        (why, losses, states)
+    };
+    for (examples, augment, reason) in [
+        (40, moves, None),
+        (48, moves, Some("room for 40 examples, not for 48")),
+        (32, warps, Some("zooms pictures")),
+    ] {
+        let data = set(examples);
+        let (none, expected, _) = fit(Cpu::native().into(), &data, augment);
+        let (why, losses, states) = fit(Arc::clone(&device).into(), &data, augment);
+        let (why_small, _, same) = fit(Arc::clone(&small).into(), &data, augment);
+        assert_eq!(none, None);
+        assert_eq!(why.is_some(), reason.is_some(), "{why:?}");
+        assert!(why.unwrap_or_default().contains(reason.unwrap_or_default()));
+        assert!(why_small.is_some_and(|why| why.contains("0 MiB of data")));
+        assert!(
+            states == same,
+            "other bits with batches from the host, {examples} examples"
+        );
+        for (found, expected) in losses.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() <= 1e-3 * expected,
+                "{losses:?}, on the CPU {expected:?}"
+            );
+        }
     }
     assert_eq!(device.messages(), [""; 0]);
-    let wrong = resident(&program, TRAIN_STEP, &[("x", sets[1].1.clone())]);
-    assert!(wrong.is_err_and(|error| error.to_string().contains("no examples of i64[40]")));
-    let wrong = resident(&program, TRAIN_STEP, &[("z", sets[1].1.clone())]);
-    assert!(wrong.is_err_and(|error| error.to_string().contains("`z`")));
+    assert_eq!(small.messages(), [""; 0]);
 }
 
 /// Operation by operation, training takes the same way as compiled for the CPU; loops, which the host goes through, as well.
@@ -217,27 +247,6 @@ fn eager_training_follows_the_cpu() {
         assert!(eager.kernel_runs(TRAIN_STEP) > plan.kernel_runs(), "{net}");
         assert!(eager.allocations(TRAIN_STEP) > 0 && eager.peak_bytes() > 0, "{net}");
     }
-    assert_eq!(device.messages(), [""; 0]);
-}
-
-/// Eager execution sees every value, on the device too.
-#[test]
-fn the_first_value_that_is_no_number_is_named() {
-    let Some(device) = support::vulkan() else { return };
-    let b = Builder::new();
-    let x = b.input("x", DType::F32, [3]);
-    let program = Program::pure("run", b.finish([("y", ((x - 1.0).log() + x).exp())]).expect("a graph"));
-    let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
-    let session = Session::new(executable.into(), 1, 0).expect("memory");
-    let mut eager = Eager::new(&program, Arc::clone(&device), 1, &session).expect("kernels");
-    let mut results = session.results("run").expect("an entry");
-    let mut found = |values: [f32; 3]| {
-        let x = Tensor::from_f32([3], &values);
-        eager.first_not_finite("run", &[&x], &mut results).expect("a run")
-    };
-    assert_eq!(found([2.0, 3.0, 4.0]), None);
-    let named = found([2.0, 0.5, 4.0]).expect("the logarithm of a negative number");
-    assert!(named.contains("= log"), "{named}");
     assert_eq!(device.messages(), [""; 0]);
 }
 

@@ -43,6 +43,8 @@ const MOST_SEARCHED: usize = 64;
 const TINY: usize = 4096;
 /// Joined parts of so many elements are written where they belong, not computed by who reads them: a guess.
 const MANY_JOINED: usize = 1024;
+/// Elements of each part that lie one behind the other in what is joined, or more: a guess. Shorter ones are no lines for vectors.
+const LONG_RUN: usize = 64;
 
 /// Nodes that become one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,21 +71,24 @@ pub enum RegionKind {
     Compound,
 }
 
-/// If a node joins parts that lie one behind the other in memory, and those are computed element by element or as contractions, the parts:
-/// whoever computes them can write them where they belong. Reshapes of parts are looked through.
+/// If a node joins parts that lie one behind the other in memory, or in lines as long as pay, and those are computed element by element or as
+/// contractions, the parts: whoever computes them can write them where they belong. Reshapes of parts that lie one behind the other are looked
+/// through.
 pub fn joined_parts(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
     let node = graph.node(id);
     let Op::View(View::Concat(axis)) = node.op else {
         return None;
     };
     let (shape, count) = (&node.ty().shape, node.ty().count());
-    if count < MANY_JOINED || shape[..axis].iter().any(|&extent| extent != 1) {
+    let is_in_a_row = shape[..axis].iter().all(|&extent| extent == 1);
+    let is_short = |part: &NodeId| graph.ty(*part).shape[axis..].iter().product::<usize>() < LONG_RUN;
+    if count < MANY_JOINED || !is_in_a_row && node.args.iter().any(is_short) {
         return None;
     }
     let mut parts: Vec<NodeId> = Vec::new();
     for &arg in &node.args {
         let mut part = arg;
-        while let Op::View(View::Reshape(_)) = graph.node(part).op {
+        while is_in_a_row && let Op::View(View::Reshape(_)) = graph.node(part).op {
             part = graph.node(part).args[0];
         }
         let is_computed = matches!(

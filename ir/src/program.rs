@@ -35,6 +35,8 @@ pub enum Init {
     Prepared,
     /// With elements that are given to whoever runs the program, as those of a file with weights are.
     Given,
+    /// With zeros, until whoever runs the program puts examples there; they are not saved with what has been learnt.
+    Data,
 }
 
 /// One way to run the program, e.g. `train_step` or `predict`.
@@ -146,7 +148,7 @@ impl Program {
                         &Loc::None,
                     );
                 }
-                Init::Tensor(_) | Init::Given => {}
+                Init::Tensor(_) | Init::Given | Init::Data => {}
                 Init::Graph(graph) => check_init(name, &logical, graph, &mut wrong),
                 Init::Prepared => {
                     let outputs = self.entry(PREPARE).map_or(&[][..], |entry| &entry.graph.outputs);
@@ -196,7 +198,7 @@ impl Program {
     fn graphs(&self) -> impl Iterator<Item = (String, &Graph)> {
         let inits = self.states.iter().filter_map(|state| match &state.init {
             Init::Graph(graph) => Some((format!("state `{}`", state.name), &**graph)),
-            Init::Tensor(_) | Init::Prepared | Init::Given => None,
+            Init::Tensor(_) | Init::Prepared | Init::Given | Init::Data => None,
         });
         let entries = self
             .entries

@@ -376,6 +376,10 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
     })?;
     super::say_fallback(&choice);
     eprint!("{}", model.summary()?);
+    let augment = (plan.net.example.len() == 3).then_some(plan.augment);
+    if let Some(reason) = model.brings_batches(&data.train, augment.as_ref()) {
+        eprintln!("each batch is brought to the device, not all data once: {reason}");
+    }
     let steps = data.train.len() / plan.batch;
     let (mut steps_done, mut earlier) = (0, Vec::new());
     if let Some(path) = plan.resume {
@@ -431,7 +435,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
             epochs: plan.epochs,
             steps_done,
             validation: Some(&data.validation),
-            augment: (plan.net.example.len() == 3).then_some(plan.augment),
+            augment,
             callbacks,
             on_step: Some(&mut on_step),
             interrupt: Some(interrupted()),

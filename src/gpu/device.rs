@@ -56,6 +56,8 @@ pub struct Traits {
     /// The most bytes of an operand of the hand-written shader of matrix products; 0 where generated kernels are as fast, or the device lacks
     /// what the shader needs.
     pub product_bytes: u64,
+    /// The most bytes of a data set that are kept in the device's memory.
+    pub data_bytes: u64,
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
     pub binding_alignment: u64,
     /// What is promised of `f32`, which modules then demand.
@@ -429,6 +431,9 @@ impl Device {
             .position(|device| device == chosen)
             .expect("it was chosen among them");
         let limits = chosen.properties();
+        let description = describe(number, chosen);
+        // States lie in one block, and what is computed wants memory too: half of either is a guess.
+        let data_bytes = description.memory_bytes.min(description.allocation_bytes) / 2;
         let opened = Device {
             memory: Arc::new(StandardMemoryAllocator::new_default(Arc::clone(&device))),
             commands: Arc::new(StandardCommandBufferAllocator::new(
@@ -439,7 +444,7 @@ impl Device {
                 Arc::clone(&device),
                 Default::default(),
             )),
-            description: describe(number, chosen),
+            description,
             traits: Traits {
                 float64: features.shader_float64,
                 int64: features.shader_int64,
@@ -453,6 +458,7 @@ impl Device {
                 groups: limits.max_compute_work_group_count,
                 texels: texels(chosen),
                 product_bytes: product_bytes(chosen),
+                data_bytes,
                 binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
                     .max(limits.min_texel_buffer_offset_alignment.as_devicesize())
                     .max(16),

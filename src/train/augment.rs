@@ -36,7 +36,7 @@ impl Augmentation {
     }
 
     /// Whether pixels come to lie between pixels, so that values are interpolated.
-    fn warps(&self) -> bool {
+    pub fn warps(&self) -> bool {
         self.crop < 1.0 || self.turn > 0.0 || self.zoom > 0.0
     }
 
@@ -74,12 +74,14 @@ impl Augmentation {
         };
         let pixel = pictures.dtype().size_bytes();
         let picture = channels * height * width * pixel;
-        let mut draws = SplitMix(SplitMix(self.seed).bits() ^ step);
+        let mut draws = self.draws(step);
         let mut before = Vec::new();
         for number in 0..count {
-            let mut distance = || draws.below(2 * self.shift + 1) as isize - self.shift as isize;
-            let (down, right) = (distance(), distance());
-            let is_flipped = self.flip && draws.below(2) == 1;
+            let Move {
+                down,
+                right,
+                is_flipped,
+            } = Move::draw(self, &mut draws);
             let warp = self.warps().then(|| Warp::draw(self, height, width, &mut draws));
             let bytes = &mut pictures.bytes_mut()[number * picture..][..picture];
             for plane in bytes.chunks_exact_mut((height * width * pixel).max(1)) {
@@ -91,6 +93,43 @@ impl Augmentation {
                 }
                 shift_plane(plane, height, width, pixel, down, right);
             }
+        }
+    }
+
+    /// The same for pictures that are moved elsewhere, as [`crate::nn::resident::MOVES`] says; nothing but moves is done to them.
+    pub fn moves(&self, step: u64, count: usize) -> Tensor {
+        let mut draws = self.draws(step);
+        let moves = (0..count).flat_map(|_| {
+            let Move {
+                down,
+                right,
+                is_flipped,
+            } = Move::draw(self, &mut draws);
+            [down as i64, right as i64, i64::from(is_flipped)]
+        });
+        Tensor::from_i64([count, 3], &moves.collect::<Vec<_>>())
+    }
+
+    fn draws(&self, step: u64) -> SplitMix {
+        SplitMix(SplitMix(self.seed).bits() ^ step)
+    }
+}
+
+/// How far a picture is moved; mirrored before that, or not.
+struct Move {
+    down: isize,
+    right: isize,
+    is_flipped: bool,
+}
+
+impl Move {
+    fn draw(augment: &Augmentation, draws: &mut SplitMix) -> Move {
+        let mut distance = || draws.below(2 * augment.shift + 1) as isize - augment.shift as isize;
+        let (down, right) = (distance(), distance());
+        Move {
+            down,
+            right,
+            is_flipped: augment.flip && draws.below(2) == 1,
         }
     }
 }

@@ -11,6 +11,7 @@ use netloom_ir::{DType, Program, Tensor, Type};
 use super::augment::Augmentation;
 use super::callbacks::{Callback, Epoch, Flow};
 use super::dataset::{Dataset, batch_shape, copy_rows, shuffled};
+use super::feed::{Feed, Room};
 use super::health::Health;
 use super::metrics::{Scores, best_classes};
 use crate::compile::{Executable, compile};
@@ -79,6 +80,8 @@ pub struct Model {
     session: Session,
     observed: Observed,
     options: ModelOptions,
+    /// The place for data, where training steps gather their batches.
+    room: Option<Room>,
     /// The training steps that are watched for NaN and infinity, by entry.
     watched: Vec<(String, Watched)>,
 }
@@ -121,7 +124,8 @@ pub struct History {
 }
 
 impl Model {
-    /// Compiles a network for examples and targets like those of `data`.
+    /// Compiles a network for examples and targets like those of `data`. A device with memory of its own gets room for all of them, if they fit, and
+    /// training steps gather their batches there.
     ///
     /// # Errors
     /// If the layers, the data and the loss do not fit each other, or the device cannot run it.
@@ -171,6 +175,7 @@ impl Model {
         let (input, target) = (typed(&data.inputs), typed(&data.targets));
         let (mut program, observed) = watched_program(&net, &input, &target, training)?;
         let watched = watch(&mut program);
+        let (program, room) = Room::make(program, data, options.batch, &options.device)?;
         let executable = compile(&program, &options.device)?;
         let session = Session::new(Arc::new(executable), options.threads, options.seed)?;
         Ok(Model {
@@ -180,8 +185,22 @@ impl Model {
             session,
             observed,
             options,
+            room,
             watched,
         })
+    }
+
+    /// Why [`Model::fit`] brings each batch of these data to a device that has memory of its own, instead of all of them once; `None` where
+    /// it does not.
+    pub fn brings_batches(&self, data: &Dataset, augment: Option<&Augmentation>) -> Option<String> {
+        let most = self.options.device.data_bytes()?;
+        match self.room {
+            Some(room) => room.refuses(data, augment),
+            None => Some(format!(
+                "the device is trusted with {} MiB of data, and there are more",
+                most >> 20
+            )),
+        }
     }
 
     /// What made the first NaN or infinity in a step's results, if it was watched and there is one.
@@ -238,7 +257,7 @@ impl Model {
                 data.len()
             )));
         }
-        let mut batch = data.select(&vec![0; batch_size]);
+        let mut feed = Feed::new(data, options.augment, batch_size, self.room, &mut self.session)?;
         let mut loss = self.session.results(TRAIN_STEP)?;
         let is_watched = self.session.executable().plan(WATCHED_STEP).is_some();
         let mut watched = is_watched.then(|| self.session.results(WATCHED_STEP)).transpose()?;
@@ -258,17 +277,14 @@ impl Model {
             let mut total = 0.0;
             let mut times = Vec::with_capacity(steps);
             for (step, positions) in order.chunks_exact(batch_size).enumerate().skip(first) {
-                data.copy_into(positions, &mut batch);
-                if let Some(augment) = options.augment {
-                    augment.apply(((number - 1) * steps + step) as u64, &mut batch.inputs);
-                }
+                feed.load(positions, ((number - 1) * steps + step) as u64, &mut self.session)?;
                 // Health is looked at once an epoch, so only the last step measures it.
                 let (entry, results) = match &mut watched {
                     Some(watched) if step + 1 == steps => (WATCHED_STEP, watched),
                     _ => (TRAIN_STEP, &mut loss),
                 };
                 let clock = Instant::now();
-                self.session.run(entry, &[&batch.inputs, &batch.targets], results)?;
+                self.session.run(entry, &feed.arguments(), results)?;
                 times.push(clock.elapsed());
                 let value = results[0].get(0).as_f64();
                 if let Some(culprit) = self.culprit(entry, results) {
@@ -449,7 +465,7 @@ impl Model {
     pub fn load(&mut self, path: &Path) -> Result<(), Error> {
         let found = safetensors::load(path)?;
         let mut problems = Vec::new();
-        for slot in &self.session.executable().states {
+        for slot in self.session.executable().states.iter().filter(|slot| slot.is_saved) {
             match found.iter().find(|(name, _)| *name == slot.name) {
                 None => problems.push(format!("`{}` is missing", slot.name)),
                 Some((_, tensor)) if tensor.ty() != slot.ty.dense() => {

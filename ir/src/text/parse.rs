@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! file      = (graph | (state | entry)*)
-//! state     = "state" name ":" type "=" (constant | graph | "prepared")
+//! state     = "state" name ":" type "=" (constant | graph | "prepared" | "given" | "data")
 //! entry     = "entry" name "=" graph
 //! graph     = "graph" "(" (name ":" type),* ")" "{" statement* "return" (name "=")? operand),* "}"
 //! statement = (label | name) (":" type),* "=" op attribute? operand,* (word "=" attribute)*
@@ -229,13 +229,13 @@ impl<'s> Parser<'s> {
         self.expect("=")?;
         let init = match self.peek().text {
             "graph" => Init::Graph(Arc::new(self.graph()?)),
-            "prepared" => {
-                self.expect("prepared")?;
-                Init::Prepared
-            }
-            "given" => {
-                self.expect("given")?;
-                Init::Given
+            word @ ("prepared" | "given" | "data") => {
+                self.expect(word)?;
+                match word {
+                    "prepared" => Init::Prepared,
+                    "given" => Init::Given,
+                    _ => Init::Data,
+                }
             }
             _ => Init::Tensor(Arc::new(self.constant()?)),
         };

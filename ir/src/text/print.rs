@@ -31,6 +31,7 @@ impl fmt::Display for Program {
                 Init::Graph(graph) => print_graph(f, graph, 0)?,
                 Init::Prepared => f.write_str("prepared")?,
                 Init::Given => f.write_str("given")?,
+                Init::Data => f.write_str("data")?,
             }
             f.write_char('\n')?;
         }

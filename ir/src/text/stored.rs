@@ -32,7 +32,7 @@ pub fn stored(program: &Program) -> Vec<(String, Arc<Tensor>)> {
         match &state.init {
             Init::Tensor(tensor) => keep(tensor, &mut found),
             Init::Graph(graph) => stored_in(graph, &mut found),
-            Init::Prepared | Init::Given => {}
+            Init::Prepared | Init::Given | Init::Data => {}
         }
     }
     for entry in &program.entries {
