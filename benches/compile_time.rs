@@ -79,11 +79,11 @@ fn chain(nodes: usize) -> Graph {
     b.finish([("x", x)]).expect("a valid graph")
 }
 
-/// Every node needs the same two, and is a result.
+/// Every product needs the same input and a number of its own, which is a constant and its broadcast, and is a result.
 fn siblings(nodes: usize) -> Graph {
     let b = Builder::new();
     let x = b.input("x", DType::F32, [64]);
-    let results: Vec<(String, _)> = (0..nodes / 2)
+    let results: Vec<(String, _)> = (0..nodes / 3)
         .map(|at| (format!("y{at}"), x * (at as f64 + 0.5)))
         .collect();
     b.finish(results.iter().map(|(name, y)| (name.as_str(), *y)))
