@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# netloom beside its peers, engines in turn, as a table of medians and ratios: benches/peers.sh PEERS train|infer [NET…]
+# netloom beside its peers, engines in turn, as a table of medians and ratios: benches/peers.sh PEERS train|infer|infer16 [NET…]
 # PEERS is the folder that benches/peers/README.md sets up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ $# -lt 2 ] || [[ "$2" != train && "$2" != infer ]]; then
-  echo "usage: benches/peers.sh PEERS train|infer [NET…]" >&2
+if [ $# -lt 2 ] || [[ "$2" != train && "$2" != infer && "$2" != infer16 ]]; then
+  echo "usage: benches/peers.sh PEERS train|infer|infer16 [NET…]" >&2
   exit 2
 fi
 peers=$(realpath "$1") kind=$2

@@ -275,8 +275,8 @@ impl Pretrained {
         })
     }
 
-    /// On classes of pictures, a third of which is held back. `all`: trained in every way too, and not only described.
-    fn run(&self, model: &Path, pictures: &Path, all: bool) -> Result<Vec<Row>, Error> {
+    /// On classes of pictures, a third of which is held back: trained in every way for so many epochs, or only described if that is none.
+    fn run(&self, model: &Path, pictures: &Path, epochs: usize) -> Result<Vec<Row>, Error> {
         const BATCH: usize = 8;
         let side = self.side;
         let example = Tensor::zeros(DType::F32, [BATCH, 3, side, side]);
@@ -310,9 +310,9 @@ impl Pretrained {
             test,
             batch: BATCH,
             rate: 1e-3,
-            epochs: 6,
+            epochs,
         };
-        if all { task.run() } else { task.described() }
+        if epochs > 0 { task.run() } else { task.described() }
     }
 }
 
@@ -358,10 +358,8 @@ fn main() -> Result<(), Error> {
         .map_or(("out", &[][..]), |(out, words)| (*out, words));
     let rows = match words {
         [] => digits(50)?,
-        [net, model, pictures] => Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), true)?,
-        [net, model, pictures, "descriptors"] => {
-            Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), false)?
-        }
+        [net, model, pictures] => Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), 6)?,
+        [net, model, pictures, "descriptors"] => Pretrained::named(net)?.run(model.as_ref(), pictures.as_ref(), 0)?,
         _ => {
             let message = "what is needed: OUT NET MODEL.onnx PICTURES [descriptors]";
             return Err(Error::Usage(message.to_owned()));
@@ -408,16 +406,11 @@ fn what_was_learnt_helps() {
     assert!(rows.iter().all(|row| drawn.contains(row.name)), "{drawn}");
 }
 
-/// A pretrained SqueezeNet and photographs, too large to be kept beside the test: `NETLOOM_MODELS` names a folder with
-/// `squeezenet1.1-imagenet/model.onnx`, `NETLOOM_PICTURES` one with a folder for each class.
+/// A pretrained SqueezeNet and photographs of nine kinds of things.
 #[test]
 fn what_was_learnt_from_photographs_helps() {
-    let folder = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
-    let (Some(models), Some(pictures)) = (folder("NETLOOM_MODELS"), folder("NETLOOM_PICTURES")) else {
-        eprintln!("skipped: NETLOOM_MODELS and NETLOOM_PICTURES name no folders");
-        return;
-    };
-    let model = models.join("squeezenet1.1-imagenet/model.onnx");
-    let rows = Pretrained::named("squeezenet").unwrap().run(&model, &pictures, true);
-    assert_use(&rows.unwrap());
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let model = data.join("models/squeezenet1.1-imagenet/model.onnx");
+    let net = Pretrained::named("squeezenet").unwrap();
+    assert_use(&net.run(&model, &data.join("stamps"), 3).unwrap());
 }

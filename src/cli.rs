@@ -21,13 +21,15 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use netloom::device::Choice;
 use netloom::formats::write_whole;
-use netloom::ir::Target;
+use netloom::ir::{Program, Target};
 use netloom::memory::Planned;
-use netloom::{Cpu, Device, Error, Executable, cpu};
+use netloom::weights::Weights;
+use netloom::{Cpu, Device, Error, Session, cpu};
 
 /// A compiler and runtime for neural networks.
 #[derive(Parser)]
@@ -133,23 +135,59 @@ impl Machine {
     }
 }
 
-/// What is made into a session on a device: the CPU, which is tried last and once, takes it, so that nobody else keeps it.
-fn hand<T: Clone>(device: &Device, given: &mut Option<T>) -> T {
-    let given = match device {
-        Device::Cpu(_) => given.take(),
-        #[cfg(feature = "vulkan")]
-        Device::Vulkan(_) => given.clone(),
-    };
-    given.expect("the CPU is tried last and once")
+/// A session that is ready to run.
+struct Begun {
+    session: Session,
+    /// What it runs.
+    program: Program,
+    /// How long compiling took.
+    compile: Duration,
+    /// How long it took to give the session its states.
+    load: Duration,
+    /// What running the entry will take, where that is known.
+    planned: Option<Planned>,
 }
 
-/// Says how much memory running an entry will take, where that is known.
-fn say_memory(executable: &Executable, entry: &str, threads: usize) -> Option<Planned> {
-    let planned = executable.memory(entry, threads);
-    if let Some(planned) = &planned {
-        eprintln!("{planned}");
-    }
-    planned
+/// Compiles a program for the first device of a choice that takes it, says how much memory running an entry will take, and begins a session with these
+/// weights. The CPU, which is tried last and once, takes program and weights over, so that elements go as they are copied.
+fn begin(
+    machine: &Machine,
+    choice: &mut Choice,
+    program: Program,
+    weights: Weights,
+    entry: &str,
+    seed: u64,
+) -> Result<Begun, Error> {
+    let mut given = Some((program, weights));
+    let begun = choice.make(|device| {
+        let start = Instant::now();
+        let given = match device {
+            Device::Cpu(_) => given.take(),
+            #[cfg(feature = "vulkan")]
+            Device::Vulkan(_) => given.clone(),
+        };
+        let (program, mut weights) = given.expect("the CPU is tried last and once");
+        let prepared = program.prepared_for(&machine.target(device));
+        drop(program);
+        let program = weights.begin(prepared);
+        let executable = netloom::compile(&program, device)?;
+        let compile = start.elapsed();
+        let planned = executable.memory(entry, machine.threads());
+        if let Some(planned) = &planned {
+            eprintln!("{planned}");
+        }
+        let start = Instant::now();
+        let session = Session::with_weights(executable.into(), machine.threads(), seed, weights)?;
+        Ok(Begun {
+            session,
+            program,
+            compile,
+            load: start.elapsed(),
+            planned,
+        })
+    })?;
+    say_fallback(choice);
+    Ok(begun)
 }
 
 /// Says why the CPU stands in for a device, if it does.

@@ -1,12 +1,9 @@
 //! Eager execution: the same graphs, one kernel for each operation, a buffer for each result.
 //!
-//! What PyTorch does without its compiler, with our kernels and threads: the honest baseline for what compilation brings. Since every
-//! value is there for a moment, it also finds the first one that is no number.
+//! What PyTorch does without its compiler, with our kernels and threads: the honest baseline for what compilation brings.
 
-use netloom_ir::graph::{Graph, NodeId};
-use netloom_ir::ops::Op;
 use netloom_ir::program::Program;
-use netloom_ir::{DType, Tensor, fuse};
+use netloom_ir::{Tensor, fuse};
 
 use crate::cpu;
 use crate::device::Device;
@@ -19,7 +16,6 @@ use crate::session::Session;
 
 /// A program to be run operation by operation.
 pub struct Eager {
-    graphs: Vec<Graph>,
     outlines: Vec<Outline>,
     dispatcher: Dispatcher,
     counted: Vec<usize>,
@@ -32,23 +28,12 @@ enum Dispatcher {
     Vulkan(Box<gpu::dispatch::Dispatcher>),
 }
 
-/// Called after each step with its number and the bytes of the results it wrote; ends the run by giving `false`.
-type Observe<'a> = dyn FnMut(usize, &[&[u8]]) -> bool + 'a;
-
 impl Dispatcher {
-    fn run(
-        &mut self,
-        outline: &Outline,
-        inputs: &[&Tensor],
-        outputs: &mut [Tensor],
-        observe: Option<&mut Observe<'_>>,
-    ) -> Result<(), Error> {
+    fn run(&mut self, outline: &Outline, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         match self {
-            Dispatcher::Cpu(dispatcher) => {
-                dispatcher.run(outline, inputs, outputs, observe.unwrap_or(&mut |_, _| true))?;
-            }
+            Dispatcher::Cpu(dispatcher) => dispatcher.run(outline, inputs, outputs)?,
             #[cfg(feature = "vulkan")]
-            Dispatcher::Vulkan(dispatcher) => dispatcher.run(outline, inputs, outputs, observe)?,
+            Dispatcher::Vulkan(dispatcher) => dispatcher.run(outline, inputs, outputs)?,
         }
         Ok(())
     }
@@ -87,7 +72,6 @@ impl Eager {
         let layouts = Layouts::dense();
         let mut memory = Memory::new(&program.states, &layouts);
         let mut kernels = Kernels::new(device.target());
-        let graphs: Vec<Graph> = program.entries.iter().map(|entry| entry.graph.clone()).collect();
         let outlines: Vec<Outline> = program
             .entries
             .iter()
@@ -117,7 +101,6 @@ impl Eager {
         };
         let counted = vec![0; outlines.len()];
         Ok(Eager {
-            graphs,
             outlines,
             dispatcher,
             counted,
@@ -134,41 +117,9 @@ impl Eager {
     pub fn run(&mut self, entry: &str, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let number = self.number(entry)?;
         let before = self.dispatcher.allocations();
-        self.dispatcher.run(&self.outlines[number], inputs, outputs, None)?;
+        self.dispatcher.run(&self.outlines[number], inputs, outputs)?;
         self.counted[number] = self.dispatcher.allocations() - before;
         Ok(())
-    }
-
-    /// Runs an entry and names the first operation, with the place it came from, whose result holds a NaN or an infinity though none of its
-    /// operands does.
-    ///
-    /// # Errors
-    /// As [`Eager::run`].
-    pub fn first_not_finite(
-        &mut self,
-        entry: &str,
-        inputs: &[&Tensor],
-        outputs: &mut [Tensor],
-    ) -> Result<Option<String>, Error> {
-        let number = self.number(entry)?;
-        let (graph, outline) = (&self.graphs[number], &self.outlines[number]);
-        let mut found = None;
-        let mut observe = |step: usize, written: &[&[u8]]| {
-            let Step::Kernel { nodes, .. } = &outline.steps[step] else {
-                return true;
-            };
-            let Some(&id) = nodes.last() else { return true };
-            if !graph.node(id).types.iter().all(|ty| ty.dtype.is_float())
-                || written.iter().all(|bytes| finite(graph, id, bytes))
-            {
-                return true;
-            }
-            let node = graph.node(id);
-            found = Some(format!("{id} = {} ({}) at {}", node.op.name(), node.types[0], node.loc));
-            false
-        };
-        self.dispatcher.run(outline, inputs, outputs, Some(&mut observe))?;
-        Ok(found)
     }
 
     /// The number of kernels that one run of an entry starts.
@@ -199,17 +150,4 @@ impl Eager {
         let known = self.outlines.iter().position(|outline| outline.name == entry);
         known.ok_or_else(|| Error::Unknown(format!("there is no entry `{entry}`")))
     }
-}
-
-/// Whether all elements of a node's result are numbers. Minus infinity is what maxima start from, so constants do not count.
-fn finite(graph: &Graph, id: NodeId, bytes: &[u8]) -> bool {
-    let node = graph.node(id);
-    if matches!(node.op, Op::Const(_) | Op::View(_)) {
-        return true;
-    }
-    let dtype: DType = node.types[0].dtype;
-    let count = bytes.len() / dtype.size_bytes();
-    Tensor::from_bytes(dtype, [count], bytes.to_vec())
-        .scalars()
-        .all(|value| value.as_f64().is_finite())
 }

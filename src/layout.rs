@@ -1,9 +1,10 @@
-//! Which tensors lie in blocks of channels.
+//! Which tensors lie in blocks of channels, and which in panels.
 //!
 //! In: the improved graphs of a program. Out: [`Layouts`], a layout for every value and state that convolutions read or write.
 //!
 //! Of an image `[N, C, …]` blocks of 16 channels lie together, so that the columns of a contraction's tile are channels, however narrow the
-//! image is; of a filter `[O, C, …]` blocks of 16 × 16, as the tile of the forward convolution walks them. Whatever elementwise functions
+//! image is; of a filter `[O, C, …]` blocks of 16 × 16, as the tile of the forward convolution walks them. The weights of a dense layer, `[K, N]`, lie
+//! in panels of 32 columns, each a line of memory that a tile reads from its beginning to its end. Whatever elementwise functions
 //! tie together lies alike: a weight, its gradient and its momentum; the two sides of a residual sum. What is passed in or out by the caller,
 //! or read by an operation to which channels are nothing special, is dense, and so is everything tied to it; the kernels at such a border
 //! read one layout and write the other. The choice depends on shapes alone.
@@ -20,13 +21,15 @@ use petgraph::unionfind::UnionFind;
 
 /// Channels of a block: a vector of the widest machine, two or four of others.
 const BLOCK: usize = 16;
+/// Columns of a panel: those of the widest tile.
+const PANEL: usize = 32;
 
 /// The layouts of a program's values; what is missing is dense.
 #[derive(Clone, Debug, Default)]
 pub struct Layouts {
     states: HashMap<String, Layout>,
     entries: HashMap<String, HashMap<NodeId, Layout>>,
-    /// Why values that a convolution or a pooling reads or writes are dense all the same.
+    /// Why values that a convolution, a pooling or a product reads or writes are dense all the same.
     dense: HashMap<String, HashMap<NodeId, &'static str>>,
 }
 
@@ -85,7 +88,7 @@ impl Layouts {
         self.states.get(name).cloned().unwrap_or_default()
     }
 
-    /// Why a value that a convolution or a pooling reads or writes is dense all the same.
+    /// Why a value that a convolution, a pooling or a product reads or writes is dense all the same.
     pub fn why_dense(&self, entry: &str, id: NodeId) -> Option<&'static str> {
         self.dense.get(entry)?.get(&id).copied()
     }
@@ -134,6 +137,23 @@ fn filter(shape: &[usize]) -> Option<Layout> {
     })
 }
 
+/// The layout of a matrix in panels of columns, which are along this axis.
+fn panels(shape: &[usize], columns: usize) -> Option<Layout> {
+    let &[rows_extent, columns_extent] = match columns {
+        0 => &[shape[1], shape[0]],
+        _ => &[shape[0], shape[1]],
+    };
+    let fills = columns_extent > PANEL && columns_extent.is_multiple_of(PANEL) && rows_extent > 0;
+    fills.then(|| {
+        let panels = digit(columns, PANEL, columns_extent / PANEL);
+        Layout::Digits(vec![
+            panels,
+            digit(1 - columns, 1, rows_extent),
+            digit(columns, 1, PANEL),
+        ])
+    })
+}
+
 fn digit(axis: usize, step: usize, extent: usize) -> Digit {
     Digit { axis, step, extent }
 }
@@ -152,6 +172,8 @@ struct Classes {
 struct Marks {
     /// A convolution or a pooling reads or writes it.
     is_convolved: bool,
+    /// The axis that is the columns of a product of matrices which reads it, of the first such.
+    columns: Option<usize>,
     /// Why it must be dense, if it must.
     dense: Option<&'static str>,
     /// It is a state.
@@ -161,6 +183,7 @@ struct Marks {
 impl Marks {
     fn add(&mut self, other: Marks) {
         self.is_convolved |= other.is_convolved;
+        self.columns = other.columns.or(self.columns);
         self.dense = self.dense.or(other.dense);
         self.is_state |= other.is_state;
     }
@@ -244,9 +267,22 @@ impl Classes {
                 }
             }
             Op::Conv(_) | Op::Pool(_) => mark(self, convolved, true),
+            Op::Einsum(einsum) if node.args.iter().all(|&arg| graph.ty(arg).rank() <= 2) => {
+                for (&arg, letters) in node.args.iter().zip([&einsum.left, &einsum.right]) {
+                    let columns = letters.iter().position(|letter| einsum.out.last() == Some(letter));
+                    self.marks[first + arg.at()].add(match columns {
+                        Some(axis) if letters.len() == 2 => Marks {
+                            columns: Some(axis),
+                            ..Marks::default()
+                        },
+                        _ => dense("it is the rows of a product"),
+                    });
+                }
+            }
             Op::View(view) => {
                 let marks = Marks {
                     is_state: false,
+                    columns: None,
                     ..self.marks[own]
                 };
                 mark(self, marks, false);
@@ -277,18 +313,25 @@ impl Classes {
     /// The layout in blocks of channels of a value that convolutions want so, or why it has none after all.
     fn layout(&self, entry: usize, id: NodeId, ty: &Type) -> Result<Layout, Option<&'static str>> {
         let marks = self.marks[self.sets.find(self.first[entry] + id.at())];
-        if !marks.is_convolved {
+        if !marks.is_convolved && !(marks.is_state && marks.columns.is_some()) {
             return Err(None);
         }
         if marks.dense.is_some() {
             return Err(marks.dense);
         }
-        let blocked = if marks.is_state {
-            filter(&ty.shape)
-        } else {
-            image(&ty.shape)
-        };
-        blocked.ok_or(Some("its channels do not fill blocks"))
+        match marks.columns {
+            Some(columns) if !marks.is_convolved => {
+                panels(&ty.shape, columns).ok_or(Some("its columns do not fill panels"))
+            }
+            _ => {
+                let blocked = if marks.is_state {
+                    filter(&ty.shape)
+                } else {
+                    image(&ty.shape)
+                };
+                blocked.ok_or(Some("its channels do not fill blocks"))
+            }
+        }
     }
 }
 
@@ -300,7 +343,7 @@ fn keeps_channels(from: &[usize], to: &[usize]) -> bool {
 #[cfg(test)]
 mod tests {
     use netloom_ir::ops::Conv;
-    use netloom_ir::{Builder, DType, Init, Tensor};
+    use netloom_ir::{Builder, DType, Init, Tensor, Val};
 
     use super::*;
     use crate::Cpu;
@@ -335,6 +378,33 @@ mod tests {
         ");
         insta::assert_snapshot!(layouts.state("first"), @"{0/16:2 1/1:3 2/1:3 3/1:3 0/1:16}");
         assert_eq!(layouts.state("second"), Layout::Dense);
+    }
+
+    /// `relu(x · w) · v · u`, and the step of `w`: what fills panels lies in them, with its gradient, as the first product reads it.
+    #[test]
+    fn weights_of_dense_layers_lie_in_panels() {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [8, 48]);
+        let shapes = [("w", [48, 64]), ("v", [96, 64]), ("u", [96, 10])];
+        let [w, v, u] = shapes.map(|(name, shape)| b.input(name, DType::F32, shape));
+        let u_id = u.id();
+        let hidden = x.matmul(w).relu();
+        let y = hidden.matmul(v.permute([1, 0]));
+        let step = w - hidden.sum([0]).reshape([1, 64]) * 0.1;
+        let tied = Val::einsum("mn,kn->mk", &[hidden, w]);
+        let outputs = [("y", y.matmul(u)), ("tied", tied), ("w", step)];
+        let graph = b.finish(outputs).unwrap();
+        let states = shapes.map(|(name, shape)| State {
+            name: name.into(),
+            ty: Type::new(DType::F32, shape),
+            init: Init::Tensor(Tensor::zeros(DType::F32, shape).into()),
+        });
+        let layouts = Layouts::choose(&[("run".into(), graph.clone())], &states, &Cpu::native().target());
+        insta::assert_snapshot!(layouts.state("w"), @"{1/32:2 0/1:48 1/1:32}");
+        assert_eq!(layouts.state("v"), Layout::Dense);
+        assert_eq!(layouts.state("u"), Layout::Dense);
+        let why = layouts.why_dense("run", u_id);
+        assert_eq!(why, Some("its columns do not fill panels"));
     }
 
     /// A filter that is scaled once lies in blocks, although what it is made of is passed in.

@@ -13,17 +13,18 @@ pub mod alias;
 pub mod arena;
 mod barriers;
 mod gaps;
+mod joins;
 pub mod kernels;
 mod order;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use netloom_ir::fuse::{Region, RegionKind, joined_parts};
+use netloom_ir::fuse::{Region, RegionKind};
 use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::Role;
-use netloom_ir::layout::{Digit, Layout};
+use netloom_ir::layout::Layout;
 use netloom_ir::ops::{Branch, Loop, Op, Scan};
 use netloom_ir::{Init, Tensor, Type};
 
@@ -581,18 +582,15 @@ impl Planner<'_> {
                 Some((_, place)) => place,
                 None => self.temps.place_for_later(graph.ty(whole).len_bytes()),
             };
-            let mut offset = place.offset;
-            for &part in parts {
-                let bytes = graph.ty(part).len_bytes();
+            for part in parts {
                 part_places.insert(
-                    part,
+                    part.id,
                     Place {
-                        offset,
-                        bytes,
+                        offset: place.offset + part.offset,
+                        bytes: part.bytes,
                         ..place.clone()
                     },
                 );
-                offset += bytes;
             }
             places.insert(whole, place);
         }
@@ -634,53 +632,6 @@ impl Planner<'_> {
             }
         }
         self.copy_results(unwritten.into_iter().flatten().collect(), &places, steps);
-    }
-
-    /// What is joined from parts that kernels write where they belong, so that no kernel need join them.
-    fn joins(
-        &self,
-        graph: &Graph,
-        regions: &[Region],
-        wanted_at: &HashMap<NodeId, Vec<usize>>,
-    ) -> BTreeMap<NodeId, Vec<NodeId>> {
-        let mut joins = BTreeMap::new();
-        let kernels = regions.iter().filter(|region| region.kind == RegionKind::Kernel);
-        let computed: HashSet<NodeId> = kernels
-            .clone()
-            .flat_map(|region| region.outputs.iter().copied())
-            .collect();
-        let mut taken: HashSet<NodeId> = HashSet::new();
-        for &[whole] in kernels.filter_map(|region| <&[NodeId; 1]>::try_from(&region.outputs[..]).ok()) {
-            let Some(parts) = joined_parts(graph, whole) else {
-                continue;
-            };
-            let is_free =
-                |part: &NodeId| computed.contains(part) && !taken.contains(part) && !wanted_at.contains_key(part);
-            if parts.iter().all(is_free) && are_aligned(graph, &parts) && self.lie_in_a_row(graph, whole, &parts) {
-                taken.extend(&parts);
-                joins.insert(whole, parts);
-            }
-        }
-        joins
-    }
-
-    /// Whether joined parts, as they are laid out, make up the whole one behind the other: where it lies in blocks of channels, of so many each.
-    fn lie_in_a_row(&self, graph: &Graph, whole: NodeId, parts: &[NodeId]) -> bool {
-        let layout = |id: &NodeId| self.layouts.get(id).unwrap_or(&Layout::Dense);
-        let Layout::Digits(digits) = layout(&whole) else {
-            return parts.iter().all(|part| *layout(part) == Layout::Dense);
-        };
-        let outermost = digits.iter().position(|digit| digit.extent > 1);
-        let is_alike = |part: &NodeId| {
-            let (layout, shape) = (layout(part), &graph.ty(*part).shape);
-            let alike = |(place, (own, digit)): (usize, (&Digit, &Digit))| {
-                own == digit || Some(place) == outermost && (own.axis, own.step) == (digit.axis, digit.step)
-            };
-            let is_whole = layout.len(shape) == graph.ty(*part).count();
-            is_whole
-                && matches!(layout, Layout::Digits(own) if own.len() == digits.len() && own.iter().zip(digits).enumerate().all(alike))
-        };
-        graph.node(whole).args == parts && parts.iter().all(is_alike)
     }
 
     /// Copies results to where they are wanted, as if all at once: a source that is itself overwritten is saved first.
@@ -1058,14 +1009,6 @@ impl Planner<'_> {
         }
         steps.push(step);
     }
-}
-
-/// Whether joined parts all begin at a multiple of four elements or so, as the shader of matrix products and vectors want it.
-fn are_aligned(graph: &Graph, parts: &[NodeId]) -> bool {
-    let before_last = &parts[..parts.len() - 1];
-    before_last
-        .iter()
-        .all(|&part| graph.ty(part).len_bytes().is_multiple_of(16))
 }
 
 /// For each value read from memory, the last region that reads it; results of the graph are read after all regions.

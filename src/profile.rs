@@ -120,7 +120,7 @@ impl Profiler {
 
     fn run(&mut self, inputs: &[&Tensor]) -> Result<(), Error> {
         let outputs = &mut self.outputs;
-        Ok(self.dispatcher.run(&self.outline, inputs, outputs, &mut |_, _| true)?)
+        Ok(self.dispatcher.run(&self.outline, inputs, outputs)?)
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use netloom::ahead::manifest::Manifest;
 use netloom::ahead::run::Running;
 use netloom::ahead::{self, Artefact, Emit, States};
 use netloom::compile::Export;
@@ -15,6 +16,7 @@ use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor, program};
 use netloom::nn::zoo;
 use netloom::{Cpu, Session};
 use support::session;
+use tempfile::TempDir;
 
 /// Reads the states, arguments and results' sizes; runs the entry three times with the given number of threads; writes results and states.
 const MAIN: &str = r#"
@@ -206,34 +208,61 @@ fn needs_no_more_than_libc(folder: &Path, file: &str) {
     assert!(strange.is_empty(), "{file} needs {strange:?}");
 }
 
-fn check(net: &str, entry: &str) {
-    const BATCH: usize = 8;
-    let net = zoo::find(net).expect("a network");
+/// A network of the zoo, with one of its entries.
+fn network(name: &str, entry: &str, batch: usize) -> (&'static zoo::Net, Program) {
+    let net = zoo::find(name).expect("a network");
     let whole = program(
         &(net.layers)(),
-        &net.input(BATCH),
-        &net.target(BATCH),
+        &net.input(batch),
+        &net.target(batch),
         &(net.training)(),
-    )
-    .expect("a valid network");
-    let program: Program = whole.only(entry);
+    );
+    (net, whole.expect("a valid network").only(entry))
+}
+
+/// LeNet, and a session of it.
+fn lenet(entry: &str, batch: usize) -> (&'static zoo::Net, Program, Session) {
+    let (net, program) = network("lenet", entry, batch);
+    let session = session(&program, &Cpu::native(), 1);
+    (net, program, session)
+}
+
+/// A folder with a network compiled for a CPU and the C program that runs it three times; a session that has done so here, and its results.
+fn compiled(name: &str, entry: &str, here: &Cpu, cpu: &Cpu) -> (TempDir, Session, Vec<Tensor>) {
+    const BATCH: usize = 8;
+    let (net, program) = network(name, entry, BATCH);
+    let mut session = session(&program, here, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&program, &session, cpu, name, folder.path());
+    let x = sample::tensor(&net.input(BATCH), &mut 1);
+    let y = sample::tensor(&net.target(BATCH), &mut 2);
+    let inputs: Vec<&Tensor> = if entry == TRAIN_STEP { vec![&x, &y] } else { vec![&x] };
+    let mut outputs = session.results(entry).expect("an entry");
+    write_main(folder.path(), name, entry, &inputs, &outputs);
+    for _ in 0..3 {
+        session.run(entry, &inputs, &mut outputs).expect("the tensors fit");
+    }
+    (folder, session, outputs)
+}
+
+/// The results that the C program has written are these.
+fn same_results(folder: &Path, expected: &[Tensor], how: &str) {
+    for (place, output) in expected.iter().enumerate() {
+        let bytes = std::fs::read(folder.join(format!("output{place}"))).expect("the program wrote it");
+        let found = Tensor::from_bytes(output.dtype(), output.shape(), bytes);
+        assert!(found == *output, "{how}: result {place} is {found:?}, here {output:?}");
+    }
+}
+
+fn check(net: &str, entry: &str) {
     let cpu = Cpu {
         share_from: 0,
         ..Cpu::native()
     };
-    let mut session = session(&program, &cpu, 1);
-    let x = sample::tensor(&net.input(BATCH), &mut 1);
-    let y = sample::tensor(&net.target(BATCH), &mut 2);
-    let inputs: Vec<&Tensor> = if entry == TRAIN_STEP { vec![&x, &y] } else { vec![&x] };
-
-    let folder = tempfile::tempdir().expect("a folder");
-    write(&program, &session, &cpu, net.name, folder.path());
-
-    let object = format!("{}.o", net.name);
-    needs_no_more_than_libc(folder.path(), &object);
-
-    let mut outputs = session.results(entry).expect("an entry");
-    write_main(folder.path(), net.name, entry, &inputs, &outputs);
+    let (folder, session, outputs) = compiled(net, entry, &cpu, &cpu);
+    let folder = folder.path();
+    let object = format!("{net}.o");
+    needs_no_more_than_libc(folder, &object);
     let flags = [
         "-O1",
         "-Wall",
@@ -246,39 +275,24 @@ fn check(net: &str, entry: &str) {
         "-lpthread",
         "-lm",
     ];
-    run(folder.path(), "cc", &flags);
-
-    for _ in 0..3 {
-        session.run(entry, &inputs, &mut outputs).expect("the tensors fit");
+    run(folder, "cc", &flags);
+    let manifest = Manifest::load(folder).expect("it was written");
+    let header = std::fs::read_to_string(folder.join(&manifest.header)).expect("the header was written");
+    for row in &manifest.states {
+        let name = format!("{net}_STATE_{}", row.name.replace('.', "_")).to_uppercase();
+        let line = format!("#define {name} {} ", row.offset);
+        assert!(header.contains(&line), "`{line}` is missing");
     }
-    let upper = net.name.to_uppercase();
-    let header =
-        std::fs::read_to_string(folder.path().join(format!("{}.h", net.name))).expect("the header was written");
     for workers in ["1", "2"] {
-        run(folder.path(), "./main", &[workers]);
-        let read = |name: &str| std::fs::read(folder.path().join(name)).expect("the program wrote it");
-        for (place, output) in outputs.iter().enumerate() {
-            let found = Tensor::from_bytes(output.dtype(), output.shape(), read(&format!("output{place}")));
+        run(folder, "./main", &[workers]);
+        same_results(folder, &outputs, &format!("with {workers} workers"));
+        let after = std::fs::read(folder.join("after.states")).expect("the program wrote it");
+        for row in &manifest.states {
+            let value = session.state(&row.name).expect("a state");
             assert!(
-                found == *output,
-                "result {place} with {workers} workers: {found:?}, here {output:?}"
-            );
-        }
-        let after = read("after.states");
-        for (name, value) in session.states() {
-            let symbol = format!("#define {upper}_STATE_{} ", name.replace('.', "_").to_uppercase());
-            let line = header
-                .lines()
-                .find_map(|line| line.strip_prefix(&symbol))
-                .expect("a line for each state");
-            let offset: usize = line
-                .split(' ')
-                .next()
-                .and_then(|offset| offset.parse().ok())
-                .expect("an offset");
-            assert!(
-                after[offset..][..value.bytes().len()] == *value.bytes(),
-                "state `{name}` with {workers} workers"
+                after[row.offset..][..row.bytes] == *value.bytes(),
+                "state `{}` with {workers} workers",
+                row.name
             );
         }
     }
@@ -302,21 +316,6 @@ fn lenet_predicts() {
 #[test]
 fn lenet_learns() {
     check("lenet", TRAIN_STEP);
-}
-
-/// A program and a session of it, for a network of the zoo.
-fn lenet(entry: &str, batch: usize) -> (&'static zoo::Net, Program, Session) {
-    let net = zoo::find("lenet").expect("a network");
-    let whole = program(
-        &(net.layers)(),
-        &net.input(batch),
-        &net.target(batch),
-        &(net.training)(),
-    )
-    .expect("a valid network");
-    let program = whole.only(entry);
-    let session = session(&program, &Cpu::native(), 1);
-    (net, program, session)
 }
 
 #[test]
@@ -427,17 +426,8 @@ fn check_emulated(triple: &str, cpu: Option<&str>, emulator: &[&str], compiler: 
         return;
     }
     for entry in [PREDICT, TRAIN_STEP] {
-        let (net, program, mut session) = lenet(entry, 8);
         let cpu = Cpu::for_triple(triple, cpu).expect("a known target");
-        let folder = tempfile::tempdir().expect("a folder");
-        write(&program, &session, &cpu, net.name, folder.path());
-        let (x, y) = (
-            sample::tensor(&net.input(8), &mut 1),
-            sample::tensor(&net.target(8), &mut 2),
-        );
-        let inputs: Vec<&Tensor> = if entry == TRAIN_STEP { vec![&x, &y] } else { vec![&x] };
-        let mut outputs = session.results(entry).expect("an entry");
-        write_main(folder.path(), net.name, entry, &inputs, &outputs);
+        let (folder, _, outputs) = compiled("lenet", entry, &Cpu::native(), &cpu);
         // Windows looks for programs that end so, and nobody else minds.
         let flags = [
             "-static",
@@ -450,22 +440,12 @@ fn check_emulated(triple: &str, cpu: Option<&str>, emulator: &[&str], compiler: 
             "-lm",
         ];
         run(folder.path(), compiler, &flags);
-        for _ in 0..3 {
-            session.run(entry, &inputs, &mut outputs).expect("the tensors fit");
-        }
         run(
             folder.path(),
             emulator[0],
             &[&emulator[1..], &["./main.exe", "2"]].concat(),
         );
-        for (place, output) in outputs.iter().enumerate() {
-            let bytes = std::fs::read(folder.path().join(format!("output{place}"))).expect("the program wrote it");
-            let found = Tensor::from_bytes(output.dtype(), output.shape(), bytes);
-            assert!(
-                found == *output,
-                "{triple}: result {place} is {found:?}, here {output:?}"
-            );
-        }
+        same_results(folder.path(), &outputs, triple);
     }
 }
 
@@ -896,6 +876,26 @@ fn a_missing_compiler_is_named_and_nothing_is_written() {
         "{refused}"
     );
     assert!(files(folder.path()).is_empty());
+}
+
+/// The block of states is its file, mapped: a training step changes what this process sees of it, and not the file.
+#[test]
+fn a_training_step_leaves_the_file_of_its_states() {
+    let (net, program, _) = lenet(TRAIN_STEP, 4);
+    let mut session = session(&program, &Cpu::native(), 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&program, &session, &Cpu::native(), net.name, folder.path());
+    let before = std::fs::read(folder.path().join("lenet.states")).expect("the states were written");
+    let mut running = Running::open(folder.path(), 2, 0).expect("it opens");
+    assert!(running.states() == before);
+    let arguments = [("x", net.input(4)), ("y", net.target(4))];
+    let arguments = arguments.map(|(name, ty)| (name.to_owned(), sample::tensor(&ty, &mut 1)));
+    let borrowed: Vec<(&str, &Tensor)> = arguments.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let expected = session.call(TRAIN_STEP, &borrowed).expect("it runs");
+    assert_eq!(running.call(TRAIN_STEP, &arguments).expect("it runs"), expected);
+    assert!(running.states() != before);
+    let after = std::fs::read(folder.path().join("lenet.states")).expect("the states are there");
+    assert!(after == before);
 }
 
 #[test]

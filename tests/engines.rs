@@ -188,6 +188,35 @@ fn folds() {
     check(&cpus(), &[1, 3], &cases);
 }
 
+/// Built from other functions, but as exact as one.
+#[test]
+fn parts_of_floats_and_divisors() {
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::F64, DType::F16] {
+        for size in SIZES {
+            cases.push(exact_case(format!("ldexp {dtype} {size}"), |b| {
+                let x = b.input("x", dtype, [size]);
+                x.ldexp(b.input("n", DType::I32, [size]) * 7.0)
+            }));
+            cases.push(exact_case(format!("frexp {dtype} {size}"), |b| {
+                let (mantissa, exponent) = b.input("x", dtype, [size]).frexp();
+                mantissa + exponent.cast(dtype)
+            }));
+            cases.push(exact_case(format!("next_after {dtype} {size}"), |b| {
+                let [x, y] = ["x", "y"].map(|name| b.input(name, dtype, [size]));
+                (x * 3.0).next_after(y)
+            }));
+        }
+    }
+    for (dtype, size) in [(DType::I32, 17), (DType::I64, 5), (DType::U8, 64)] {
+        cases.push(exact_case(format!("gcd {dtype} {size}"), |b| {
+            let x = b.input("x", dtype, [size]) * 6.0;
+            x.gcd(b.input("y", dtype, [3, size]) * 4.0)
+        }));
+    }
+    check(&cpus(), &[1, 3], &cases);
+}
+
 #[test]
 fn long_sums_lose_no_more_than_their_order_may() {
     let cases: Vec<Case> = [4095, 4096, 4097, 20011]

@@ -461,9 +461,9 @@ fn parts_are_written_where_they_belong() {
         })
     };
     // In blocks of 16 channels; the last joins what fills no blocks.
-    let channels = |counts: &[usize]| {
-        case(&format!("channels {counts:?}"), 1e-5, 4, |b| {
-            let mut x = b.input("x", DType::F32, [1, 32, 8, 8]);
+    let channels = |pictures: usize, counts: &[usize]| {
+        case(&format!("channels {counts:?} of {pictures}"), 1e-5, 4, |b| {
+            let mut x = b.input("x", DType::F32, [pictures, 32, 8, 8]);
             let same = Conv {
                 pad_low: vec![1; 2],
                 pad_high: vec![1; 2],
@@ -481,6 +481,25 @@ fn parts_are_written_where_they_belong() {
             vec![("x".to_owned(), x)]
         })
     };
+    // Rows of what is joined, with the lines of the other parts between their own.
+    let lines = || {
+        case("lines", 1e-11, 5, |b| {
+            let [x, y] = [96, 64].map(|width| b.input(&format!("x{width}"), DType::F64, [12, width]));
+            let w = b.input("w", DType::F64, [64, 80]);
+            let whole = Val::concat(&[x.tanh(), y.matmul(w), x * 2.0 + 1.0], 1);
+            let loss = (whole.exp() * 0.01).sum_all();
+            let mut outputs = vec![
+                ("sums".to_owned(), whole.sum([0])),
+                ("whole".to_owned(), whole.softmax(1)),
+            ];
+            outputs.extend(
+                (["dx", "dy", "dw"].into_iter())
+                    .zip(autodiff::grad(loss, &[x, y, w]))
+                    .map(|(n, v)| (n.to_owned(), v)),
+            );
+            outputs
+        })
+    };
     check(
         &cpus(),
         &[1, 3],
@@ -488,11 +507,14 @@ fn parts_are_written_where_they_belong() {
             joined(0),
             joined(1),
             joined(2),
-            channels(&[16, 48, 32]),
-            channels(&[24, 16]),
+            lines(),
+            channels(1, &[16, 48, 32]),
+            channels(1, &[24, 16]),
+            channels(3, &[16, 48, 32]),
+            channels(3, &[24, 16]),
         ],
     );
-    for (case, kernels) in [(channels(&[16, 32]), 5), (joined(0), 8)] {
+    for (case, kernels) in [(channels(1, &[16, 32]), 5), (channels(3, &[16, 32]), 5), (joined(0), 8)] {
         let program = Program::pure("run", case.graph);
         let plan = compile(&program, Cpu::native()).expect("a valid program");
         let plan = plan.plan("run").expect("an entry");

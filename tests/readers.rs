@@ -1,17 +1,61 @@
 //! The readers of files that others made, on files that were damaged: the functions that `tests/fuzz` hands to libFuzzer, here driven by mutations of
-//! valid files, which any compiler can do. `NETLOOM_FUZZ_CASES` says how many mutated files each reader is given.
+//! valid files, which any compiler can do. `NETLOOM_FUZZ_CASES` says how many mutated files each reader is given. No reader may ask for a larger block of
+//! memory than a file of that length may take.
 
 #[path = "fuzz/readers.rs"]
 mod readers;
 
-use std::io::Read;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use netloom::Error;
 use netloom::formats::{npz, safetensors};
 use netloom::ir::{DType, Program, Tensor, sample};
+use netloom::train::Dataset;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{TestCaseError, TestRunner};
+
+thread_local! {
+    /// The largest block that this thread has asked for.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+fn note(bytes: usize) {
+    // A thread that ends asks too, when it has no variables any more.
+    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
+}
+
+/// The system's allocator, which remembers the largest block.
+struct Watching;
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: the caller's guarantees are the system allocator's requirements.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(address, layout) }
+    }
+
+    unsafe fn realloc(&self, address: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        note(bytes);
+        // SAFETY: as above.
+        unsafe { System.realloc(address, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+/// The largest block that reading one of these files, of some kilobytes, may take.
+const MOST_BYTES: usize = 4 << 20;
 
 /// One change to a file.
 #[derive(Clone, Debug)]
@@ -85,9 +129,18 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], change: &Change) -> Vec<u8> {
     bytes
 }
 
-/// Gives a reader damaged files.
+/// Gives a reader a file, which it may not take much memory for.
+fn read(reader: fn(&[u8]), file: &[u8]) {
+    LARGEST.set(0);
+    reader(file);
+    let (largest, length) = (LARGEST.get(), file.len());
+    assert!(largest <= MOST_BYTES, "a block of {largest} bytes for {length} bytes");
+}
+
+/// Gives a reader damaged files, and the first of them cut short anywhere.
 fn damage(reader: fn(&[u8]), files: &[Vec<u8>]) {
-    files.iter().for_each(|file| reader(file));
+    files.iter().for_each(|file| read(reader, file));
+    (0..files[0].len()).for_each(|length| read(reader, &files[0][..length]));
     let cases = std::env::var("NETLOOM_FUZZ_CASES").map_or(10_000, |cases| cases.parse().expect("a number"));
     let mut runner = TestRunner::new(ProptestConfig {
         cases,
@@ -100,7 +153,7 @@ fn damage(reader: fn(&[u8]), files: &[Vec<u8>]) {
         let bytes = changes
             .iter()
             .fold(file.clone(), |bytes, change| changed(bytes, other, change));
-        catch_unwind(AssertUnwindSafe(|| reader(&bytes)))
+        catch_unwind(AssertUnwindSafe(|| read(reader, &bytes)))
             .map_err(|_| TestCaseError::fail(format!("the reader panics on {} bytes: {bytes:?}", bytes.len())))
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
@@ -175,4 +228,85 @@ fn damaged_texts() {
             .to_vec(),
     );
     damage(readers::text, &files);
+}
+
+/// Pictures as MNIST has them, and what is refused is refused with the file's name.
+#[test]
+fn damaged_pictures() {
+    let pictures = |bytes: &[u8]| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("given");
+        std::fs::write(&path, bytes).expect("a file");
+        // Pictures and classes may each be whole and not belong together.
+        if let Err(error) = Dataset::from_idx(&path, &path) {
+            let is_named = error.to_string().contains("given") || matches!(error, Error::Usage(_));
+            assert!(is_named, "{error}");
+        }
+    };
+    damage(
+        pictures,
+        &[vec![0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4]],
+    );
+}
+
+/// An archive of one array.
+fn archive() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.npz");
+    let array = Tensor::from_f32([2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    npz::save(&path, &[("a".to_owned(), array)]).expect("it is written");
+    std::fs::read(&path).expect("it is there")
+}
+
+#[test]
+fn an_array_that_claims_to_be_huge() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("huge.npz");
+    let file = archive();
+    let shape = b"(2, 3)";
+    let at = file
+        .windows(shape.len())
+        .position(|window| window == shape)
+        .expect("the header is not compressed");
+    // Rust's and NumPy's readers skip the spaces that follow the header.
+    for claim in ["(999999999999, 9)", "(99999999999999999, 999999999999999)"] {
+        let mut changed = file.clone();
+        let end = at
+            + file[at..]
+                .iter()
+                .position(|&byte| byte == b'}')
+                .expect("the header ends");
+        let rest = file[at + shape.len()..=end].to_vec();
+        changed[at..][..claim.len()].copy_from_slice(claim.as_bytes());
+        changed[at + claim.len()..][..rest.len()].copy_from_slice(&rest);
+        std::fs::write(&path, &changed).expect("a file");
+        let message = npz::load(&path).expect_err("there are six elements").to_string();
+        assert!(message.contains("huge.npz"), "{message}");
+    }
+}
+
+#[test]
+fn an_archive_that_claims_to_unpack_to_much() {
+    let mut file = archive();
+    // In an entry of the list of contents: the length before packing.
+    let entry = file
+        .windows(4)
+        .position(|bytes| bytes == b"PK\x01\x02")
+        .expect("a zip archive");
+    file[entry + 24..][..4].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
+    read(readers::npz, &file);
+}
+
+#[test]
+fn packed_pictures_that_unpack_without_end_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bomb.gz");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&[0, 0, 8, 1, 0xff, 0xff, 0xff, 0xff]).expect("memory");
+    packed.write_all(&vec![0; 1 << 24]).expect("memory");
+    std::fs::write(&path, packed.finish().expect("memory")).expect("a file");
+    let message = Dataset::from_idx(&path, &path)
+        .expect_err("it is shorter than it says")
+        .to_string();
+    assert!(message.contains("bomb.gz"), "{message}");
 }

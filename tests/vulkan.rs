@@ -252,27 +252,6 @@ fn eager_training_follows_the_cpu() {
     assert_eq!(device.messages(), [""; 0]);
 }
 
-/// Eager execution sees every value, on the device too.
-#[test]
-fn the_first_value_that_is_no_number_is_named() {
-    let Some(device) = support::vulkan() else { return };
-    let b = Builder::new();
-    let x = b.input("x", DType::F32, [3]);
-    let program = Program::pure("run", b.finish([("y", ((x - 1.0).log() + x).exp())]).expect("a graph"));
-    let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
-    let session = Session::new(executable.into(), 1, 0).expect("memory");
-    let mut eager = Eager::new(&program, Arc::clone(&device), 1, &session).expect("kernels");
-    let mut results = session.results("run").expect("an entry");
-    let mut found = |values: [f32; 3]| {
-        let x = Tensor::from_f32([3], &values);
-        eager.first_not_finite("run", &[&x], &mut results).expect("a run")
-    };
-    assert_eq!(found([2.0, 3.0, 4.0]), None);
-    let named = found([2.0, 0.5, 4.0]).expect("the logarithm of a negative number");
-    assert!(named.contains("= log"), "{named}");
-    assert_eq!(device.messages(), [""; 0]);
-}
-
 /// Operands of `x · y + z` that show each rounding: any bits at all; sums that nearly cancel, at every magnitude; results about the least
 /// numbers.
 fn awkward(random: &mut SplitMix, dtype: DType) -> [Scalar; 3] {

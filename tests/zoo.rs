@@ -18,7 +18,7 @@ use netloom::{Cpu, Device, Session, compile};
 
 /// Parameters and the shape of the scores of one example. The counts are torchvision's; of `alexnet_2012` and `googlenet_2014`, the
 /// papers' networks as Caffe has them.
-const SIZES: [(&str, usize, &[usize]); 20] = [
+const SIZES: [(&str, usize, &[usize]); 21] = [
     ("tiny", 105, &[1, 1]),
     ("mlp", 669_706, &[1, 10]),
     ("autoencoder", 437_664, &[1, 784]),
@@ -31,6 +31,7 @@ const SIZES: [(&str, usize, &[usize]); 20] = [
     ("vgg19", 143_667_240, &[1, 1000]),
     ("resnet18", 11_689_512, &[1, 1000]),
     ("resnet18_cifar", 11_173_962, &[1, 10]),
+    ("resnet18_imagenet", 11_689_512, &[1, 1000]),
     ("resnet34", 21_797_672, &[1, 1000]),
     ("resnet50", 25_557_032, &[1, 1000]),
     ("squeezenet", 1_235_496, &[1, 1000]),
@@ -368,8 +369,8 @@ macro_rules! trainings {
 
 trainings! {
     alexnet, 1e-3, alexnet::alexnet(Width(0.25), 256, CLASSES);
-    vgg16, 1e-3, vgg::vgg(&[(2, 4), (2, 8), (3, 16), (3, 32), (3, 32)], 256, CLASSES);
+    vgg16, 5e-4, vgg::vgg(&[(2, 4), (2, 8), (3, 16), (3, 32), (3, 32)], 256, CLASSES);
     resnet18, 1e-3, resnet::resnet(resnet::Kind::Basic, [2, 2, 2, 2], Width(0.125), CLASSES);
-    squeezenet, 3e-3, squeezenet::squeezenet(Width(0.25), CLASSES);
+    squeezenet, 1e-3, squeezenet::squeezenet(Width(0.25), CLASSES);
     googlenet, 1e-3, googlenet::googlenet(Width(0.125), CLASSES);
 }

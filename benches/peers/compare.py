@@ -1,14 +1,16 @@
-"""netloom and its peers, run alternately: python3 compare.py PEERS train|infer NET…
+"""netloom and its peers, run alternately: python3 compare.py PEERS train|infer|infer16 NET…
 PEERS holds the virtual environments `torch`, `jax` and `ort` and the folder `models`; see README.md. `train` times training steps, `infer` predictions of one
-picture, on 1 and 2 threads. A figure of netloom's counts only if its results on the same weights and data are PyTorch's: of a training step the loss at
+picture and `infer16` of sixteen (without ncnn, which takes one), on 1 and 2 threads. A figure of netloom's counts only if its results on the same weights and data are PyTorch's: of a training step the loss at
 first within 1e-4 and after 100 steps within 1e-3 (resnet18: after 10 steps, 1e-2), of a prediction the scores within 1e-3 of the greatest.
 """
-import json, math, pathlib, re, statistics, struct, subprocess, sys, zipfile
+import json, math, pathlib, re, statistics, struct, subprocess, sys, tempfile, zipfile
 
 ROUNDS, SECONDS = 3, 2
 here = pathlib.Path(__file__).parent
 peers, kind, nets = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 netloom = here.parent.parent / "target/release/netloom"
+batch = 16 if kind == "infer16" else 1
+folder = tempfile.TemporaryDirectory()
 
 
 def scalar(archive, name):
@@ -35,18 +37,30 @@ def trained(mode):
     return run
 
 
+def pictures(net):
+    """The exported picture and scores, repeated for a batch."""
+    exported = peers / "models" / f"{net}.npz"
+    if batch == 1:
+        return exported
+    repeated = pathlib.Path(folder.name) / f"{net}.npz"
+    if not repeated.exists():
+        repeat = f"import numpy as np; z = np.load({str(exported)!r}); np.savez({str(repeated)!r}, **{{k: np.repeat(z[k], {batch}, 0) for k in z}})"
+        subprocess.run([peers / "ort/bin/python", "-c", repeat], check=True)
+    return repeated
+
+
 def predicted(mode):
     def run(net, threads):
-        model = peers / "models" / net
-        report = bench(net, threads, ["--weights", f"{model}.safetensors", "--input", f"{model}.npz", "--expect", f"{model}.npz", *mode])
+        weights, examples = peers / "models" / f"{net}.safetensors", pictures(net)
+        report = bench(net, threads, ["--batch", batch, "--weights", weights, "--input", examples, "--expect", examples, *mode])
         assert report["max_rel_err"] <= 1e-3, f"{net}: off by {report['max_rel_err']} of the greatest score"
         return report["median_ms"]
     return run
 
 
-def peer(python, script, engine, *folder):
+def peer(python, script, engine, *models):
     def run(net, threads):
-        command = [peers / python / "bin/python", here / script, engine, *folder, net, threads, SECONDS]
+        command = [peers / python / "bin/python", here / script, engine, *models, net, threads, SECONDS, *([batch] if batch > 1 else [])]
         printed = subprocess.run([str(part) for part in command], capture_output=True, text=True).stdout
         found = re.search(r"median_ms=([\d.]+)", printed)
         return float(found[1]) if found else None
@@ -71,7 +85,9 @@ ENGINES = {
         "ncnn": peer("ort", "infer.py", "ncnn", models),
         "torch.compile": peer("torch", "infer.py", "compile", models),
     },
-}[kind]
+}[kind.removesuffix("16")]
+if batch > 1:
+    del ENGINES["ncnn"]
 
 print("| net | threads | " + " | ".join(ENGINES) + " | best peer / netloom |")
 print("|---" * (len(ENGINES) + 3) + "|")

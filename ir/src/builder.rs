@@ -218,21 +218,19 @@ impl Builder {
         )
     }
 
-    /// Random `u32` bits, different for each call; see [`Random`].
+    /// The four random words of each of so many counters, different for each call; see [`Random`].
     #[track_caller]
-    pub fn random_bits<'g>(&'g self, key: Val<'g>, step: Val<'g>, shape: impl Into<Vec<usize>>) -> Val<'g> {
+    pub fn random_words<'g>(&'g self, key: Val<'g>, step: Val<'g>, counters: usize) -> [Val<'g>; 4] {
         let stream = {
             let mut state = self.state.borrow_mut();
             state.next_stream += 1;
             state.next_stream - 1
         };
-        self.push(
-            Op::Random(Random {
-                shape: shape.into(),
-                stream,
-            }),
-            &[key, step],
-        )
+        let shape = vec![counters];
+        [0, 1, 2, 3].map(|word| {
+            let shape = shape.clone();
+            self.push(Op::Random(Random { shape, word, stream }), &[key, step])
+        })
     }
 
     /// The number of nodes so far; [`Builder::finish`] keeps their ids.

@@ -43,6 +43,8 @@ const MOST_SEARCHED: usize = 64;
 const TINY: usize = 4096;
 /// Joined parts of so many elements are written where they belong, not computed by who reads them: a guess.
 const MANY_JOINED: usize = 1024;
+/// Elements of each part that lie one behind the other in what is joined, or more: a guess. Shorter ones are no lines for vectors.
+const LONG_RUN: usize = 64;
 
 /// Nodes that become one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,26 +71,29 @@ pub enum RegionKind {
     Compound,
 }
 
-/// If a node joins parts that lie one behind the other in memory, and those are computed element by element or as contractions, the parts:
-/// whoever computes them can write them where they belong. Reshapes of parts are looked through.
+/// If a node joins parts that lie one behind the other in memory, or in lines as long as pay, and those are computed element by element or as
+/// contractions, the parts: whoever computes them can write them where they belong. Reshapes of parts that lie one behind the other are looked
+/// through.
 pub fn joined_parts(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
     let node = graph.node(id);
     let Op::View(View::Concat(axis)) = node.op else {
         return None;
     };
     let (shape, count) = (&node.ty().shape, node.ty().count());
-    if count < MANY_JOINED || shape[..axis].iter().any(|&extent| extent != 1) {
+    let is_in_a_row = shape[..axis].iter().all(|&extent| extent == 1);
+    let is_short = |part: &NodeId| graph.ty(*part).shape[axis..].iter().product::<usize>() < LONG_RUN;
+    if count < MANY_JOINED || !is_in_a_row && node.args.iter().any(is_short) {
         return None;
     }
     let mut parts: Vec<NodeId> = Vec::new();
     for &arg in &node.args {
         let mut part = arg;
-        while let Op::View(View::Reshape(_)) = graph.node(part).op {
+        while is_in_a_row && let Op::View(View::Reshape(_)) = graph.node(part).op {
             part = graph.node(part).args[0];
         }
         let is_computed = matches!(
             graph.node(part).op,
-            Op::Map(_) | Op::Fold(_) | Op::Einsum(_) | Op::Conv(_)
+            Op::Map(_) | Op::Fold(_) | Op::Einsum(_) | Op::Conv(_) | Op::Random(_)
         );
         let is_output = graph.outputs.iter().any(|(_, output)| *output == part);
         if !is_computed || is_output || parts.contains(&part) {
@@ -282,10 +287,10 @@ struct Cut<'a> {
 
 /// What computing one element takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cost {
+pub(crate) struct Cost {
     prims: u32,
     /// In units of an addition.
-    weight: u32,
+    pub(crate) weight: u32,
 }
 
 impl<'a> Cut<'a> {
@@ -754,7 +759,7 @@ impl<'a> Cut<'a> {
     /// A region that can write a part of what is joined, one that writes another part or reads what it is made from: parts of a gradient
     /// are mostly made from the same values.
     fn fellow(&mut self, id: NodeId, node: &Node, demanding: &[usize]) -> Option<usize> {
-        if !matches!(node.op, Op::Map(_)) || self.rides[id.at()] {
+        if !matches!(node.op, Op::Map(_) | Op::Random(_)) || self.rides[id.at()] {
             return None;
         }
         let mut joins = demanding
@@ -892,7 +897,8 @@ impl<'a> Cut<'a> {
             Op::Pool(pool) if pool.is_small() => flat(5 * places(node)),
             Op::Pool(_) => flat(4),
             Op::Gather(_) => flat(4),
-            Op::Random(_) => flat(60),
+            // A quarter of the generator: the words of a counter share a kernel.
+            Op::Random(_) => flat(20),
             Op::Input(_) | Op::Const(_) | Op::Part(_) => flat(0),
             Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_) | Op::Scan(_) | Op::If(_) | Op::While(_) => flat(1),
         }
@@ -1158,7 +1164,7 @@ fn reshaped(to: &[usize], follows: &[Follow], from: &[usize]) -> Vec<Follow> {
 }
 
 /// What the body of a row costs, counted on the body itself.
-fn map_cost(def: &'static MapDef, dtypes: &[DType], result: DType) -> Cost {
+pub(crate) fn map_cost(def: &'static MapDef, dtypes: &[DType], result: DType) -> Cost {
     let exprs = std::cell::RefCell::new(Exprs::default());
     let load = |(at, &dtype): (usize, &DType)| {
         let id = exprs

@@ -156,6 +156,7 @@ fn counters_and_random_bits() {
     let scalar = |value: u64| Tensor::scalar(DType::U64, Scalar::Int(i128::from(value)));
     let random = Random {
         shape: vec![3, 50],
+        word: 2,
         stream: 9,
     };
     check(

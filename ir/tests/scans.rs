@@ -1,8 +1,8 @@
 //! Loops of random bodies: their gradients are those of the steps written out, and what the passes make of them has the same bits. And what
 //! the passes are for: nothing is left in a loop that need not be there.
 
-use netloom_ir::ops::Op;
 use netloom_ir::ops::compound::Steps;
+use netloom_ir::ops::{Op, Scan};
 use netloom_ir::target::TargetKind;
 use netloom_ir::{Builder, DType, Graph, Target, Tensor, Val, autodiff, oracle, passes, sample};
 use proptest::prelude::*;
@@ -193,4 +193,45 @@ fn only_the_recurrence_stays_in_the_loops_of_a_recurrent_net() {
     assert_eq!(contractions_within(&improved), [1, 1], "{text}");
     // The projections of x and h; back through v and w; the gradients of w, u and v.
     assert_eq!(text.matches("einsum").count(), 2 + 7, "{text}");
+}
+
+/// What takes long to compute is saved by the loop forwards, and nothing that is then not needed.
+#[test]
+fn activations_are_saved_for_the_way_back() {
+    let b = Builder::new();
+    let xs = b.input("xs", DType::F32, [6, 4, 5]);
+    let w = b.input("w", DType::F32, [5, 10]);
+    let zero = b.full(DType::F32, [4, 5], 0.0);
+    let steps = Steps {
+        length: 6,
+        carried: vec![zero, zero],
+        sliced: vec![xs],
+        constants: vec![w],
+        reverse: false,
+    };
+    let (last, _) = b.scan(steps, |_, step| {
+        let gates = step.carried[0].matmul(step.constants[0]);
+        let keep = gates.slice(1, 0, 5).sigmoid();
+        let inner = keep * step.carried[1] + (gates.slice(1, 5, 10) + step.sliced[0]).tanh();
+        (vec![inner.tanh(), inner], vec![])
+    });
+    let graph = b.finish([("w", autodiff::grad(last[0].sum_all(), &[w])[0])]).unwrap();
+    let improved = passes::run(&graph, &TARGET, &mut |_| {});
+    let scans: Vec<&Scan> = (improved.nodes())
+        .filter_map(|(_, node)| match &node.op {
+            Op::Scan(scan) => Some(scan),
+            _ => None,
+        })
+        .collect();
+    let [forwards, backwards] = scans[..] else {
+        panic!("a loop each way: {improved}")
+    };
+    let activations = |scan: &Scan| {
+        let text = scan.body.to_string();
+        text.matches("sigmoid").count() + text.matches("tanh").count()
+    };
+    assert_eq!(activations(forwards), 3, "{improved}");
+    assert_eq!(activations(backwards), 0, "{improved}");
+    // The two that are carried, as they enter, and the three activations; not the contraction.
+    assert_eq!(forwards.body.outputs.len() - forwards.carried, 5, "{improved}");
 }

@@ -1,5 +1,6 @@
 //! Artefacts in this process: what a C program does with one, for `netloom run` and tests.
 
+use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -11,6 +12,7 @@ use super::link::{self, Scratch};
 use super::manifest::{EntryRow, Manifest, PortRow, VariantRow};
 use crate::compile::INIT;
 use crate::cpu::library::{Caller, Library};
+use crate::cpu::memory::Block;
 use crate::error::Error;
 
 /// An artefact with memory of its own.
@@ -50,17 +52,20 @@ impl Running {
         } else {
             0
         };
-        let caller = Caller::new(library, state_bytes, arena.max().unwrap_or(0), workers)?;
-        let mut running = Running { manifest, caller };
-        if let Some(file) = &running.manifest.states_file {
-            let path = folder.join(file);
-            let values = std::fs::read(&path).map_err(|reason| Error::file(&path, reason))?;
-            if values.len() != state_bytes {
-                let reason = format!("holds {} bytes, the code expects {state_bytes}", values.len());
-                return Err(Error::file(&path, reason));
+        let states = match &manifest.states_file {
+            // In place: a first result needs no copy of the weights.
+            Some(file) => {
+                let path = folder.join(file);
+                let states = File::open(&path).and_then(|file| Block::of_file(&file, state_bytes));
+                states.map_err(|reason| Error::file(&path, reason))?
             }
-            running.caller.states.bytes_mut().copy_from_slice(&values);
-        } else if let Some(init) = running.manifest.entry(INIT).cloned() {
+            None => Block::zeroed(state_bytes)?,
+        };
+        let caller = Caller::new(library, states, arena.max().unwrap_or(0), workers)?;
+        let mut running = Running { manifest, caller };
+        if running.manifest.states_file.is_none()
+            && let Some(init) = running.manifest.entry(INIT).cloned()
+        {
             let seed = Tensor::scalar(DType::U64, Scalar::Int(i128::from(seed)));
             let inputs = vec![&seed; init.variants[0].inputs.len()];
             running.caller.call(&init.symbol, 0, &inputs, &mut [])?;

@@ -10,19 +10,14 @@ pub fn example(manifest: &Manifest) -> String {
     let upper = name.to_uppercase();
     let mut text = format!(
         "/* Runs every entry of {name} once on zeros and prints how each result begins:\n   {} */\n\
-         #include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\n#include \"{header}\"\n\n{BLOCK}",
-        build_line(manifest)
+         {}",
+        build_line(manifest),
+        BLOCK.replace("HEADER", header)
     );
     if let Some(file) = &manifest.states_file {
-        text += &format!(
-            "/* The weights; where there is `mmap`, mapping the file does as well. */\n\
-             static void *states_from_file(void) {{\n    \
-                 void *states = block({upper}_STATE_BYTES);\n    \
-                 FILE *file = fopen(\"{file}\", \"rb\");\n    \
-                 if (!file || fread(states, 1, {upper}_STATE_BYTES, file) != {upper}_STATE_BYTES) {{\n        \
-                     fputs(\"cannot read {file}; run this program beside it\\n\", stderr);\n        exit(1);\n    }}\n    \
-                 fclose(file);\n    return states;\n}}\n\n"
-        );
+        text += &STATES
+            .replace("FILE_NAME", file)
+            .replace("BYTES", &format!("{upper}_STATE_BYTES"));
     }
     text += &format!(
         "int main(void) {{\n    \
@@ -77,29 +72,71 @@ pub fn example(manifest: &Manifest) -> String {
         }
         text += "    }\n";
     }
-    if manifest.takes_states() {
+    if manifest.takes_states() && manifest.states_file.is_none() {
         text += "    free(states);\n";
     }
     text + "    free(arena);\n    if (status != NETLOOM_OK) fprintf(stderr, \"status %d\\n\", (int)status);\n    return status;\n}\n"
 }
 
-/// Memory of the alignment that arenas and states have.
+/// Memory as arenas and states want it.
 const BLOCK: &str = "\
+#define _DEFAULT_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #ifdef _WIN32
 #include <malloc.h>
 #define aligned_alloc(alignment, bytes) _aligned_malloc(bytes, alignment)
 #define free _aligned_free
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #endif
 
-/* Zeros, aligned to 64 bytes. */
+#include \"HEADER\"
+
+/* Zeros, aligned to 64 bytes; large blocks to a large page, for which the system is asked where it has some. */
 static void *block(size_t bytes) {
-    size_t whole = (bytes / 64 + 1) * 64;
-    void *start = aligned_alloc(64, whole);
+    size_t alignment = bytes < 2097152 ? 64 : 2097152, whole = (bytes / alignment + 1) * alignment;
+    void *start = aligned_alloc(alignment, whole);
     if (!start) {
         fputs(\"out of memory\\n\", stderr);
         exit(1);
     }
-    return memset(start, 0, whole);
+#ifdef MADV_HUGEPAGE
+    if (alignment > 64) madvise(start, whole, MADV_HUGEPAGE);
+#endif
+    return memset(start, 0, bytes);
+}
+
+";
+
+/// The block of states from its file.
+const STATES: &str = "\
+/* The weights, mapped where that can be done: their pages are fetched when they are first read. What the code changes stays in memory. */
+static void *states_from_file(void) {
+    void *states = 0;
+#ifdef _WIN32
+    FILE *file = fopen(\"FILE_NAME\", \"rb\");
+    if (file) {
+        states = block(BYTES);
+        if (fread(states, 1, BYTES, file) != BYTES) states = 0;
+        fclose(file);
+    }
+#else
+    int file = open(\"FILE_NAME\", O_RDONLY);
+    if (file >= 0 && (size_t)lseek(file, 0, SEEK_END) == BYTES) {
+        states = mmap(0, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+        if (states == MAP_FAILED) states = 0;
+        close(file);
+    }
+#endif
+    if (!states) {
+        fputs(\"cannot read FILE_NAME; run this program beside it\\n\", stderr);
+        exit(1);
+    }
+    return states;
 }
 
 ";

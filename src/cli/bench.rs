@@ -17,7 +17,7 @@ use netloom::plan::Plan;
 use netloom::profile::{self, KernelCost};
 use netloom::roofline::Limits;
 use netloom::train::model::median;
-use netloom::{Device, Error, Session, compile};
+use netloom::{Device, Error, Session};
 
 #[derive(Args)]
 pub struct Options {
@@ -87,30 +87,31 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let threads = options.machine.threads();
     let arrays = options.input.as_deref().map(npz::load).transpose()?;
     let wanted = if options.train { TRAIN_STEP } else { PREDICT };
-    let model = super::model::read(&options.open, options.batch, wanted, arrays.as_deref().unwrap_or(&[]))?;
+    let mut model = super::model::read(&options.open, options.batch, wanted, arrays.as_deref().unwrap_or(&[]))?;
     let entry = match &model.program.entries[..] {
         [only] => only.name.clone(),
         _ => wanted.to_owned(),
     };
     model.entry(&entry)?;
-    let own = model.program.only(&entry);
+    model.program = model.program.only(&entry);
     let weights = super::model::weights(options.weights.as_deref(), model.net)?;
     if options.weights.is_some() {
-        weights.check(&own)?;
+        weights.check(&model.program)?;
     }
-    let mut weights = Some(weights);
-    let (program, mut session, compile_ms, load_ms, planned) = choice.make(|device| {
-        let start = Instant::now();
-        let mut weights = super::hand(device, &mut weights);
-        let program = weights.begin(own.prepared_for(&options.machine.target(device)));
-        let executable = compile(&program, device)?;
-        let compile_ms = milliseconds(start.elapsed());
-        let planned = super::say_memory(&executable, &entry, threads);
-        let start = Instant::now();
-        let session = Session::with_weights(executable.into(), threads, options.seed, weights)?;
-        Ok((program, session, compile_ms, milliseconds(start.elapsed()), planned))
-    })?;
-    super::say_fallback(&choice);
+    let super::Begun {
+        mut session,
+        program,
+        compile,
+        load,
+        planned,
+    } = super::begin(
+        &options.machine,
+        &mut choice,
+        model.program,
+        weights,
+        &entry,
+        options.seed,
+    )?;
     let device = choice.device;
     let stages = session.executable().stages.clone();
     let is_cpu = matches!(device, Device::Cpu(_));
@@ -185,8 +186,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "median_ms": median_ms,
         "min_ms": min_ms,
         "runs": runs,
-        "compile_ms": compile_ms,
-        "load_ms": load_ms,
+        "compile_ms": milliseconds(compile),
+        "load_ms": milliseconds(load),
         "stages_ms": stages,
         "parameters": model.net.map(parameter_count).transpose()?,
         "flops": flops.all,

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use netloom::Error;
 use netloom::ahead::manifest;
 use netloom::ahead::run::Running;
 use netloom::formats::npz;
 use netloom::ir::watch::Watched;
 use netloom::nn::training::PREDICT;
-use netloom::{Error, Session, compile};
 
 #[derive(Args)]
 pub struct Options {
@@ -57,22 +57,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
         entry.graph = watched.graph.clone();
         (watched, results)
     });
-    // Weights go into the session, and nobody else needs them any more, unless the CPU may have to stand in.
     let weights = super::model::weights(options.weights.as_deref(), model.net)?;
     if options.weights.is_some() {
         weights.check(&model.program)?;
     }
-    let mut given = Some((model.program, weights));
     let mut choice = options.machine.choice()?;
-    let mut session = choice.make(|device| {
-        let (program, mut weights) = super::hand(device, &mut given);
-        let program = weights.begin(program.prepared_for(&options.machine.target(device)));
-        let executable = compile(&program, device)?;
-        drop(program);
-        super::say_memory(&executable, &options.entry, options.machine.threads());
-        Session::with_weights(executable.into(), options.machine.threads(), options.seed, weights)
-    })?;
-    super::say_fallback(&choice);
+    let begun = super::begin(
+        &options.machine,
+        &mut choice,
+        model.program,
+        weights,
+        &options.entry,
+        options.seed,
+    )?;
+    let mut session = begun.session;
     let arrays: Vec<_> = (arrays.into_iter())
         .filter(|(name, _)| !model.bound.contains(name))
         .collect();

@@ -1,11 +1,9 @@
 //! Eager execution: the host goes through the steps, gives each result a buffer of its own, and calls one kernel at a time.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use netloom_ir::Tensor;
 use netloom_ir::graph::NodeId;
-use netloom_ir::kernel::Role;
 
 use super::Error;
 use super::entry::{ARENA_HEADER_BYTES, Call, emit_barrier};
@@ -54,8 +52,6 @@ struct Callable {
     function: KernelFn,
     /// Whether several workers share in it.
     shared: bool,
-    /// Which of its buffers are results.
-    results: Range<usize>,
     /// How often it has run, and for how long, since the times were last taken.
     times: (usize, Duration),
 }
@@ -98,13 +94,9 @@ impl Dispatcher {
                 let address = jit.address(id);
                 // SAFETY: `Jit::emit` defines functions of the kernel ABI.
                 let function = unsafe { std::mem::transmute::<*const u8, KernelFn>(address) };
-                let count = |role| nest.buffers.iter().filter(|buffer| buffer.role == role).count();
-                let inputs = count(Role::Input);
-                let results = inputs..inputs + count(Role::Output);
                 Callable {
                     function,
                     shared: is_shared_kernel(nest),
-                    results,
                     times: Default::default(),
                 }
             })
@@ -160,18 +152,9 @@ impl Dispatcher {
 
     /// Runs the steps of an outline.
     ///
-    /// `observe` is called after each step at the outermost level with its number and the bytes of the results it wrote, and ends the
-    /// run by giving `false`.
-    ///
     /// # Panics
     /// If arguments or results are not of the outline's types; [`crate::eager`] checks before.
-    pub fn run(
-        &mut self,
-        outline: &Outline,
-        inputs: &[&Tensor],
-        outputs: &mut [Tensor],
-        observe: &mut dyn FnMut(usize, &[&[u8]]) -> bool,
-    ) -> Result<(), Error> {
+    pub fn run(&mut self, outline: &Outline, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         assert!(inputs.len() == outline.inputs.len() && outputs.len() == outline.outputs.len());
         let fits = |tensor: &Tensor, port: &crate::plan::Port| is_of_type(tensor, &port.ty);
         assert!(
@@ -200,21 +183,8 @@ impl Dispatcher {
         };
         for (number, step) in outline.steps.iter().enumerate() {
             self.step(step, &mut frame)?;
-            let mut written = Vec::new();
-            if let Step::Kernel { kernel, buffers, .. } = step {
-                let results = self.kernels[kernel.0].results.clone();
-                for place in &buffers[results] {
-                    let address = self.address(place, &frame, 0)?;
-                    // SAFETY: the place is a buffer of `place.bytes` bytes that the step has just written.
-                    written.push(unsafe { std::slice::from_raw_parts(address.cast_const(), place.bytes) });
-                }
-            }
-            let go_on = observe(number, &written);
             for &temp in &outline.freed_after[number] {
                 self.temps.give_back(temp);
-            }
-            if !go_on {
-                break;
             }
         }
         self.temps.give_back_all();

@@ -91,11 +91,11 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Memory of those sizes, and so many workers.
-    pub fn new(library: Library, state_bytes: usize, arena_bytes: usize, workers: usize) -> Result<Caller, Error> {
+    /// An arena of that size, and so many workers.
+    pub fn new(library: Library, states: Block, arena_bytes: usize, workers: usize) -> Result<Caller, Error> {
         Ok(Caller {
             library,
-            states: Block::zeroed(state_bytes)?,
+            states,
             arena: Block::zeroed(arena_bytes)?,
             pool: Pool::new(workers)?,
         })

@@ -1,7 +1,11 @@
 //! Blocks of memory that machine code works on.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
+
+use memmap2::{MmapMut, MmapOptions};
 
 use super::Error;
 use crate::memory::{self, TooLittle};
@@ -25,6 +29,8 @@ enum Source {
     /// The system, which mapped so many bytes from there for it.
     #[cfg(target_os = "linux")]
     System(NonNull<u8>, usize),
+    /// A file, of which the block has copies of those pages that it changes.
+    File { _mapped: MmapMut },
 }
 
 // SAFETY: a block owns its memory as a `Vec<u8>` does.
@@ -83,6 +89,28 @@ impl Block {
         })
     }
 
+    /// The contents of a file of that length, which is never changed. Pages are fetched as they are first touched.
+    ///
+    /// # Errors
+    /// If it has another length, or the system refuses to map it.
+    pub fn of_file(file: &File, bytes: usize) -> io::Result<Block> {
+        let found = file.metadata()?.len();
+        if found != bytes as u64 {
+            let reason = format!("it holds {found} bytes, and {bytes} are expected");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        // SAFETY: the mapping is private, and files that netloom writes replace others as a whole. Whoever cuts a file short while it is
+        // mapped ends this process by a signal; no memory of ours is touched.
+        let mut map = unsafe { MmapOptions::new().len(bytes).map_copy(file) }?;
+        let start = NonNull::from(&mut map[..]).cast::<u8>();
+        assert_eq!(start.addr().get() % ALIGN, 0, "mappings begin where a page does");
+        Ok(Block {
+            start,
+            bytes,
+            source: Source::File { _mapped: map },
+        })
+    }
+
     fn refused(needed: usize) -> Error {
         let available = None;
         TooLittle { needed, available }.into()
@@ -116,6 +144,7 @@ impl Drop for Block {
             Source::System(mapped, length) => unsafe {
                 nix::libc::munmap(mapped.as_ptr().cast(), length);
             },
+            Source::File { .. } => {}
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Arrays by name, as NumPy's `savez` stores them.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::{NpzWriter, ReadNpyError, ReadNpyExt, WriteNpzError};
+use ndarray_npy::{NpzWriter, ReadNpyExt, WriteNpzError};
 use netloom_ir::{DType, Tensor};
 use zip::ZipArchive;
 
@@ -73,17 +73,18 @@ pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn parse(file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
+pub fn parse(mut file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
+    let length = file.seek(SeekFrom::End(0)).map_err(|reason| reason.to_string())?;
     let mut archive = ZipArchive::new(file).map_err(|reason| format!("not a valid .npz file: {reason}"))?;
     (0..archive.len())
         .map(|number| {
             let mut member = archive.by_index(number).map_err(|reason| reason.to_string())?;
             let name = member.name().trim_end_matches(".npy").to_owned();
             let claimed = member.size();
-            let most = claimed.min(member.compressed_size().saturating_mul(MOST_PACKED));
-            let mut bytes = Vec::new();
+            let most = claimed.min(member.compressed_size().min(length).saturating_mul(MOST_PACKED));
             memory::check(usize::try_from(most).unwrap_or(usize::MAX))
                 .map_err(|reason| format!("array `{name}`: {reason}"))?;
+            let mut bytes = Vec::with_capacity(most.min(length) as usize);
             (member.by_ref().take(claimed))
                 .read_to_end(&mut bytes)
                 .map_err(|reason| reason.to_string())
@@ -103,39 +104,58 @@ pub fn load_array(path: &Path) -> Result<Tensor, Error> {
     read(&bytes).map_err(|reason| Error::file(path, reason))
 }
 
-/// One array: of the first type that the file's header agrees with.
+/// One array, of the type that the file's header names.
 fn read(file: &[u8]) -> Result<Tensor, String> {
-    check_length(file)?;
-    let mut refused = String::new();
-    for dtype in DType::ALL {
-        let found = by_dtype!(dtype, T => {
-            ArrayD::<T>::read_npy(file).map(|array| {
-                let bytes = array.iter().flat_map(|x| x.to_le_bytes()).collect();
-                Tensor::from_bytes(dtype, array.shape(), bytes)
-            })
-        }, other => match dtype {
-            DType::Bool => ArrayD::<bool>::read_npy(file).map(|array| {
-                Tensor::from_bytes(dtype, array.shape(), array.iter().map(|&x| u8::from(x)).collect())
-            }),
-            _ => continue,
-        });
-        match found {
-            Ok(tensor) => return Ok(tensor),
-            Err(reason @ ReadNpyError::WrongDescriptor(_)) => refused = reason.to_string(),
-            Err(reason) => return Err(reason.to_string()),
-        }
-    }
-    Err(refused)
+    let header = String::from_utf8_lossy(&file[..file.len().min(MOST_HEADER_BYTES)]);
+    check_length(&header, file.len())?;
+    let descriptor = value_of(&header, "'descr'", '\'', '\'').unwrap_or_default();
+    let code = descriptor.trim_start_matches(['<', '>', '|', '=']);
+    let dtype = DType::ALL.into_iter().find(|&dtype| numpy_code(dtype) == Some(code));
+    let dtype = dtype.ok_or_else(|| format!("its elements are of type `{descriptor}`, which netloom does not read"))?;
+    let tensor = by_dtype!(dtype, T => {
+        ArrayD::<T>::read_npy(file).map(|array| {
+            let array = array.as_standard_layout();
+            let elements = array.as_slice().expect("the standard layout is contiguous");
+            let mut bytes = vec![0; size_of_val(elements)];
+            for (place, element) in bytes.chunks_exact_mut(size_of::<T>()).zip(elements) {
+                place.copy_from_slice(&element.to_le_bytes());
+            }
+            Tensor::from_bytes(dtype, array.shape(), bytes)
+        })
+    }, other => ArrayD::<bool>::read_npy(file).map(|array| {
+        Tensor::from_bytes(dtype, array.shape(), array.iter().map(|&x| u8::from(x)).collect())
+    }));
+    tensor.map_err(|reason| reason.to_string())
+}
+
+/// What NumPy calls a type, its order of bytes aside.
+fn numpy_code(dtype: DType) -> Option<&'static str> {
+    Some(match dtype {
+        DType::Bool => "b1",
+        DType::U8 => "u1",
+        DType::U16 => "u2",
+        DType::U32 => "u4",
+        DType::U64 => "u8",
+        DType::I8 => "i1",
+        DType::I16 => "i2",
+        DType::I32 => "i4",
+        DType::I64 => "i8",
+        DType::F32 => "f4",
+        DType::F64 => "f8",
+        DType::F16 | DType::BF16 => return None,
+    })
+}
+
+/// What stands between two letters after a key of the header.
+fn value_of<'a>(header: &'a str, key: &str, open: char, close: char) -> Option<&'a str> {
+    let (_, rest) = header.split_once(key)?;
+    let (value, _) = rest.split_once(open)?.1.split_once(close)?;
+    Some(value)
 }
 
 /// Whether there is a byte at least for each element that the header claims: the reader takes memory for what is claimed.
-fn check_length(file: &[u8]) -> Result<(), String> {
-    let header = &file[..file.len().min(MOST_HEADER_BYTES)];
-    let text = String::from_utf8_lossy(header);
-    let claimed = text
-        .split_once("'shape'")
-        .and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
-    let Some((extents, _)) = claimed else {
+fn check_length(header: &str, file_bytes: usize) -> Result<(), String> {
+    let Some(extents) = value_of(header, "'shape'", '(', ')') else {
         return Err("its header names no shape".to_owned());
     };
     let mut extents = extents.split(',').map(str::trim).filter(|extent| !extent.is_empty());
@@ -143,10 +163,9 @@ fn check_length(file: &[u8]) -> Result<(), String> {
         count.checked_mul(extent.trim_end_matches('L').parse().ok()?)
     });
     match count {
-        Some(count) if count <= file.len() => Ok(()),
+        Some(count) if count <= file_bytes => Ok(()),
         _ => Err(format!(
-            "its header claims more elements than the {} bytes of the array can hold",
-            file.len()
+            "its header claims more elements than the {file_bytes} bytes of the array can hold"
         )),
     }
 }

@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+use netloom_ir::tensor::Keeper;
 use netloom_ir::{Graph, Problem, Problems, Program, Tensor};
 use prost::Message;
 
@@ -115,15 +116,6 @@ fn program_of(
     Ok(weights::program(entry, graph, &model.initialiser_names()))
 }
 
-/// All bytes of a file.
-struct Whole(Arc<Mapped>);
-
-impl AsRef<[u8]> for Whole {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// A model whose initialisers have been taken out of the file's form, so that their elements are in memory once, however often it is imported.
 struct Model {
     proto: proto::ModelProto,
@@ -136,15 +128,18 @@ impl Model {
         let file = Mapped::open(path).map_err(|reason| Error::file(path, reason))?;
         let file = Arc::new(file);
         // Raw elements stay in the file, which their tensors keep open.
-        let bytes = Bytes::from_owner(Whole(Arc::clone(&file)));
-        Model::decode_in(bytes, Some(folder(path)), Some(&file)).map_err(|refusal| Error::file(path, refusal))
+        let bytes = Bytes::from_owner(tensors::Whole(Arc::clone(&file)));
+        let model = Model::decode_in(bytes, Some(folder(path)), Some(&file));
+        // What is read from here on has mappings of its own.
+        file.leave(0..file.len());
+        model.map_err(|refusal| Error::file(path, refusal))
     }
 
     fn decode(bytes: &[u8], folder: Option<&Path>) -> Result<Model, Refusal> {
         Model::decode_in(bytes, folder, None)
     }
 
-    fn decode_in(bytes: impl Buf, folder: Option<&Path>, file: Option<&Arc<Mapped>>) -> Result<Model, Refusal> {
+    fn decode_in(bytes: impl Buf, folder: Option<&Path>, file: Option<&Mapped>) -> Result<Model, Refusal> {
         let decoded = proto::ModelProto::decode(bytes);
         let mut proto = decoded.map_err(|reason| refusal(format!("not an ONNX model: {reason}")))?;
         let tensors = proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer);

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use netloom_ir::tensor::Keeper;
 use netloom_ir::{DType, Tensor};
 
 use super::write_whole;
-use crate::cpu::mapped::{Mapped, Part};
+use crate::cpu::mapped::Mapped;
 use crate::error::Error;
 
 /// Saves tensors as safetensors, sorted by name as that format does; nothing but names, types, shapes and elements is in the file.
@@ -58,12 +59,14 @@ fn write(path: &Path, tensors: &[(String, Tensor)], notes: Option<HashMap<String
 /// If the file cannot be read or is not well formed, or holds a type that netloom has not.
 pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
     let file = Mapped::open(path).map_err(|reason| Error::file(path, reason))?;
-    let file = Arc::new(file);
     let tensor = |(dtype, shape, data): (DType, &[usize], &[u8])| {
-        let part = Part::of(&file, data).expect("the data are the file's");
+        let part = file.part(data).expect("the data are the file's");
         Tensor::shared(dtype, shape, Arc::new(part))
     };
-    read(&file, tensor).map_err(|reason| Error::file(path, reason))
+    let tensors = read(&file, tensor).map_err(|reason| Error::file(path, reason));
+    // What is read from here on has mappings of its own.
+    file.leave(0..file.len());
+    tensors
 }
 
 /// The tensors in the bytes of a safetensors file, in order of name.

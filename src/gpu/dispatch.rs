@@ -1,29 +1,22 @@
 //! Eager execution on a device: the host goes through the steps, gives each result a buffer of its own, and submits one kernel at a time,
 //! without waiting for it.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use netloom_ir::Tensor;
-use netloom_ir::kernel::Role;
 
 use super::Error;
 use super::code::{ALIGN, Kernel, kernels};
 use super::device::{Device, Home};
 use super::record::{Areas, FLAG_BYTES, Ports, Recorded, Recorder};
-use super::submit::{Submitter, download, filled, give, take};
+use super::submit::{Submitter, filled, give, take};
 use crate::buffers::Buffers;
 use crate::plan::{Base, Kernels, Outline, Step};
-
-/// Called after each step with its number and the bytes of the results it wrote; ends the run by giving `false`.
-pub type Observe<'a> = dyn FnMut(usize, &[&[u8]]) -> bool + 'a;
 
 /// Kernels, each compiled once, and the memory to run them on.
 pub struct Dispatcher {
     device: Arc<Device>,
     kernels: Vec<Kernel>,
-    /// Which of a kernel's buffers are results.
-    results: Vec<Range<usize>>,
     areas: Areas,
     submitter: Submitter,
 }
@@ -41,11 +34,6 @@ impl Dispatcher {
         device: &Arc<Device>,
     ) -> Result<Dispatcher, Error> {
         let kernels = kernels(device, made.nests())?;
-        let results = made.nests().iter().map(|nest| {
-            let count = |role| nest.buffers.iter().filter(|buffer| buffer.role == role).count();
-            let inputs = count(Role::Input);
-            inputs..inputs + count(Role::Output)
-        });
         let scratch_bytes = kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
         let ports = outlines
             .iter()
@@ -53,7 +41,6 @@ impl Dispatcher {
         let port_bytes = ports.max().unwrap_or(0);
         let temps = outlines.iter().map(|outline| outline.temps.len()).max().unwrap_or(0);
         Ok(Dispatcher {
-            results: results.collect(),
             areas: Areas {
                 states: filled(device, states)?,
                 constants: filled(device, constants)?,
@@ -79,21 +66,15 @@ impl Dispatcher {
         self.areas.temps.allocations()
     }
 
-    /// Runs the steps of an outline. With `observe`, each step is waited for.
+    /// Runs the steps of an outline.
     ///
     /// # Errors
     /// If there is not enough memory, or the device is lost.
-    pub fn run(
-        &mut self,
-        outline: &Outline,
-        inputs: &[&Tensor],
-        outputs: &mut [Tensor],
-        observe: Option<&mut Observe<'_>>,
-    ) -> Result<(), Error> {
+    pub fn run(&mut self, outline: &Outline, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         let ports = Ports::of(&outline.inputs, &outline.outputs);
         give(&self.areas.staging, &ports, inputs)?;
         let mut pending = Vec::new();
-        let done = self.submit(outline, &ports, observe, &mut pending);
+        let done = self.submit(outline, &ports, &mut pending);
         // Nothing that is still running may be dropped, whatever has happened.
         let settled = self.submitter.settle();
         self.areas.temps.give_back_all();
@@ -102,25 +83,11 @@ impl Dispatcher {
     }
 
     /// Submits everything; what must be kept until it has run goes to `pending`.
-    fn submit(
-        &mut self,
-        outline: &Outline,
-        ports: &Ports,
-        mut observe: Option<&mut Observe<'_>>,
-        pending: &mut Vec<Recorded>,
-    ) -> Result<(), Error> {
+    fn submit(&mut self, outline: &Outline, ports: &Ports, pending: &mut Vec<Recorded>) -> Result<(), Error> {
         self.enqueue(ports, pending, |recorder| recorder.arguments(&outline.inputs))?;
         for (number, step) in outline.steps.iter().enumerate() {
             self.allot(step, outline)?;
             self.enqueue(ports, pending, |recorder| recorder.steps(std::slice::from_ref(step)))?;
-            if let Some(observe) = &mut observe {
-                self.submitter.settle()?;
-                let written = self.written(step, ports)?;
-                let written: Vec<&[u8]> = written.iter().map(Vec::as_slice).collect();
-                if !observe(number, &written) {
-                    break;
-                }
-            }
             for temp in &outline.freed_after[number] {
                 self.areas.temps.give_back(*temp);
             }
@@ -156,20 +123,5 @@ impl Dispatcher {
             self.areas.temps.take(temp, bytes, make)?;
         }
         Ok(())
-    }
-
-    /// What a step has written, if it is a kernel.
-    fn written(&self, step: &Step, ports: &Ports) -> Result<Vec<Vec<u8>>, Error> {
-        let Step::Kernel { kernel, buffers, .. } = step else {
-            return Ok(Vec::new());
-        };
-        let recorder = Recorder::new(&self.device, &self.kernels, &self.areas, ports);
-        let places = buffers[self.results[kernel.0].clone()].iter();
-        places
-            .map(|place| {
-                let (buffer, start) = recorder.locate(place);
-                download(&self.device, buffer, start, place.bytes)
-            })
-            .collect()
     }
 }

@@ -321,12 +321,6 @@ impl<'a> Recorder<'a> {
         self.end()
     }
 
-    /// The buffer in which a place lies, and where it begins.
-    pub fn locate(&self, place: &Place) -> (&'a Subbuffer<[u8]>, u64) {
-        let range = self.range(place);
-        (self.area(range.area), range.start)
-    }
-
     fn range(&self, place: &Place) -> Range {
         let (area, start) = match place.base {
             Base::Input(number) => (Area::Ports, self.ports.inputs[number]),

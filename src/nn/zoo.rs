@@ -100,6 +100,7 @@ pub static NETS: &[&Net] = &[
     &vgg::VGG19,
     &resnet::RESNET18,
     &resnet::RESNET18_CIFAR,
+    &resnet::RESNET18_IMAGENET,
     &resnet::RESNET34,
     &resnet::RESNET50,
     &squeezenet::SQUEEZENET,

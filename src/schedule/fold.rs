@@ -19,6 +19,8 @@ const STRIP: usize = 128;
 const LARGE: usize = 1 << 20;
 /// Rows folded into a row of scratch at once, in order: between them the sums stay in registers.
 const ROWS: usize = 8;
+/// How far ahead the rows of a large matrix are brought closer, which no prefetcher of the machine does fast enough for a single stream. A guess.
+const AHEAD_BYTES: usize = 8 << 10;
 /// The most expressions of a fold's value that are written out for several rows.
 const SIMPLE: usize = 24;
 
@@ -214,6 +216,16 @@ struct Lanes {
     count: ExprId,
 }
 
+/// Loops that fold columns.
+struct Pass {
+    /// The axes.
+    over: Vec<AxisId>,
+    /// What a step folds, in order.
+    values: Vec<ExprId>,
+    /// What a step some way ahead will fold.
+    later: Vec<ExprId>,
+}
+
 struct Loops<'a> {
     draft: &'a mut Draft,
     /// What stands in the nest for axes and folds of the source.
@@ -370,17 +382,21 @@ impl Loops<'_> {
                 index: at.clone(),
                 value: identity,
             }]));
-            for (over, values) in self.passes(over, value) {
+            let elements = self.draft.count(&over) * self.draft.count(&self.draft.free(fold));
+            let ahead = (elements >= LARGE).then(|| AHEAD_BYTES.div_ceil(ROWS * width * dtype.size_bytes()));
+            for Pass { over, values, later } in self.passes(over, value, ahead) {
                 let step = self.over(&over, &values, &mut |loops| {
+                    let mut body = loops.prefetches(&later);
                     let value = values.iter().fold(state, |state, &value| {
                         let value = loops.value(value);
                         with.apply(&mut loops.draft.exprs, state, value)
                     });
-                    loops.lane_loop(vec![Stmt::Store {
+                    body.push(Stmt::Store {
                         buffer: row,
                         index: at.clone(),
                         value,
-                    }])
+                    });
+                    loops.lane_loop(body)
                 });
                 body.extend(step);
             }
@@ -398,29 +414,51 @@ impl Loops<'_> {
         }
     }
 
-    /// The loops that fold columns, one after the other: axes, and the values that a step folds, in order. Steps take [`ROWS`] rows each
-    /// where there are so many, which changes no bit.
-    fn passes(&mut self, over: Vec<AxisId>, value: ExprId) -> Vec<(Vec<AxisId>, Vec<ExprId>)> {
+    /// Brings what some values read along the lanes closer.
+    fn prefetches(&mut self, values: &[ExprId]) -> Vec<Stmt> {
+        let mut loads = self.draft.below(values);
+        loads.retain(|&id| self.uses_lane(id) && matches!(self.draft.source.get(id), Expr::Load { .. }));
+        let prefetch = |id| match self.value(id) {
+            load if let Expr::Load { buffer, index, .. } = self.draft.exprs.get(load).clone() => {
+                Some(Stmt::Prefetch { buffer, index })
+            }
+            _ => None,
+        };
+        loads.into_iter().filter_map(prefetch).collect()
+    }
+
+    /// The loops that fold columns, one after the other. Steps take [`ROWS`] rows each where there are so many, which changes no bit; these
+    /// say what is read so many steps ahead, if any.
+    fn passes(&mut self, over: Vec<AxisId>, value: ExprId, ahead: Option<usize>) -> Vec<Pass> {
         let (&axis, outer) = over.split_last().expect("a fold over an axis");
         let extent = self.draft.extent(axis);
         let is_simple = self.draft.below(&[value]).len() <= SIMPLE && self.draft.folds(&[value]).is_empty();
         // The rows that are left over come last, so there must be no axis around.
         if extent < ROWS || !is_simple || !(outer.is_empty() || extent.is_multiple_of(ROWS)) {
-            return vec![(over, vec![value])];
+            return vec![Pass {
+                over,
+                values: vec![value],
+                later: Vec::new(),
+            }];
         }
         let mut pass = |first: usize, count: usize, rows: usize| {
             let axis_of_steps = self.draft.axis("row", count);
             let step = self.draft.source.axis(axis_of_steps);
-            let values = (0..rows).map(|row| {
-                let [size, row] = [rows, first + row].map(|value| self.draft.source.int(value as i64));
-                let start = self.draft.source.prim(Prim::Mul, DType::I64, &[step, size]);
-                let at = self.draft.source.prim(Prim::Add, DType::I64, &[start, row]);
-                let known = HashMap::from([(self.draft.source.axis(axis), at)]);
-                self.draft.replace(&known, value)
-            });
-            let values = values.collect();
-            let over = outer.iter().copied().chain([axis_of_steps]).collect();
-            (over, values)
+            let mut from = |start: usize| -> Vec<ExprId> {
+                let rows = (0..rows).map(|row| {
+                    let [size, row] = [rows, start + row].map(|value| self.draft.source.int(value as i64));
+                    let start = self.draft.source.prim(Prim::Mul, DType::I64, &[step, size]);
+                    let at = self.draft.source.prim(Prim::Add, DType::I64, &[start, row]);
+                    let known = HashMap::from([(self.draft.source.axis(axis), at)]);
+                    self.draft.replace(&known, value)
+                });
+                rows.collect()
+            };
+            Pass {
+                over: outer.iter().copied().chain([axis_of_steps]).collect(),
+                values: from(first),
+                later: ahead.map_or(Vec::new(), |steps| from(first + steps * rows)),
+            }
         };
         let rest = extent % ROWS;
         let mut passes = vec![pass(0, extent / ROWS, ROWS)];

@@ -2,5 +2,6 @@
 
 pub mod draws;
 pub mod elementwise;
+pub mod parts;
 pub mod rows;
 pub mod shapes;

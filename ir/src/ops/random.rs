@@ -4,16 +4,17 @@
 
 /// A tensor of independent random `u32`, a pure function of its operands and attributes.
 ///
-/// Operands: `key` (`u64` scalar, the seed) and `step` (`u64` scalar, which the program increments at each run). Let element `e` in
-/// row-major order have block `b = e / 64 * 16 + e % 16` and word `w = e / 16 % 4`; its value is word `w` of
-/// Philox4x32-10 with key `(key_low, key_high)` and counter `(b, stream, step_low, step_high)`. (Four vectors of 16 lanes then
-/// come from one round of the generator.)
+/// Operands: `key` (`u64` scalar, the seed) and `step` (`u64` scalar, which the program increments at each run). Element `e` in
+/// row-major order is one word of Philox4x32-10 with key `(key_low, key_high)` and counter `(e, stream, step_low, step_high)`. The four words
+/// of a counter are four tensors, which one kernel makes at once; [`Builder::random_bits`](crate::Builder::random_bits) joins them.
 ///
-/// Uniforms, normals and Bernoulli masks are composites over the bits.
+/// Uniforms, normals and Bernoulli masks are composites over the words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Random {
     /// The shape of the result.
     pub shape: Vec<usize>,
+    /// Which of a counter's four words, from 0.
+    pub word: usize,
     /// A number that the builder makes distinct for each draw of a program, so that two dropouts never share bits.
     pub stream: u32,
 }
@@ -30,10 +31,14 @@ use crate::tensor::{Tensor, Type};
 pub fn parse(name: &str, attrs: &Attrs) -> Option<Result<Op, String>> {
     let random = || {
         let shape = attrs.sizes("")?;
-        let stream = attrs.int("stream")?;
-        let stream = u32::try_from(stream)
-            .map_err(|_| format!("attribute `stream` must be from 0 to {}, found {stream}", u32::MAX))?;
-        Ok(Op::Random(Random { shape, stream }))
+        let within = |name: &str, most: u32| {
+            let value = attrs.int(name)?;
+            let fits = u32::try_from(value).ok().filter(|&value| value <= most);
+            fits.ok_or_else(|| format!("attribute `{name}` must be from 0 to {most}, found {value}"))
+        };
+        let word = within("word", 3)? as usize;
+        let stream = within("stream", u32::MAX)?;
+        Ok(Op::Random(Random { shape, word, stream }))
     };
     (name == "random").then(random)
 }
@@ -91,6 +96,7 @@ impl Rules for Random {
     fn attrs(&self) -> Vec<(&'static str, Attr)> {
         vec![
             ("", Attr::sizes(&self.shape)),
+            ("word", Attr::Int(self.word as i64)),
             ("stream", Attr::Int(i64::from(self.stream))),
         ]
     }
@@ -104,9 +110,9 @@ impl Rules for Random {
         }
         let ty = Type::new(DType::U32, self.shape.clone());
         ty.check()?;
-        // The counter's first word numbers blocks of four.
-        if ty.count() > 1 << 34 {
-            return Err(format!("draws 2^34 elements at most, found {ty}"));
+        // They are numbered by the counter's first word.
+        if ty.count() > 1 << 32 {
+            return Err(format!("draws 2^32 elements at most, found {ty}"));
         }
         Ok(vec![ty])
     }
@@ -116,9 +122,8 @@ impl Rules for Random {
         let halves = |value: u64| [value as u32, (value >> 32) as u32];
         let [step_low, step_high] = halves(step);
         let word = |element: usize| {
-            let block = (element / 64 * 16 + element % 16) as u32;
-            let words = philox([block, self.stream, step_low, step_high], halves(key));
-            Scalar::Int(i128::from(words[element / 16 % 4]))
+            let words = philox([element as u32, self.stream, step_low, step_high], halves(key));
+            Scalar::Int(i128::from(words[self.word]))
         };
         let count = self.shape.iter().product();
         vec![Tensor::from_scalars(
@@ -140,17 +145,10 @@ impl Rules for Random {
         let (key, step) = (cx.arg(0, Vec::new()), cx.arg(1, Vec::new()));
         let halves = |x: X<'_>| [x, x.shr(x.int(32))].map(|half| half.cast(DType::U32).id());
         let ([key_low, key_high], [step_low, step_high]) = (halves(cx.x(key)), halves(cx.x(step)));
-        let row = element / cx.int(16);
-        let block = row / cx.int(4) * cx.int(16) + element.rem(cx.int(16));
         let stream = cx.constant(DType::U32, Scalar::Int(i128::from(self.stream)));
-        let counter = [block.cast(DType::U32), stream, cx.x(step_low), cx.x(step_high)];
+        let counter = [element.cast(DType::U32), stream, cx.x(step_low), cx.x(step_high)];
         let words = philox_body(counter, [cx.x(key_low), cx.x(key_high)]);
-        let which = row.rem(cx.int(4));
-        let later = (1..4).rev().fold(words[3], |later, word| {
-            let here = which.lt(cx.int(word as i64));
-            here.select(words[word - 1], later)
-        });
-        Some(later.id())
+        Some(words[self.word].id())
     }
 }
 
@@ -194,31 +192,32 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_words_of_blocks() {
+    fn elements_are_words_of_their_counters() {
         let random = Random {
             shape: vec![3, 50],
+            word: 2,
             stream: 9,
         };
         let scalar = |value: u64| Tensor::scalar(DType::U64, Scalar::Int(i128::from(value)));
         let (key, step) = (0x0123_4567_89ab_cdef, (5 << 32) + 6);
         let found = random.eval(&[&scalar(key), &scalar(step)]).remove(0);
-        for (element, block, word) in [
-            (0, 0, 0),
-            (15, 15, 0),
-            (16, 0, 1),
-            (63, 15, 3),
-            (64, 16, 0),
-            (149, 37, 1),
-        ] {
-            let expected = philox([block, 9, 6, 5], [0x89ab_cdef, 0x0123_4567])[word];
+        for element in [0, 1, 50, 149] {
+            let expected = philox([element as u32, 9, 6, 5], [0x89ab_cdef, 0x0123_4567])[2];
             assert_eq!(
                 found.get(element),
                 Scalar::Int(i128::from(expected)),
                 "element {element}"
             );
         }
-        let other = Random { stream: 10, ..random };
-        assert_ne!(other.eval(&[&scalar(key), &scalar(step)])[0], found);
+        for other in [
+            Random {
+                stream: 10,
+                ..random.clone()
+            },
+            Random { word: 3, ..random },
+        ] {
+            assert_ne!(other.eval(&[&scalar(key), &scalar(step)])[0], found);
+        }
     }
 
     #[test]
@@ -226,6 +225,7 @@ mod tests {
         let random = |shape: &[usize]| {
             Op::Random(Random {
                 shape: shape.to_vec(),
+                word: 0,
                 stream: 0,
             })
         };
@@ -240,7 +240,7 @@ mod tests {
             (
                 random(&[1 << 20, 1 << 20]),
                 vec![&scalar, &scalar],
-                "draws 2^34 elements at most, found u32[1048576,1048576]",
+                "draws 2^32 elements at most, found u32[1048576,1048576]",
             ),
         ] {
             assert_eq!(infer_error(&op, &args), expected);
@@ -251,10 +251,12 @@ mod tests {
     fn text_attributes_round_trip() {
         assert_round_trip(Op::Random(Random {
             shape: vec![],
+            word: 3,
             stream: u32::MAX,
         }));
         assert_round_trip(Op::Random(Random {
             shape: vec![3, 0],
+            word: 0,
             stream: 0,
         }));
     }

@@ -843,7 +843,10 @@ impl Lowering<'_> {
             )
         } else if self.constants.get(&0) == Some(&no) {
             // A blend is up to three instructions inside the machine.
-            self.and_bits(mask, yes)
+            match self.constants.get(&u32::MAX) == Some(&yes) {
+                true => mask,
+                false => self.and_bits(mask, yes),
+            }
         } else if self.constants.get(&0) == Some(&yes) {
             self.vector(Do::Plain(Code::VEX_Vpandn_ymm_ymm_ymmm256, None), &[mask, no])
         } else {

@@ -1,6 +1,5 @@
 //! ONNX's tensors to ours and back.
 
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use netloom_ir::{DType, Scalar, Tensor, Type};
 
 use bytes::Bytes;
 
-use crate::cpu::mapped::{Mapped, Part};
+use crate::cpu::mapped::Mapped;
 
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{StringStringEntryProto, TensorProto};
@@ -62,7 +61,7 @@ pub fn tensor(proto: &TensorProto, folder: Option<&Path>) -> Result<Tensor, Stri
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn take(proto: &mut TensorProto, folder: Option<&Path>, file: Option<&Arc<Mapped>>) -> Result<Tensor, String> {
+pub fn take(proto: &mut TensorProto, folder: Option<&Path>, file: Option<&Mapped>) -> Result<Tensor, String> {
     let raw = proto.raw_data.take();
     elements(proto, raw, folder, file)
 }
@@ -71,7 +70,7 @@ fn elements(
     proto: &TensorProto,
     raw: Option<Bytes>,
     folder: Option<&Path>,
-    file: Option<&Arc<Mapped>>,
+    file: Option<&Mapped>,
 ) -> Result<Tensor, String> {
     let dtype = dtype(proto.data_type())?;
     let shape = extents(&proto.dims)?;
@@ -81,33 +80,39 @@ fn elements(
         return Err("it is stored in segments, which is not supported".to_owned());
     }
     let count = ty.count();
-    let bytes = if proto.data_location() == DataLocation::External {
-        external(&proto.external_data, count * dtype.size_bytes(), folder)?.into()
+    let wanted = count * dtype.size_bytes();
+    let bytes: Arc<dyn Keeper> = if proto.data_location() == DataLocation::External {
+        Arc::new(external(&proto.external_data, wanted, folder)?)
     } else if let Some(raw) = raw {
-        raw
+        match file.and_then(|file| file.part(&raw)) {
+            Some(part) => Arc::new(part),
+            None => Arc::new(Raw(raw)),
+        }
     } else {
         return typed(proto, &ty);
     };
-    let wanted = count * dtype.size_bytes();
-    if bytes.len() != wanted {
-        return Err(format!("{ty} has {wanted} bytes, found {}", bytes.len()));
+    let found = bytes.bytes();
+    if found.len() != wanted {
+        return Err(format!("{ty} has {wanted} bytes, found {}", found.len()));
     }
     if dtype == DType::Bool {
         // Others may write any byte for true.
-        return Ok(Tensor::from_bytes(
-            dtype,
-            shape,
-            bytes.iter().map(|&byte| u8::from(byte != 0)).collect(),
-        ));
+        let bytes = found.iter().map(|&byte| u8::from(byte != 0)).collect();
+        return Ok(Tensor::from_bytes(dtype, shape, bytes));
     }
-    let part = file.and_then(|file| Part::of(file, &bytes));
-    Ok(match part {
-        Some(part) => Tensor::shared(dtype, shape, Arc::new(part)),
-        None => Tensor::shared(dtype, shape, Arc::new(Raw(bytes))),
-    })
+    Ok(Tensor::shared(dtype, shape, bytes))
 }
 
-/// Bytes in memory, of a model or of a file beside it.
+/// All bytes of a file.
+pub(super) struct Whole(pub Arc<Mapped>);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Bytes of a model that is in memory.
 struct Raw(Bytes);
 
 impl Keeper for Raw {
@@ -142,7 +147,7 @@ fn typed(proto: &TensorProto, ty: &Type) -> Result<Tensor, String> {
 }
 
 /// Elements in a file beside the model.
-fn external(entries: &[StringStringEntryProto], wanted: usize, folder: Option<&Path>) -> Result<Vec<u8>, String> {
+fn external(entries: &[StringStringEntryProto], wanted: usize, folder: Option<&Path>) -> Result<Mapped, String> {
     let entry = |key: &str| {
         let found = entries.iter().find(|entry| entry.key() == key);
         found.map(|entry| entry.value().to_owned())
@@ -162,22 +167,15 @@ fn external(entries: &[StringStringEntryProto], wanted: usize, folder: Option<&P
     if length != wanted as u64 {
         return Err(format!("it has {wanted} bytes, `{location}` holds {length}"));
     }
-    let read = || -> std::io::Result<Vec<u8>> {
+    let open = || -> std::io::Result<Mapped> {
         // A link could lead out of the folder.
         let path = folder.join(relative).canonicalize()?;
         if !path.starts_with(folder.canonicalize()?) {
             return Err(std::io::Error::other("it leads outside the model's folder"));
         }
-        let mut file = std::fs::File::open(path)?;
-        if file.metadata()?.len() < offset.saturating_add(length) {
-            return Err(std::io::Error::other("the file is too short"));
-        }
-        file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = vec![0; wanted];
-        file.read_exact(&mut bytes)?;
-        Ok(bytes)
+        Mapped::open_part(&path, offset, length)
     };
-    read().map_err(|reason| format!("reading `{location}`: {reason}"))
+    open().map_err(|reason| format!("reading `{location}`: {reason}"))
 }
 
 /// Extents, none of them negative.

@@ -23,6 +23,13 @@ pub(super) static RESNET18_CIFAR: Net = Net {
     trained_as: None,
 };
 
+pub(super) static RESNET18_IMAGENET: Net = Net {
+    name: "resnet18_imagenet",
+    about: "the same, for pictures of 224×224 in training too",
+    layers: RESNET18.layers,
+    ..IMAGENET
+};
+
 pub(super) static RESNET34: Net = Net {
     name: "resnet34",
     about: "sixteen blocks of two 3×3 convolutions",

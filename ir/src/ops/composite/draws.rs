@@ -10,24 +10,37 @@ use crate::dtype::DType;
 /// The distance between the 2^24 uniform numbers, all of which `f32` holds exactly.
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
+/// Counters are drawn by the cache line of the smallest results, bytes, so that the four parts of a tensor lie aligned.
+const COUNTERS: usize = 64;
+
 impl Builder {
+    /// Random `u32` bits: the first words of all counters, then the second ones, and so on.
+    #[track_caller]
+    pub fn random_bits<'g>(&'g self, key: Val<'g>, step: Val<'g>, shape: impl Into<Vec<usize>>) -> Val<'g> {
+        self.drawn(key, step, shape.into(), |words| words)
+    }
+
     /// `f32` numbers of `[0, 1)`: the upper 24 bits of each word, over 2^24.
     #[track_caller]
     pub fn uniform<'g>(&'g self, key: Val<'g>, step: Val<'g>, shape: impl Into<Vec<usize>>) -> Val<'g> {
-        self.whole_uniform(key, step, shape.into()) * UNIT
+        self.drawn(key, step, shape.into(), |words| words.map(|word| whole(word) * UNIT))
     }
 
-    /// `f32` numbers of the normal distribution with mean 0 and variance 1: `sqrt(-2 ln u) cos(2 π v)` of two independent
-    /// uniforms, `u` of `(0, 1]` and `v` of `[0, 1)`.
+    /// `f32` numbers of the normal distribution with mean 0 and variance 1: `sqrt(-2 ln u) cos(2 π v)` and `sqrt(-2 ln u) sin(2 π v)` of two
+    /// independent uniforms, `u` of `(0, 1]` and `v` of `[0, 1)`.
     ///
     /// G. Box, M. Muller, "A note on the generation of random normal deviates", 1958.
     #[track_caller]
     pub fn normal<'g>(&'g self, key: Val<'g>, step: Val<'g>, shape: impl Into<Vec<usize>>) -> Val<'g> {
-        let shape = shape.into();
-        let pairs = self.whole_uniform(key, step, [&[2], shape.as_slice()].concat());
-        let half = |which: usize| pairs.slice(0, which, which + 1).reshape(shape.clone());
-        let (u, v) = ((half(0) + 1.0) * UNIT, half(1) * UNIT);
-        (u.log() * -2.0).sqrt() * (v * TAU).cos()
+        let pair = |u: Val<'g>, v: Val<'g>| {
+            let radius = (((whole(u) + 1.0) * UNIT).log() * -2.0).sqrt();
+            let angle = whole(v) * (UNIT * TAU);
+            [radius * angle.cos(), radius * angle.sin()]
+        };
+        self.drawn(key, step, shape.into(), |[a, b, c, d]| {
+            let ([first, second], [third, fourth]) = (pair(a, b), pair(c, d));
+            [first, second, third, fourth]
+        })
     }
 
     /// `bool`s that are true with `probability`, to within 2^-24.
@@ -39,15 +52,31 @@ impl Builder {
         shape: impl Into<Vec<usize>>,
         probability: f64,
     ) -> Val<'g> {
-        self.uniform(key, step, shape).lt(probability)
+        self.drawn(key, step, shape.into(), |words| {
+            words.map(|word| (whole(word) * UNIT).lt(probability))
+        })
     }
 
-    /// Whole `f32` numbers of `[0, 2^24)`.
+    /// A tensor of what is made of the words of enough counters.
     #[track_caller]
-    fn whole_uniform<'g>(&'g self, key: Val<'g>, step: Val<'g>, shape: Vec<usize>) -> Val<'g> {
-        let bits = self.random_bits(key, step, shape);
-        (bits >> bits.lit(8.0)).cast(DType::F32)
+    fn drawn<'g>(
+        &'g self,
+        key: Val<'g>,
+        step: Val<'g>,
+        shape: Vec<usize>,
+        make: impl FnOnce([Val<'g>; 4]) -> [Val<'g>; 4],
+    ) -> Val<'g> {
+        let count: usize = shape.iter().product();
+        let counters = count.div_ceil(4).next_multiple_of(COUNTERS);
+        let parts = make(self.random_words(key, step, counters));
+        Val::concat(&parts, 0).slice(0, 0, count).reshape(shape)
     }
+}
+
+/// Whole `f32` numbers of `[0, 2^24)`.
+#[track_caller]
+fn whole(word: Val<'_>) -> Val<'_> {
+    (word >> word.lit(8.0)).cast(DType::F32)
 }
 
 #[cfg(test)]

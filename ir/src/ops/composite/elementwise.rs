@@ -66,6 +66,58 @@ impl<'g> Val<'g> {
         self.max(other) + (-distance).exp().log1p()
     }
 
+    /// `log2(2^x + 2^other)`, without overflow.
+    #[track_caller]
+    pub fn logaddexp2(self, other: impl Operand<'g>) -> Val<'g> {
+        let other = other.beside(self);
+        let distance = self.eq(other).select(self.lit(0.0), (self - other).abs());
+        self.max(other) + (-distance).exp2().log1p() * std::f64::consts::LOG2_E
+    }
+
+    /// The greatest common divisor of integers, not negative; 0 of zeros. By Euclid's algorithm, until all elements are found.
+    #[track_caller]
+    pub fn gcd(self, other: impl Operand<'g>) -> Val<'g> {
+        let (a, b) = (self.magnitude(), other.beside(self).magnitude());
+        // The greater of both says what shape they have together.
+        let greater = a.max(b);
+        if greater.is_poison() || !greater.dtype().is_int() {
+            return self
+                .builder()
+                .problem(format!("gcd: divisors are of integers, not of {}", greater.ty()));
+        }
+        let carried = [a, b].map(|x| x.broadcast(greater.shape()));
+        let found = self.builder().while_(
+            &carried,
+            &[],
+            |_, pair, _| {
+                let is_left = pair[1].ne(0.0);
+                is_left.any((0..is_left.rank()).collect::<Vec<usize>>())
+            },
+            |_, pair, _| {
+                let (a, b) = (pair[0], pair[1]);
+                let is_found = b.eq(0.0);
+                let rest = a % is_found.select(b.lit(1.0), b);
+                vec![is_found.select(a, b), is_found.select(b, rest)]
+            },
+        );
+        found[0]
+    }
+
+    /// The least common multiple of integers, not negative; 0 if one of them is 0.
+    #[track_caller]
+    pub fn lcm(self, other: impl Operand<'g>) -> Val<'g> {
+        let other = other.beside(self);
+        let divisor = self.gcd(other);
+        let divisor = divisor.eq(0.0).select(divisor.lit(1.0), divisor);
+        self.magnitude() / divisor * other.magnitude()
+    }
+
+    /// `|x|`, of unsigned integers too.
+    #[track_caller]
+    fn magnitude(self) -> Val<'g> {
+        if self.dtype().is_signed() { self.abs() } else { self }
+    }
+
     /// Whether each element has a sign: -0 has.
     #[track_caller]
     pub fn has_sign(self) -> Val<'g> {
@@ -327,6 +379,16 @@ mod tests {
             ],
         ),
         (
+            "logaddexp2",
+            |x, y| x.logaddexp2(y),
+            &[
+                [0.0, 0.0, 1.0],
+                [1000.0, 0.0, 1000.0],
+                [-INF, -INF, -INF],
+                [3.0, 3.0, 4.0],
+            ],
+        ),
+        (
             "copysign",
             |x, y| x.copysign(y),
             &[[3.0, -0.0, -3.0], [-3.0, 0.0, 3.0], [-2.0, -INF, -2.0]],
@@ -408,6 +470,7 @@ mod tests {
         for name in [
             "hypot",
             "logaddexp",
+            "logaddexp2",
             "copysign",
             "cbrt",
             "sinc",
@@ -431,5 +494,32 @@ mod tests {
         let found = oracle::run(&graph, &[]).expect("no inputs");
         assert_eq!(found[0].1.to_i64(), [3, -4, -4, 3]);
         assert_eq!(found[1].1.to_i64(), [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn whole_numbers_have_common_divisors_and_multiples() {
+        let b = Builder::new();
+        let [x, y] = [[12, -12, 0, 0, 7, 1_836_311_903], [18, 8, 5, 0, 1, 1_134_903_170]];
+        let [x, y] = [x, y].map(|row| b.constant(Tensor::from_i64([6], &row)));
+        let bytes = y.cast(DType::U8);
+        let outputs = [("gcd", x.gcd(y)), ("lcm", x.lcm(y)), ("of bytes", bytes.gcd(6.0))];
+        let found = oracle::run(&b.finish(outputs).expect("a graph"), &[]).expect("no inputs");
+        assert_eq!(found[0].1.to_i64(), [6, 4, 5, 0, 1, 1]);
+        assert_eq!(found[1].1.to_i64(), [36, 24, 0, 0, 7, 1_836_311_903 * 1_134_903_170]);
+        let divisors: Vec<i64> = found[2].1.scalars().map(|x| x.as_i128() as i64).collect();
+        assert_eq!(divisors, [6, 2, 1, 6, 1, 2]);
+    }
+
+    #[test]
+    fn divisors_of_floats_are_refused() {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [3]);
+        let problems = b.finish([("y", x.gcd(2.0))]).expect_err("floats have none");
+        assert!(
+            problems
+                .to_string()
+                .contains("gcd: divisors are of integers, not of f32[3]"),
+            "{problems}"
+        );
     }
 }

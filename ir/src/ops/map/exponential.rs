@@ -192,14 +192,19 @@ const LOG_TAIL: Poly = Poly {
 
 /// `ln(1 + f)` for `√½ ≤ 1 + f ≤ √2`.
 fn log_reduced(f: X<'_>) -> X<'_> {
+    log_from(f, f)
+}
+
+/// `ln(1 + f)`, where `√½ ≤ 1 + f ≤ √2`, as the sum of `first`, which is `f`, and the rest of its series.
+fn log_from<'k>(first: X<'k>, f: X<'k>) -> X<'k> {
     match f.dtype() {
         DType::F64 => {
             let s = f / (f + 2.0);
             let z = s * s;
             let half_square = f * f * 0.5;
-            f - (half_square - s * (half_square + z * LOG_TAIL.at(z)))
+            first - (half_square - s * (half_square + z * LOG_TAIL.at(z)))
         }
-        _ => LOG_TAIL.at_by_halves(f).fma(f, f.lit(-0.5)).fma(f * f, f),
+        _ => LOG_TAIL.at_by_halves(f).fma(f, f.lit(-0.5)).fma(f * f, first),
     }
 }
 
@@ -210,19 +215,20 @@ fn exponent(x: X<'_>) -> X<'_> {
     (x.bitcast(format.signed) - root).shr(root.int(i128::from(format.fraction)))
 }
 
-/// What the logarithm is where it need not be computed: -∞ of zero, NaN of what is below, `x` itself at ∞ and NaN; 0 elsewhere. Choices against 0
-/// are one instruction, others up to three.
+/// The bits of what the logarithm is where it need not be computed: -∞ of zero, NaN of what is below, `x` itself at ∞ and NaN; 0 elsewhere. Choices between 0
+/// and all bits are no instruction, others against 0 are one.
 fn log_limit(x: X<'_>) -> X<'_> {
     let format = Format::of(x);
     let bits = x.bitcast(format.signed);
-    let (zero, bits_of) = (bits.int(0), |value: f64| x.lit(value).bitcast(format.signed));
+    let (zero, ones) = (bits.int(0), bits.int(-1));
     let above = x.lt(x.lit(f64::INFINITY)).select(zero, bits);
-    let at_zero = x.eq(x.lit(0.0)).select(bits_of(f64::NEG_INFINITY), zero);
-    let below = x.lt(x.lit(0.0)).select(bits_of(f64::NAN), zero);
-    above.or(at_zero).or(below).bitcast(x.dtype())
+    let at_zero = x.eq(x.lit(0.0));
+    let at_zero = at_zero.select(x.lit(f64::NEG_INFINITY).bitcast(format.signed), zero);
+    let below = x.lt(x.lit(0.0)).select(ones, zero);
+    above.or(at_zero).or(below)
 }
 
-/// The exponent `e`, as a float, and `ln(x / 2^e)`; numbers without meaning if `x` is not positive and finite.
+/// `ln x` as `e·2^-fraction·ln 2 + ln m`, where `fraction` is the count of bits after the point: `e` and `ln m`. The limits are in `ln m`.
 fn log_parts(x: X<'_>) -> (X<'_>, X<'_>) {
     let format = Format::of(x);
     let bits_of = |value: f64| x.lit(value).bitcast(format.signed);
@@ -232,21 +238,21 @@ fn log_parts(x: X<'_>) -> (X<'_>, X<'_>) {
     let lift = bits.int(i128::from(format.fraction + 1) << format.fraction);
     let lift = is_denormal.select(lift, bits.int(0));
     let lifted = (x * (bits_of(1.0) + lift).bitcast(x.dtype())).bitcast(format.signed);
-    let from_root = lifted - bits_of(std::f64::consts::FRAC_1_SQRT_2);
-    let e = (from_root - lift).shr(bits.int(i128::from(format.fraction)));
-    let whole = from_root.and(bits.int(-1 << format.fraction));
-    let m = (lifted - whole).bitcast(x.dtype());
-    (e.cast(x.dtype()), log_reduced(m - 1.0))
+    let whole = (lifted - bits_of(std::f64::consts::FRAC_1_SQRT_2)).and(bits.int(-1 << format.fraction));
+    let f = (lifted - whole).bitcast(x.dtype()) - 1.0;
+    // Of zero and infinity f is 0, of NaN and what is negative it is a number: with the limit's bits it is the limit.
+    let limited = f.bitcast(format.signed).or(log_limit(x));
+    ((whole - lift).cast(x.dtype()), log_from(limited.bitcast(x.dtype()), f))
 }
 
 fn log(x: X<'_>) -> X<'_> {
     let (e, log) = log_parts(x);
-    e.fma(x.lit(std::f64::consts::LN_2), log) + log_limit(x)
+    e.fma(x.lit(std::f64::consts::LN_2 * Format::of(x).unit()), log)
 }
 
 fn log2(x: X<'_>) -> X<'_> {
     let (e, log) = log_parts(x);
-    log.fma(x.lit(std::f64::consts::LOG2_E), e) + log_limit(x)
+    log.fma(x.lit(std::f64::consts::LOG2_E), e * Format::of(x).unit())
 }
 
 fn log10(x: X<'_>) -> X<'_> {
@@ -256,14 +262,15 @@ fn log10(x: X<'_>) -> X<'_> {
         f32: std::f64::consts::LOG10_2 - (std::f64::consts::LOG10_2 as f32) as f64,
         f64: -2.8037281277851704e-18,
     };
+    let e = e * Format::of(x).unit();
     let rest = log.fma(x.lit(std::f64::consts::LOG10_E), e * LOW.of(x));
-    e.fma(x.lit(std::f64::consts::LOG10_2), rest) + log_limit(x)
+    e.fma(x.lit(std::f64::consts::LOG10_2), rest)
 }
 
 /// `ln(1 + x)`: the exponent is that of the rounded sum, the fraction `(1 + x)/2^e - 1` is taken from `x` itself, without rounding the
 /// sum (after N. Juffa's `log1pf`).
 pub(super) fn log1p(x: X<'_>) -> X<'_> {
-    let limit = log_limit(x + 1.0);
+    let limit = log_limit(x + 1.0).bitcast(x.dtype());
     unless_tiny(x, limit.eq(x.lit(0.0)).select(log1p_inside(x), limit))
 }
 

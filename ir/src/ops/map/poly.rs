@@ -91,6 +91,11 @@ impl Format {
         1.5 * 2f64.powi(self.fraction)
     }
 
+    /// What the lowest bit of the exponent is of a whole number: `2^-fraction`.
+    pub fn unit(self) -> f64 {
+        2f64.powi(-self.fraction)
+    }
+
     /// The least normal number.
     pub fn least_normal(self) -> f64 {
         2f64.powi(1 - self.bias)

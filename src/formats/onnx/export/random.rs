@@ -6,15 +6,14 @@ use netloom_ir::{DType, Scalar, Tensor};
 use super::{Value, Writer};
 
 impl Writer {
-    /// Philox 4x32-10 over all blocks at once, each word in 64 bits; see [`Random`] for which word is whose.
+    /// Philox 4x32-10 over all counters at once, each word in 64 bits.
     pub(super) fn random(&mut self, random: &Random, key: &str, step: &str) -> String {
         let count: usize = random.shape.iter().product();
-        let rows = count.div_ceil(64);
-        let block = Tensor::from_fn(DType::U64, [rows, 16], |at| Scalar::Int((at[0] * 16 + at[1]) as i128));
-        let block = self.constant(&block);
+        let numbers = (0..count).map(|element| Scalar::Int(element as i128));
+        let element = self.constant(&Tensor::from_scalars(DType::U64, random.shape.clone(), numbers));
         let stream = self.word(random.stream);
         let ([step_low, step_high], mut key) = (self.halves(step), self.halves(key));
-        let mut counter = [block, stream, step_low, step_high];
+        let mut counter = [element, stream, step_low, step_high];
         for _ in 0..ROUNDS {
             let [first, second] = [(0, 0), (2, 1)].map(|(word, which)| {
                 let product = self.signed("Mul", &counter[word], MULTIPLIERS[which]);
@@ -32,16 +31,7 @@ impl Writer {
                 self.low(&next)
             });
         }
-        let (middle, all) = (self.ints(&[1]), self.ints(&[-1]));
-        let words = counter.map(|word| self.push("Unsqueeze", &[&word, &middle], vec![]));
-        let words = words.each_ref().map(String::as_str);
-        let words = self.push("Concat", &words, vec![("axis", Value::Int(1))]);
-        let row = self.push("Reshape", &[&words, &all], vec![]);
-        let drawn = self.cut(&row, 0, 0, count as i64);
-        let shape: Vec<i64> = random.shape.iter().map(|&extent| extent as i64).collect();
-        let shape = self.ints(&shape);
-        let shaped = self.push("Reshape", &[&drawn, &shape], vec![("allowzero", Value::Int(1))]);
-        self.cast(&shaped, DType::U32)
+        self.cast(&counter[random.word], DType::U32)
     }
 
     fn word(&mut self, value: u32) -> String {
