@@ -4,7 +4,7 @@
 //! build, makes it anew: `rebuild.rs` compares (`UPDATE_GOLDEN=1` writes), and `ahead.rs` measures each shader beside the generated kernel whose
 //! place it takes. A shader stays only while it is ahead.
 //!
-//! The compiler is shaderc, as in vulkano's macro `shader!`, which keeps the words to itself. Where the library is not called
+//! The compiler is shaderc, as in vulkano's macro `shader!`, which keeps the words within the function that loads them. Where the library is not called
 //! `libshaderc_shared`, `SHADERC_LIB_DIR` names a folder with a link of that name (`test.sh` makes one for Debian's `libshaderc-dev`).
 
 use std::path::PathBuf;

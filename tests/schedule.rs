@@ -2,10 +2,12 @@
 //! oracle gives, and the same bits for every machine of a kind and any number of workers.
 
 use netloom::ir::builder::{Builder, Val};
-use netloom::ir::kernel::{self, Kernel, Role, interp, verify};
+use netloom::ir::kernel::{
+    self, Buffer, BufferId, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
+};
 use netloom::ir::ops::{Conv, Window};
 use netloom::ir::target::{Target, TargetKind};
-use netloom::ir::{DType, Graph, Op, Scalar, Tensor, fuse, oracle};
+use netloom::ir::{DType, Graph, Op, Scalar, Tensor, Type, fuse, oracle};
 use netloom::schedule;
 
 /// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products. Those of a list give the same bits.
@@ -246,10 +248,10 @@ fn contractions() {
     }
     // Large enough for the shader of products, whose operands are contiguous along either axis.
     for (spec, x, w) in [
-        ("bmk,bkn->bmn", [3, 36, 8], [3, 8, 44]),
-        ("bkm,bnk->bnm", [3, 8, 36], [3, 44, 8]),
-        ("bmk,bnk->mbn", [3, 37, 8], [3, 45, 8]),
-        ("bkm,bkn->bmn", [3, 8, 40], [3, 8, 52]),
+        ("bmk,bkn->bmn", [2, 36, 64], [2, 64, 44]),
+        ("bkm,bnk->bnm", [2, 64, 36], [2, 44, 64]),
+        ("bmk,bnk->mbn", [2, 37, 64], [2, 45, 64]),
+        ("bkm,bkn->bmn", [2, 64, 40], [2, 64, 52]),
     ] {
         check(spec, 0.0, |b| {
             let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F32, shape));
@@ -289,6 +291,83 @@ fn convolutions() {
     check("pool", 0.0, |b| {
         b.input("x", DType::F32, [2, 3, 8, 12]).max_pool(Window::tiling([2, 2]))
     });
+}
+
+/// A convolution as a product whose second matrix is gathered: the limits keep it inside, and give zeros around the image.
+#[test]
+fn convolutions_are_products() {
+    let b = Builder::new();
+    let conv = Conv {
+        pad_low: vec![1; 2],
+        pad_high: vec![1; 2],
+        ..Conv::unit(2)
+    };
+    let x = b.input("x", DType::F32, [1, 2, 4, 5]);
+    let y = x.conv(b.input("w", DType::F32, [3, 2, 3, 3]), conv);
+    let graph = b.finish([("y", y)]).expect("a graph");
+    let given = graph.inputs().iter().map(|&id| {
+        let ty = graph.ty(id);
+        let elements = (0..ty.count()).map(|position| element(ty.dtype, position));
+        Tensor::from_scalars(ty.dtype, ty.shape.clone(), elements.collect::<Vec<_>>())
+    });
+    let given: Vec<Tensor> = given.collect();
+    let named = [("x", given[0].clone()), ("w", given[1].clone())];
+    let expected = oracle::run(&graph, &named).expect("the oracle runs it");
+
+    let place = |start: i64, first: &[i64], second: &[i64]| Strides {
+        start,
+        batch: 0,
+        first: first.to_vec(),
+        second: second.to_vec(),
+    };
+    let matrix = |buffer: u32, place: Strides| Matrix {
+        buffer: BufferId(buffer),
+        place,
+        fours: None,
+    };
+    let limit = |extent, stride, first: &[i64], second: &[i64]| Limit {
+        extent,
+        stride,
+        place: place(-1, first, second),
+    };
+    let buffer = |name: &str, shape: &[usize], role| Buffer {
+        name: name.to_owned(),
+        ty: Type::new(DType::F32, shape),
+        role,
+    };
+    let product = Product {
+        batch: 1,
+        rows: 3,
+        columns: vec![4, 5],
+        depth: vec![2, 3, 3],
+        tile_rows: 3,
+        a: matrix(1, place(0, &[18], &[9, 3, 1])),
+        b: matrix(0, place(-6, &[20, 5, 1], &[5, 1])),
+        limits: vec![limit(4, 5, &[0, 1, 0], &[1, 0]), limit(5, 1, &[0, 0, 1], &[0, 1])],
+        c: matrix(2, place(0, &[20], &[5, 1])),
+    };
+    let mut nest = Nest {
+        name: "product".to_owned(),
+        axes: Vec::new(),
+        buffers: vec![
+            buffer("x", &[1, 2, 4, 5], Role::Input),
+            buffer("w", &[3, 2, 3, 3], Role::Input),
+            buffer("y", &[1, 3, 4, 5], Role::Output),
+        ],
+        locals: Vec::new(),
+        exprs: Exprs::default(),
+        body: vec![Stmt::Product(product.clone())],
+    };
+    assert_eq!(verify::verify(&nest), Ok(()));
+    for workers in WORKERS {
+        assert_eq!(interp::run(&nest, &given, workers)[0], expected[0].1);
+    }
+    nest.body = vec![Stmt::Product(Product {
+        limits: product.limits[..1].to_vec(),
+        ..product
+    })];
+    let problems = verify::verify(&nest).expect_err("a column of the image may be missed");
+    assert!(problems[0].contains("B of a product may lie outside"), "{problems:?}");
 }
 
 #[test]

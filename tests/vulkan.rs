@@ -18,7 +18,9 @@ use netloom::ir::kernel::{Combine, Stmt};
 use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::sample::SplitMix;
-use netloom::ir::{DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, oracle, sample};
+use netloom::ir::{
+    DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
+};
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Dropout, Recurrent};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo::{self, Width, resnet};
@@ -555,46 +557,81 @@ fn modules_are_valid() {
     assert!(checked > 20, "{checked} modules");
 }
 
-/// Products that the shader computes: each layout, edges, a batch, and with more to compute from them. That it is used shows in the nests.
+/// What the shader computes, as shows in the nests: sums of so many products of numbers below 1, right within rounding.
+fn right_by_the_shader(device: &Arc<Device>, name: &str, terms: usize, build: impl for<'g> Fn(&'g Builder) -> Val<'g>) {
+    let b = Builder::new();
+    let program = Program::pure("run", b.finish([("y", build(&b))]).expect("a graph"));
+    let lowered = lower(&program, &device.target()).expect("it lowers");
+    let is_product = |stmt: &Stmt| matches!(stmt, Stmt::Product(_));
+    let nests = lowered.kernels.nests().iter();
+    let is_used = device.target().product_bytes > 0;
+    assert_eq!(nests.flat_map(|nest| &nest.body).any(is_product), is_used, "{name}");
+
+    let graph = &program.entries[0].graph;
+    let inputs = sample::inputs(graph, 7);
+    let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+    let expected = oracle::run(graph, &inputs).expect("the oracle runs it");
+    let executable = compile(&program, Arc::clone(device)).unwrap_or_else(|error| panic!("{error}"));
+    let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+    let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (*name, x)).collect();
+    let found = session.call("run", &given).expect("a run");
+    // Every partial sum may be rounded, and none is larger than the number of its terms.
+    let bound = (terms * terms) as f32 * f32::EPSILON / 2.0;
+    let [found, expected] = [&found, &expected].map(|results| results[0].1.to_f32());
+    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!(
+            (found - expected).abs() <= bound,
+            "{name}: [{at}] is {found}, not {expected}"
+        );
+    }
+}
+
+/// Products: each layout, edges, a batch, extents that are no multiples of four, and with more to compute from them.
 #[test]
 fn products_are_right_by_the_shader() {
     let Some(device) = support::vulkan() else { return };
-    let is_used = device.target().product_bytes > 0;
     for (spec, x, w, goes_on) in [
-        ("bmk,bkn->bmn", [3, 36, 8], [3, 8, 44], false),
-        ("bkm,bnk->bnm", [3, 8, 36], [3, 44, 8], false),
-        ("bmk,bnk->mbn", [3, 37, 12], [3, 45, 12], false),
-        ("bkm,bkn->bmn", [3, 8, 40], [3, 8, 52], false),
+        ("bmk,bkn->bmn", [3, 36, 64], [3, 64, 44], false),
+        ("bkm,bnk->bnm", [3, 64, 36], [3, 44, 64], false),
+        ("bmk,bnk->mbn", [3, 37, 64], [3, 45, 64], false),
+        ("bkm,bkn->bmn", [3, 64, 40], [3, 64, 52], false),
         ("bmk,bnk->bmn", [40, 4, 64], [40, 96, 64], false),
         ("bmk,bkn->bmn", [1, 160, 256], [1, 256, 160], true),
+        ("bmk,bkn->bmn", [3, 48, 96], [3, 96, 125], false),
+        ("bmk,bkn->bmn", [3, 47, 203], [3, 203, 127], false),
+        ("bkm,bnk->bnm", [5, 203, 47], [5, 127, 203], false),
     ] {
-        let b = Builder::new();
-        let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F32, shape));
-        let product = Val::einsum(spec, &[x, w]);
-        let result = if goes_on { (product * 0.5 + 1.0).relu() } else { product };
-        let program = Program::pure("run", b.finish([("y", result)]).expect("a graph"));
-        let lowered = lower(&program, &device.target()).expect("it lowers");
-        let is_product = |stmt: &Stmt| matches!(stmt, Stmt::Product(_));
-        let nests = lowered.kernels.nests().iter();
-        assert_eq!(nests.flat_map(|nest| &nest.body).any(is_product), is_used, "{spec}");
+        right_by_the_shader(&device, &format!("{spec} of {x:?} and {w:?}"), x[1].max(x[2]), |b| {
+            let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F32, shape));
+            let product = Val::einsum(spec, &[x, w]);
+            if goes_on { (product * 0.5 + 1.0).relu() } else { product }
+        });
+    }
+    assert_eq!(device.messages(), [""; 0]);
+}
 
-        let graph = &program.entries[0].graph;
-        let inputs = sample::inputs(graph, 7);
-        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
-        let expected = oracle::run(graph, &inputs).expect("the oracle runs it");
-        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
-        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
-        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (*name, x)).collect();
-        let found = session.call("run", &given).expect("a run");
-        // Every partial sum may be rounded, and none is larger than the number of its terms.
-        let depth = graph.ty(graph.inputs()[0]).shape.iter().max().copied().unwrap_or(1) as f32;
-        let [found, expected] = [&found, &expected].map(|results| results[0].1.to_f32());
-        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            assert!(
-                (found - expected).abs() <= depth * depth * f32::EPSILON / 2.0,
-                "{spec}: [{at}] is {found}, not {expected}"
-            );
-        }
+/// Convolutions of one tap over images whose size is no multiple of four, and gradients of filters, gathered from images with zeros around them.
+#[test]
+fn convolutions_are_right_by_the_shader() {
+    let Some(device) = support::vulkan() else { return };
+    right_by_the_shader(&device, "1x1", 128, |b| {
+        let x = b.input("x", DType::F32, [1, 128, 11, 11]);
+        x.conv(b.input("w", DType::F32, [48, 128, 1, 1]), Conv::unit(2))
+    });
+    for (stride, pad) in [(1, 1), (2, 1)] {
+        let name = format!("gradient of filters, stride {stride}, padded by {pad}");
+        right_by_the_shader(&device, &name, 8 * 17 * 18, |b| {
+            let x = b.input("x", DType::F32, [8, 32, 17 * stride, 18 * stride]);
+            let w = b.input("w", DType::F32, [32, 32, 3, 3]);
+            let conv = Conv {
+                stride: vec![stride; 2],
+                pad_low: vec![pad; 2],
+                pad_high: vec![pad; 2],
+                ..Conv::unit(2)
+            };
+            let y = x.conv(w, conv);
+            autodiff::grad((y * b.input("seed", DType::F32, y.shape())).sum_all(), &[w])[0]
+        });
     }
     assert_eq!(device.messages(), [""; 0]);
 }

@@ -17,7 +17,7 @@ pub mod text;
 pub mod verify;
 
 pub use expr::{AxisId, BufferId, Combine, Expr, ExprId, Exprs, LocalId};
-pub use nest::{Bind, Contract, Lines, Local, Matrix, Nest, Operand, Product, Stmt};
+pub use nest::{Along, Bind, Contract, Limit, Lines, Local, Matrix, Nest, Operand, Product, Stmt, Strides};
 pub use prim::Prim;
 
 use crate::tensor::Type;

@@ -128,7 +128,10 @@ pub fn views(nest: &Nest, traits: &Traits) -> Vec<Views> {
             && bytes / size_of::<f32>() as u64 <= traits.texels
             && !may_be_written;
         let is_multiplied = nest.body.iter().any(|stmt| match stmt {
-            Stmt::Product(Product { a, b, .. }) => [a, b].iter().any(|side| side.buffer.at() == at),
+            Stmt::Product(Product { a, b, .. }) => {
+                let mut sides = [a, b].into_iter();
+                sides.any(|side| side.buffer.at() == at && side.fours.is_some())
+            }
             _ => false,
         });
         Views {

@@ -1,32 +1,41 @@
-//! Matrix products that a GPU leaves to a shader written by hand (`shaders/product.comp`), where that is faster than a generated kernel.
+//! Products that a GPU leaves to a shader written by hand (`shaders/product.comp`), where that is faster than a generated kernel: of matrices, and
+//! convolutions with both of their gradients, whose matrices are gathered from the image as they are read.
 //!
 //! Such a product is a phase of its own: what is computed from it reads it from scratch. The shader reads four neighbouring elements at
-//! a time, so operands must be contiguous along one of their axes, and start and go on at multiples of four.
+//! a time where operands are contiguous along one of their axes, and start and go on at multiples of four.
+
+use std::cmp::Reverse;
 
 use netloom_ir::DType;
 use netloom_ir::Target;
-use netloom_ir::kernel::index::Affine;
-use netloom_ir::kernel::{AxisId, BufferId, Combine, Expr, ExprId, Matrix, Prim, Product};
+use netloom_ir::kernel::index::{Affine, affine, is_within};
+use netloom_ir::kernel::nest::FOUR;
+use netloom_ir::kernel::{Along, AxisId, BufferId, Combine, Expr, ExprId, Limit, Matrix, Prim, Product, Strides};
 
 use super::draft::{Draft, Task};
-use super::registers;
+use super::registers::Block;
 
 /// The columns that a group computes, and the most rows.
 const COLUMNS: usize = 32;
 const MOST_ROWS: usize = 16;
 /// Fewer tiles than this leave the device idle.
 const FEW_TILES: usize = 8;
-/// Elements read at once.
-const QUAD: usize = 4;
+/// The most axes that columns and depths stand for, and the most limits.
+const MOST_AXES: usize = 3;
+const MOST_LIMITS: usize = 2;
 
-/// Nanoseconds, measured on lavapipe: to read the operands of a tile for four steps of the sum, and for these steps of one row of it; to write an
-/// element to scratch and read it again; for a dispatch.
-const READ: f64 = 49.0;
-const ROW: f64 = 5.75;
+/// Nanoseconds, measured on lavapipe, for a step of a tile's sum: to read elements, one or four at once, for every invocation; to find out whether
+/// they lie within limits; to multiply and add a row. To write an element, more than a generated kernel takes; to write it to scratch and read it
+/// again; for a dispatch.
+const FETCH: f64 = 8.2;
+const LIMITED: f64 = 10.0;
+const ROW: f64 = 1.44;
+const STORED: f64 = 3.0;
 const STAGED: f64 = 4.0;
 const DISPATCH: f64 = 18e3;
-/// A generated kernel's nanoseconds for one of the cycles that [`registers`] counts, an eighth of a subgroup's.
-const CYCLE: f64 = 0.0242;
+/// A generated kernel's nanoseconds for one of the cycles that [`Block::cost`] counts, an eighth of a subgroup's: so that the shader is taken where
+/// `shaders/ahead.rs` finds it ahead, and not for convolutions whose taps share what a generated kernel reads.
+const CYCLE: f64 = 0.018;
 
 /// A fold that is better computed by the shader; with what to tell it, if it is the only thing that is stored. Otherwise it is to be staged.
 pub fn find(draft: &mut Draft, tasks: &[Task], folds: &[ExprId], target: &Target) -> Option<(ExprId, Option<Product>)> {
@@ -59,6 +68,37 @@ fn staged(draft: &Draft, fold: ExprId) -> Affine {
     Affine { terms, constant: 0 }
 }
 
+/// What is multiplied: an element of a tensor, 0 outside of it.
+struct Factor {
+    buffer: BufferId,
+    address: Affine,
+    /// The indices that may lie outside: extent and stride of their axes.
+    limits: Vec<(usize, usize, Affine)>,
+}
+
+impl Factor {
+    fn of(draft: &mut Draft, id: ExprId) -> Option<Factor> {
+        let Expr::Load { buffer, index, guarded } = draft.source.get(id).clone() else {
+            return None;
+        };
+        let address = draft.address(buffer, &index)?;
+        let mut limits = Vec::new();
+        let mut stride = 1;
+        let shape = draft.buffers[buffer.at()].ty.shape.clone();
+        for (&at, extent) in index.iter().zip(shape).rev() {
+            if guarded && !is_within(&draft.source, at, extent) {
+                limits.push((extent, stride, affine(&draft.source, at)?));
+            }
+            stride *= extent;
+        }
+        Some(Factor {
+            buffer,
+            address,
+            limits,
+        })
+    }
+}
+
 /// What makes a fold a product whose elements are `stored` in a buffer, `stagings` times.
 fn of(
     draft: &mut Draft,
@@ -79,134 +119,175 @@ fn of(
     let Expr::Prim(Prim::Mul, DType::F32, args) = draft.source.get(value).clone() else {
         return None;
     };
-    let (x, y) = (draft.load_address(args[0])?, draft.load_address(args[1])?);
+    let (x, y) = (Factor::of(draft, args[0])?, Factor::of(draft, args[1])?);
     let fits = |buffer: BufferId| draft.buffers[buffer.at()].ty.len_bytes() <= target.product_bytes;
-    let starts = [&x.1, &y.1, stored].iter().all(|address| address.constant == 0);
-    if x.0 == y.0 || !starts || ![x.0, y.0, buffer].into_iter().all(fits) {
+    if x.buffer == y.buffer || ![x.buffer, y.buffer, buffer].into_iter().all(fits) {
         return None;
     }
     let mut results: Vec<AxisId> = draft.free(fold).into_iter().collect();
-    results.sort_by_key(|&axis| std::cmp::Reverse(stored.factor(axis)));
-    let mut best: Option<(f64, Product)> = None;
-    for (left, right) in [(&x, &y), (&y, &x)] {
-        let part = |axes: &[AxisId], in_left: bool, in_right: bool| {
-            let has = |address: &Affine, axis| address.factor(axis) != 0;
-            let own = axes.iter().copied().filter(|&axis| {
-                draft.extent(axis) > 1 && has(&left.1, axis) == in_left && has(&right.1, axis) == in_right
-            });
-            Joint::of(draft, &own.collect::<Vec<_>>(), [&left.1, &right.1, stored])
-        };
-        let (Some(batch), Some(rows), Some(columns), Some(depth)) = (
-            part(&results, true, true),
-            part(&results, true, false),
-            part(&results, false, true),
-            part(&over, true, true),
-        ) else {
-            continue;
-        };
-        let all: usize = [&batch, &rows, &columns, &depth]
-            .iter()
-            .map(|joint| joint.extent)
-            .product();
-        if all != draft.count(&results) * draft.count(&over) {
-            continue;
-        }
-        let matrix = |side: usize, buffer: BufferId, first: &Joint, second: &Joint| Matrix {
-            buffer,
-            batch: batch.strides[side],
-            first: first.strides[side],
-            second: second.strides[side],
-        };
-        let a = matrix(0, left.0, &rows, &depth);
-        let b = matrix(1, right.0, &depth, &columns);
-        let is_along_rows = a.second != 1;
-        if !depth.extent.is_multiple_of(QUAD)
-            || !in_quads(&a, (rows.extent, depth.extent))
-            || !in_quads(&b, (depth.extent, columns.extent))
-        {
-            continue;
-        }
-        let steps = (depth.extent / QUAD) as f64;
-        let side_by_side = batch.extent * columns.extent.div_ceil(COLUMNS);
-        let cost = |height: usize| {
-            let tiles = (side_by_side * rows.extent.div_ceil(height)) as f64;
-            tiles * steps * (READ + ROW * height as f64)
-        };
-        let heights = (1..=MOST_ROWS.min(rows.extent)).filter(|height| !is_along_rows || height.is_multiple_of(QUAD));
-        let Some(tile_rows) = heights.min_by(|&one, &other| cost(one).total_cmp(&cost(other))) else {
-            continue;
-        };
-        let after = stagings * (DISPATCH + STAGED * draft.count(&results) as f64);
-        let cost = cost(tile_rows) + after;
-        let is_few = side_by_side * rows.extent.div_ceil(tile_rows) < FEW_TILES;
-        if is_few
-            || cost > generated(rows.extent, columns.extent) * all as f64
-            || best.as_ref().is_some_and(|(least, _)| *least <= cost)
-        {
-            continue;
-        }
-        let product = Product {
-            batch: batch.extent,
-            rows: rows.extent,
-            columns: columns.extent,
-            depth: depth.extent,
-            tile_rows,
-            a,
-            b,
-            c: matrix(2, buffer, &rows, &columns),
-        };
-        best = Some((cost, product));
-    }
-    best.map(|(_, product)| product)
-}
-
-/// What a term of a sum takes in a generated kernel, measured with blocks of up to 16 by 16 results; smaller ones take as long on lavapipe.
-fn generated(rows: usize, columns: usize) -> f64 {
-    let [rows, columns] = [rows, columns].map(|extent| extent.min(16) as f64);
-    CYCLE * (registers::LOAD as f64 * (1.0 / rows + 1.0 / columns) + registers::TERM as f64)
-}
-
-/// Whether four neighbours along one axis can be read at once.
-fn in_quads(side: &Matrix, (first, second): (usize, usize)) -> bool {
-    let along = |extent: usize, stride: usize, across: usize| {
-        stride == 1
-            && [extent, across, side.batch]
-                .iter()
-                .all(|count| count.is_multiple_of(QUAD))
+    results.sort_by_key(|&axis| Reverse(stored.factor(axis).abs()));
+    let ways = [(&x, &y), (&y, &x)];
+    let products = ways.into_iter().filter_map(|(left, right)| {
+        let product = multiplied(draft, (left, right), &results, &over, (buffer, stored))?;
+        best_rows(product)
+    });
+    let (cost, product) = products.min_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    let elements = draft.count(&results) as f64;
+    let cost = cost + stagings * (DISPATCH + STAGED * elements) + STORED * elements;
+    let alone = Task {
+        buffer,
+        over: results,
+        index: Vec::new(),
+        value: fold,
     };
-    along(second, side.second, side.first) || along(first, side.first, side.second)
+    let generated = Block::of(draft, &[alone], &[fold], target)?.cost as f64 * CYCLE;
+    (tiles(&product) >= FEW_TILES && cost <= generated).then_some(product)
 }
 
-/// Axes that are one: in memory they follow each other everywhere.
+/// The product of a matrix, whose rows are the first axis of the result, and another one.
+fn multiplied(
+    draft: &Draft,
+    (left, right): (&Factor, &Factor),
+    results: &[AxisId],
+    over: &[AxisId],
+    (buffer, stored): (BufferId, &Affine),
+) -> Option<Product> {
+    if !left.limits.is_empty() || right.limits.len() > MOST_LIMITS {
+        return None;
+    }
+    let limits = right.limits.iter().map(|(_, _, index)| index);
+    let sums: Vec<&Affine> = [&left.address, &right.address, stored]
+        .into_iter()
+        .chain(limits)
+        .collect();
+    let part = |axes: &[AxisId], in_left: bool, in_right: bool| {
+        let own = axes.iter().copied().filter(|&axis| {
+            let has = |sum: &&Affine| sum.factor(axis) != 0;
+            draft.extent(axis) > 1
+                && has(&sums[0]) == in_left
+                && (has(&sums[1]) || sums[3..].iter().any(has)) == in_right
+        });
+        Joint::all(draft, &own.collect::<Vec<_>>(), &sums)
+    };
+    let (batch, rows) = (part(results, true, true), part(results, true, false));
+    let (columns, depth) = (part(results, false, true), part(over, true, true));
+    let count = |joints: &[Joint]| joints.iter().map(|joint| joint.extent).product::<usize>();
+    let all = count(&batch) * count(&rows) * count(&columns) * count(&depth);
+    let fits = batch.len() <= 1 && rows.len() <= 1 && columns.len() <= MOST_AXES && depth.len() <= MOST_AXES;
+    if all != draft.count(results) * draft.count(over) || !fits {
+        return None;
+    }
+    // Of each group of axes there is one at least.
+    let [batch, rows, columns, depth] = [batch, rows, columns, depth].map(|joints| match joints.is_empty() {
+        true => vec![Joint::single(sums.len())],
+        false => joints,
+    });
+    let extents = |joints: &[Joint]| joints.iter().map(|joint| joint.extent).collect::<Vec<_>>();
+    let place = |sum: usize, first: &[Joint], second: &[Joint]| Strides {
+        start: sums[sum].constant,
+        batch: batch[0].strides[sum],
+        first: first.iter().map(|joint| joint.strides[sum]).collect(),
+        second: second.iter().map(|joint| joint.strides[sum]).collect(),
+    };
+    let matrix = |buffer: BufferId, place: Strides| Matrix {
+        buffer,
+        place,
+        fours: None,
+    };
+    let mut product = Product {
+        batch: batch[0].extent,
+        rows: rows[0].extent,
+        columns: extents(&columns),
+        depth: extents(&depth),
+        tile_rows: 0,
+        a: matrix(left.buffer, place(0, &rows, &depth)),
+        b: matrix(right.buffer, place(1, &depth, &columns)),
+        limits: (right.limits.iter().zip(3..))
+            .map(|(&(extent, stride, _), sum)| Limit {
+                extent,
+                stride,
+                place: place(sum, &depth, &columns),
+            })
+            .collect(),
+        c: matrix(buffer, place(2, &rows, &columns)),
+    };
+    if product.depth.len() == 1 && product.depth[0].is_multiple_of(FOUR) {
+        let by_fours = |side: &Matrix, firsts: &[usize], seconds: &[usize]| {
+            let mut ways = [Along::Second, Along::First].into_iter();
+            ways.find(|&along| side.has_fours(along, (firsts, seconds)))
+        };
+        product.a.fours = by_fours(&product.a, &[product.rows], &product.depth);
+        if product.a.fours.is_some() && product.limits.is_empty() {
+            product.b.fours = by_fours(&product.b, &product.depth, &product.columns);
+        }
+    }
+    Some(product)
+}
+
+/// The number of tiles.
+fn tiles(product: &Product) -> usize {
+    let columns: usize = product.columns.iter().product();
+    product.batch * product.rows.div_ceil(product.tile_rows) * columns.div_ceil(COLUMNS)
+}
+
+/// The product in the cheapest tiles, and what it takes.
+fn best_rows(product: Product) -> Option<(f64, Product)> {
+    let is_along_rows = product.a.fours == Some(Along::First);
+    let heights = (1..=MOST_ROWS.min(product.rows)).filter(|height| !is_along_rows || height.is_multiple_of(FOUR));
+    let steps = product.depth.iter().product::<usize>() as f64;
+    let costs = heights.map(|tile_rows| {
+        let product = Product {
+            tile_rows,
+            ..product.clone()
+        };
+        let eights = tile_rows.div_ceil(8) as f64;
+        let read_of_a = match product.a.fours {
+            Some(Along::First) => 0.5,
+            Some(Along::Second) => eights / 4.0,
+            None => eights,
+        };
+        let read_of_b = if product.b.fours.is_some() { 1.0 } else { 4.0 };
+        let limited = if product.limits.is_empty() { 0.0 } else { LIMITED };
+        let step = FETCH * (read_of_a + read_of_b) + limited + ROW * tile_rows as f64;
+        (tiles(&product) as f64 * steps * step, product)
+    });
+    costs.min_by(|(one, _), (other, _)| one.total_cmp(other))
+}
+
+/// Axes that are one: each of some sums goes on along them by one stride.
 struct Joint {
     extent: usize,
-    /// In each of the operands and the result.
-    strides: [usize; 3],
+    /// In each of the sums.
+    strides: Vec<i64>,
 }
 
 impl Joint {
-    /// The axes, outermost first.
-    fn of(draft: &Draft, axes: &[AxisId], addresses: [&Affine; 3]) -> Option<Joint> {
-        let stride = |address: &Affine, axis: AxisId| usize::try_from(address.factor(axis)).ok();
-        let Some((&inner, outer)) = axes.split_last() else {
-            return Some(Joint {
-                extent: 1,
-                strides: [0; 3],
-            });
-        };
-        let mut strides = [0; 3];
-        for (place, address) in addresses.into_iter().enumerate() {
-            strides[place] = stride(address, inner)?;
+    /// What has one value.
+    fn single(sums: usize) -> Joint {
+        Joint {
+            extent: 1,
+            strides: vec![0; sums],
         }
-        let mut extent = draft.extent(inner);
-        for &axis in outer.iter().rev() {
-            for (place, address) in addresses.into_iter().enumerate() {
-                if stride(address, axis)? != strides[place] * extent {
-                    return None;
+    }
+
+    /// The axes, outermost first, as few as they are.
+    fn all(draft: &Draft, axes: &[AxisId], sums: &[&Affine]) -> Vec<Joint> {
+        let mut joints: Vec<Joint> = Vec::new();
+        for &axis in axes {
+            let extent = draft.extent(axis);
+            let strides: Vec<i64> = sums.iter().map(|sum| sum.factor(axis)).collect();
+            match joints.last_mut() {
+                Some(outer)
+                    if (outer.strides.iter().zip(&strides)).all(|(outer, inner)| *outer == inner * extent as i64) =>
+                {
+                    *outer = Joint {
+                        extent: outer.extent * extent,
+                        strides,
+                    };
                 }
+                _ => joints.push(Joint { extent, strides }),
             }
-            extent *= draft.extent(axis);
         }
-        Some(Joint { extent, strides })
+        joints
     }
 }

@@ -14,8 +14,8 @@ use super::draft::{Draft, Grain, Task};
 
 /// What a load costs, and a term of a sum, in cycles for a subgroup; measured on lavapipe, where a load gathers what its invocations ask
 /// for. On a GPU the ratio is of the same order.
-pub const LOAD: usize = 30;
-pub const TERM: usize = 2;
+const LOAD: usize = 30;
+const TERM: usize = 2;
 /// The most terms written out in one turn of the innermost loop: more takes long to compile.
 const MOST_TERMS: usize = 576;
 /// The most expressions written out of what follows the fold: more is a phase of its own, where it is written once.
@@ -30,6 +30,8 @@ pub struct Block {
     along: Vec<(AxisId, usize)>,
     /// How many of the folded axes, the innermost ones, are written out.
     taps: usize,
+    /// What all of it takes, in cycles.
+    pub cost: usize,
 }
 
 impl Block {
@@ -72,7 +74,15 @@ impl Block {
                 let each = loads.distinct(&counts) * LOAD + terms * TERM;
                 let cost = invocations.next_multiple_of(8).max(target.invocations) * rounds * each;
                 if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                    best = Some((cost, Block { fold, along, taps }));
+                    best = Some((
+                        cost,
+                        Block {
+                            fold,
+                            along,
+                            taps,
+                            cost,
+                        },
+                    ));
                 }
             }
         }

@@ -387,24 +387,28 @@ impl Run<'_, '_> {
     /// The first worker computes it.
     fn product(&mut self, product: &Product) {
         let Product {
-            batch,
-            rows,
-            columns,
-            depth,
-            ref a,
-            ref b,
-            ref c,
-            ..
-        } = *product;
-        for number in 0..if self.worker.number == 0 { batch } else { 0 } {
-            for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+            batch, rows, a, b, c, ..
+        } = product;
+        let [columns, depth] = [&product.columns[..], &product.depth[..]];
+        let count = |extents: &[usize]| extents.iter().product::<usize>();
+        let is_outside = |number: usize, k: (usize, &[usize]), j: (usize, &[usize])| {
+            let mut limits = product.limits.iter();
+            limits.any(|limit| !(0..limit.extent as i64).contains(&limit.place.at(number, k, j)))
+        };
+        for number in 0..if self.worker.number == 0 { *batch } else { 0 } {
+            for (row, column) in (0..*rows).flat_map(|row| (0..count(columns)).map(move |column| (row, column))) {
+                let (i, j) = ((row, &[*rows][..]), (column, columns));
                 let mut sum = Scalar::zero(DType::F32);
-                for step in 0..depth {
-                    let left = self.memory(a.buffer).get(a.at(number, row, step));
-                    let right = self.memory(b.buffer).get(b.at(number, step, column));
+                for step in 0..count(depth) {
+                    let k = (step, depth);
+                    let left = self.memory(a.buffer).get(a.place.at(number, i, k) as usize);
+                    let right = match is_outside(number, k, j) {
+                        true => Scalar::zero(DType::F32),
+                        false => self.memory(b.buffer).get(b.place.at(number, k, j) as usize),
+                    };
                     sum = Prim::Fma.eval(DType::F32, DType::F32, &[left, right, sum]);
                 }
-                self.memory(c.buffer).set(c.at(number, row, column), sum);
+                self.memory(c.buffer).set(c.place.at(number, i, j) as usize, sum);
             }
         }
         self.worker.clock += 1;

@@ -19,6 +19,7 @@
 
 use super::{Axis, AxisId, Buffer, BufferId, Combine, ExprId, Exprs, LocalId};
 use crate::dtype::DType;
+use crate::tensor::unravel;
 
 /// Virtual lanes of a vector loop, on every machine.
 pub const LANES: usize = 16;
@@ -191,43 +192,132 @@ pub struct Operand {
     pub along: Vec<usize>,
 }
 
-/// `C[i, j] = Σ_k A[i, k] · B[k, j]` in `f32`, for each of a batch; sums in order, one FMA each.
+/// `C[i, j] = Σ_k A[i, k] · B[k, j]` in `f32`, for each of a batch; sums in order, one FMA each. `j` and `k` stand for several axes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
     /// How many there are.
     pub batch: usize,
     /// Extent of `i`.
     pub rows: usize,
-    /// Extent of `j`.
-    pub columns: usize,
-    /// Extent of `k`.
-    pub depth: usize,
+    /// Extents of the axes of `j`, outermost first.
+    pub columns: Vec<usize>,
+    /// Extents of the axes of `k`.
+    pub depth: Vec<usize>,
     /// How many rows the shader computes at once.
     pub tile_rows: usize,
-    /// Read.
+    /// Read; its first axis is `i`.
     pub a: Matrix,
-    /// Read.
+    /// Read; its first axes are those of `k`.
     pub b: Matrix,
+    /// What `B` is 0 outside of.
+    pub limits: Vec<Limit>,
     /// Written: an output or scratch that all share.
     pub c: Matrix,
 }
 
-/// One side of a [`Product`]: where its elements lie, in elements of memory.
+/// One side of a [`Product`]: a tensor, and where its elements lie, in elements of memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Matrix {
-    /// The tensor, whose first element is the first of the matrices.
+    /// The tensor.
     pub buffer: BufferId,
-    /// The stride from one of the batch to the next.
-    pub batch: usize,
-    /// The stride along the first axis.
-    pub first: usize,
-    /// The stride along the second.
-    pub second: usize,
+    /// Where in it.
+    pub place: Strides,
+    /// Of what is read: whether four neighbours are read at once, and along which axes.
+    pub fours: Option<Along>,
 }
 
+/// The axes of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Along {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+/// How many neighbours are read at once.
+pub const FOUR: usize = 4;
+
 impl Matrix {
-    /// The place of an element.
-    pub fn at(&self, batch: usize, first: usize, second: usize) -> usize {
-        batch * self.batch + first * self.first + second * self.second
+    /// Whether four neighbours can be read at once: along axes that are one, of stride 1; everything else goes on by multiples of four.
+    pub fn has_fours(&self, along: Along, (firsts, seconds): (&[usize], &[usize])) -> bool {
+        let Strides {
+            start,
+            batch,
+            first,
+            second,
+        } = &self.place;
+        let (strides, extents, across) = match along {
+            Along::First => (first, firsts, second),
+            Along::Second => (second, seconds, first),
+        };
+        let others = [start, batch].into_iter().chain(across);
+        strides[..] == [1]
+            && extents[0].is_multiple_of(FOUR)
+            && others.into_iter().all(|stride| stride % FOUR as i64 == 0)
+    }
+}
+
+/// An index along an axis of `B`'s tensor that may lie outside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// The axis' extent.
+    pub extent: usize,
+    /// Its stride in elements of memory.
+    pub stride: usize,
+    /// The index.
+    pub place: Strides,
+}
+
+/// A sum over the axes of a matrix, and over the batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Strides {
+    /// What is added.
+    pub start: i64,
+    /// The stride from one of the batch to the next.
+    pub batch: i64,
+    /// The strides along the first axes, outermost first.
+    pub first: Vec<i64>,
+    /// The strides along the second axes.
+    pub second: Vec<i64>,
+}
+
+impl Strides {
+    /// The sum for one of the batch, at flat indices along the first and the second axes of these extents.
+    pub fn at(&self, batch: usize, (first, firsts): (usize, &[usize]), (second, seconds): (usize, &[usize])) -> i64 {
+        let along = |strides: &[i64], flat: usize, extents: &[usize]| -> i64 {
+            let index = unravel(extents, flat);
+            strides.iter().zip(index).map(|(stride, at)| stride * at as i64).sum()
+        };
+        self.start
+            + self.batch * batch as i64
+            + along(&self.first, first, firsts)
+            + along(&self.second, second, seconds)
+    }
+
+    /// The least and the greatest sum, for so many of a batch and axes of these extents.
+    pub fn range(&self, batch: usize, firsts: &[usize], seconds: &[usize]) -> (i64, i64) {
+        let strides = [self.batch].into_iter().chain(self.first.iter().copied());
+        let strides = strides.chain(self.second.iter().copied());
+        let extents = [batch].into_iter().chain(firsts.iter().copied());
+        let extents = extents.chain(seconds.iter().copied());
+        strides
+            .zip(extents)
+            .fold((self.start, self.start), |(low, high), (stride, extent)| {
+                let reach = stride * (extent as i64 - 1);
+                (low + reach.min(0), high + reach.max(0))
+            })
+    }
+
+    /// This without so many times another sum over the same axes.
+    #[must_use]
+    pub fn without(&self, times: i64, other: &Strides) -> Strides {
+        let less = |own: &[i64], others: &[i64]| own.iter().zip(others).map(|(a, b)| a - times * b).collect();
+        Strides {
+            start: self.start - times * other.start,
+            batch: self.batch - times * other.batch,
+            first: less(&self.first, &other.first),
+            second: less(&self.second, &other.second),
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::fmt::{self, Display, Write};
 
 use super::{
-    Axis, AxisId, Bind, Buffer, Expr, ExprId, Exprs, Kernel, Lines, Local, Nest, Operand, Prim, Role, Stmt, Store, Work,
+    Axis, AxisId, Bind, Buffer, Expr, ExprId, Exprs, Kernel, Lines, Local, Nest, Operand, Prim, Role, Stmt, Store,
+    Strides, Work,
 };
 use crate::dtype::{DType, Scalar};
 
@@ -201,7 +202,7 @@ impl<'a> Text<'a> {
                 let [a, b, c] = [&contract.a, &contract.b, &contract.c];
                 self.lets(&[a.start, b.start, c.start]);
                 let sign = if contract.accumulate { "+=" } else { "=" };
-                let k: Vec<String> = contract.k.iter().map(usize::to_string).collect();
+                let k = times(&contract.k);
                 let (rows, columns) = (contract.rows, contract.columns);
                 let [a, b, c] = [a, b, c].map(|operand| self.operand(operand));
                 let dtype = contract.dtype;
@@ -210,19 +211,20 @@ impl<'a> Text<'a> {
                     elements => format!(" fetched {elements} ahead"),
                 };
                 self.line(&format!(
-                    "contract {dtype} {rows}x{columns} over {}: {c} {sign} {a} * {b}{ahead}",
-                    k.join("x")
+                    "contract {dtype} {rows}x{columns} over {k}: {c} {sign} {a} * {b}{ahead}"
                 ));
             }
             Stmt::Product(product) => {
-                let [a, b, c] = [&product.a, &product.b, &product.c].map(|side| {
-                    let name = &self.buffers[side.buffer.at()].name;
-                    format!("{name} (strides {} {} {})", side.batch, side.first, side.second)
-                });
-                let (batch, rows, columns, depth) = (product.batch, product.rows, product.columns, product.depth);
-                let tile_rows = product.tile_rows;
+                let [a, b, c] = [&product.a, &product.b, &product.c]
+                    .map(|side| format!("{} {}", self.buffers[side.buffer.at()].name, place(&side.place)));
+                let (columns, depth) = (times(&product.columns), times(&product.depth));
+                let limits = product.limits.iter();
+                let limits: String = limits
+                    .map(|limit| format!(" where {} is below {}", place(&limit.place), limit.extent))
+                    .collect();
                 self.line(&format!(
-                    "product {batch} of {rows}x{columns} over {depth}, {tile_rows} rows at once: {c} = {a} * {b}"
+                    "product {} of {}x({columns}) over ({depth}), {} rows at once: {c} = {a} * {b}{limits}",
+                    product.batch, product.rows, product.tile_rows
                 ));
             }
             Stmt::Barrier => self.line("barrier"),
@@ -340,6 +342,23 @@ impl<'a> Text<'a> {
             text
         }
     }
+}
+
+fn times(extents: &[usize]) -> String {
+    let extents: Vec<String> = extents.iter().map(usize::to_string).collect();
+    extents.join("x")
+}
+
+/// Start, and strides along the batch, the first and the second axes.
+fn place(strides: &Strides) -> String {
+    let along = |strides: &[i64]| strides.iter().map(i64::to_string).collect::<Vec<_>>().join(" ");
+    let Strides {
+        start,
+        batch,
+        first,
+        second,
+    } = strides;
+    format!("(from {start} by {batch}, {}, {})", along(first), along(second))
 }
 
 fn sign(prim: Prim) -> Option<&'static str> {

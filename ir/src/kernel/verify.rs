@@ -300,36 +300,42 @@ impl Check<'_> {
 
     fn product(&mut self, product: &Product) {
         let Product {
-            batch,
-            rows,
-            columns,
-            depth,
-            ref a,
-            ref b,
-            ref c,
-            ..
-        } = *product;
+            batch, rows, a, b, c, ..
+        } = product;
+        let (rows, columns, depth) = (&[*rows][..], &product.columns[..], &product.depth[..]);
         let is_outermost = self.open.is_empty();
         self.require(is_outermost, || "a product stands in a loop".into());
-        self.require(batch > 0 && rows > 0 && columns > 0 && depth > 0, || {
-            "a product of nothing".into()
-        });
+        let mut extents = [*batch]
+            .into_iter()
+            .chain([rows, columns, depth].into_iter().flatten().copied());
+        self.require(extents.all(|extent| extent > 0), || "a product of nothing".into());
         let written = self.nest.buffers[c.buffer.at()].role;
         self.require(matches!(written, Role::Output | Role::SharedScratch), || {
             "a product's C is neither output nor shared scratch".into()
         });
-        for (name, side, first, second) in [("A", a, rows, depth), ("B", b, depth, columns), ("C", c, rows, columns)] {
+        for (name, side, first, second, limits) in [
+            ("A", a, rows, depth, &[][..]),
+            ("B", b, depth, columns, &product.limits),
+            ("C", c, rows, columns, &[]),
+        ] {
             let ty = &self.nest.buffers[side.buffer.at()].ty;
             let (dtype, is_dense) = (ty.dtype, ty.layout == Layout::default());
-            let most = [(batch, side.batch), (first, side.first), (second, side.second)];
-            let reach: usize = most
+            // What has a limit lies within it; the rest of the place is a sum without conditions.
+            let rest = (limits.iter()).fold(side.place.clone(), |place, limit| {
+                place.without(limit.stride as i64, &limit.place)
+            });
+            let (low, high) = rest.range(*batch, first, second);
+            let reach = limits
                 .iter()
-                .map(|(extent, stride)| extent.saturating_sub(1) * stride)
-                .sum();
-            let is_inside = reach < ty.count();
+                .map(|limit| (limit.extent as i64 - 1) * limit.stride as i64);
+            let is_inside = low >= 0 && high + reach.sum::<i64>() < ty.count() as i64;
             self.require(dtype == DType::F32, || format!("{name} of a product is of {dtype}"));
             self.require(is_dense, || format!("{name} of a product has a layout"));
             self.require(is_inside, || format!("{name} of a product may lie outside its buffer"));
+            let is_read_so = side.fours.is_none_or(|along| side.has_fours(along, (first, second)));
+            self.require(is_read_so && (limits.is_empty() || side.fours.is_none()), || {
+                format!("{name} of a product cannot be read by fours")
+            });
         }
     }
 

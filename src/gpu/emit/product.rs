@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use netloom_ir::kernel::Product;
+use netloom_ir::kernel::{Along, Limit, Matrix, Product, Strides};
 use rspirv::dr::{self, Instruction, Module, Operand};
 use rspirv::spirv::{Decoration, Op, StorageClass, Word};
 
@@ -20,28 +20,15 @@ const GROUP: u32 = 8;
 
 /// The phase that is a product.
 pub fn emit(product: &Product, bindings: &[Range<u32>], views: &[Views], traits: &Traits) -> Phase {
-    let Product {
-        batch,
-        rows,
-        columns,
-        depth,
-        tile_rows,
-        ref a,
-        ref b,
-        ref c,
-    } = *product;
     let mut module = dr::load_bytes(SHADER).expect("the shader is checked in whole");
-    // In the order of their numbers in the shader.
-    let constants = [
-        rows, columns, depth, tile_rows, a.batch, a.first, a.second, b.batch, b.first, b.second, c.batch, c.first,
-        c.second, batch,
-    ];
-    let quads = |side: usize| views[side].four.expect("operands of products have such views");
-    let new_bindings = [
-        quads(a.buffer.at()),
-        quads(b.buffer.at()),
-        bindings[c.buffer.at()].start,
-    ];
+    let constants = constants(product);
+    let Product { a, b, c, .. } = product;
+    let view = |side: &Matrix| {
+        let views = views[side.buffer.at()];
+        let view = if side.fours.is_some() { views.four } else { views.one };
+        view.expect("operands of products have such views")
+    };
+    let new_bindings = [view(a), view(b), bindings[c.buffer.at()].start];
     let base = bases(&module);
     let mut specialized = Vec::new();
     for annotation in &mut module.annotations {
@@ -50,9 +37,7 @@ pub fn emit(product: &Product, bindings: &[Range<u32>], views: &[Views], traits:
                 Operand::IdRef(id),
                 Operand::Decoration(Decoration::SpecId),
                 Operand::LiteralBit32(number),
-            ] => {
-                specialized.push((*id, constants[*number as usize]));
-            }
+            ] => specialized.push((*id, constants[*number as usize])),
             [
                 _,
                 Operand::Decoration(Decoration::Binding),
@@ -75,19 +60,66 @@ pub fn emit(product: &Product, bindings: &[Range<u32>], views: &[Views], traits:
             .iter_mut()
             .find(|global| global.result_id == Some(id));
         let constant = constant.expect("what is decorated is there");
-        constant.operands = vec![Operand::LiteralBit32(
-            u32::try_from(value).expect("strides within a binding"),
-        )];
+        constant.operands = vec![Operand::LiteralBit32(value)];
     }
     let modes = super::modes(traits.floats(Kind::F32)).map(|(mode, capability)| (mode, capability, 32));
     spirv::demand(&mut module, &modes.collect::<Vec<_>>());
-    let tiles = batch * rows.div_ceil(tile_rows) * columns.div_ceil(COLUMNS);
+    let columns: usize = product.columns.iter().product();
+    let tiles = product.batch * product.rows.div_ceil(product.tile_rows) * columns.div_ceil(COLUMNS);
     Phase {
         module,
         invocations: tiles as u64 * u64::from(GROUP),
         group: GROUP,
         touched: vec![(a.buffer.at(), false), (b.buffer.at(), false), (c.buffer.at(), true)],
     }
+}
+
+/// The specialization constants, in the order of their numbers in the shader. Places are sums that wrap.
+fn constants(product: &Product) -> Vec<u32> {
+    let count = |extent: usize| u32::try_from(extent).expect("extents within a binding");
+    let wrapped = |stride: i64| stride as u32;
+    // Of fewer axes than the shader has the outermost have one value.
+    let three = |values: &[u32], missing: u32| {
+        let mut all = vec![missing; 3 - values.len()];
+        all.extend(values);
+        all
+    };
+    let extents = |extents: &[usize]| three(&extents.iter().map(|&extent| count(extent)).collect::<Vec<_>>(), 1);
+    let strides = |strides: &[i64]| three(&strides.iter().map(|&stride| wrapped(stride)).collect::<Vec<_>>(), 0);
+    let start = |place: &Strides| [place.start, place.batch].map(wrapped);
+    let read = |side: &Matrix| match side.fours {
+        None => 0,
+        Some(Along::First) => 1,
+        Some(Along::Second) => 2,
+    };
+    let Product { a, b, c, .. } = product;
+    let mut all = vec![count(product.batch), count(product.rows)];
+    all.extend(extents(&product.columns));
+    all.extend(extents(&product.depth));
+    all.extend([count(product.tile_rows), read(a), read(b)]);
+    all.extend(start(&a.place));
+    all.push(wrapped(a.place.first[0]));
+    all.extend(strides(&a.place.second));
+    all.extend(start(&b.place));
+    all.extend(strides(&b.place.first));
+    all.extend(strides(&b.place.second));
+    all.extend(start(&c.place));
+    all.push(wrapped(c.place.first[0]));
+    all.extend(strides(&c.place.second));
+    all.push(product.limits.len() as u32);
+    for number in 0..2 {
+        let none = Limit {
+            extent: 1,
+            stride: 0,
+            place: Strides::default(),
+        };
+        let limit = product.limits.get(number).unwrap_or(&none);
+        all.push(count(limit.extent));
+        all.extend(start(&limit.place));
+        all.extend(strides(&limit.place.first));
+        all.extend(strides(&limit.place.second));
+    }
+    all
 }
 
 /// The type of the push constants.
