@@ -310,27 +310,26 @@ impl Classes {
         }
     }
 
-    /// The layout in blocks of channels of a value that convolutions want so, or why it has none after all.
+    /// The layout in blocks or panels of a value that convolutions or products want so, or why it has none after all.
     fn layout(&self, entry: usize, id: NodeId, ty: &Type) -> Result<Layout, Option<&'static str>> {
         let marks = self.marks[self.sets.find(self.first[entry] + id.at())];
-        if !marks.is_convolved && !(marks.is_state && marks.columns.is_some()) {
-            return Err(None);
-        }
-        if marks.dense.is_some() {
-            return Err(marks.dense);
-        }
-        match marks.columns {
-            Some(columns) if !marks.is_convolved => {
-                panels(&ty.shape, columns).ok_or(Some("its columns do not fill panels"))
-            }
-            _ => {
-                let blocked = if marks.is_state {
-                    filter(&ty.shape)
-                } else {
-                    image(&ty.shape)
-                };
-                blocked.ok_or(Some("its channels do not fill blocks"))
-            }
+        let (laid_out, dense) = match marks {
+            Marks {
+                is_convolved: true,
+                is_state: true,
+                ..
+            } => (filter(&ty.shape), "its channels do not fill blocks"),
+            Marks { is_convolved: true, .. } => (image(&ty.shape), "its channels do not fill blocks"),
+            Marks {
+                is_state: true,
+                columns: Some(columns),
+                ..
+            } => (panels(&ty.shape, columns), "its columns do not fill panels"),
+            _ => return Err(None),
+        };
+        match marks.dense {
+            Some(reason) => Err(Some(reason)),
+            None => laid_out.ok_or(Some(dense)),
         }
     }
 }
