@@ -17,12 +17,13 @@ use netloom::ir::builder::{Builder, Val};
 use netloom::ir::kernel::{Combine, Stmt};
 use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
+use netloom::ir::prepare::PREPARE;
 use netloom::ir::sample::SplitMix;
 use netloom::ir::{
     DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
 };
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Dropout, Recurrent};
-use netloom::nn::training::{TRAIN_STEP, program};
+use netloom::nn::training::{PREDICT, TRAIN_STEP, program};
 use netloom::nn::zoo::{self, Width, resnet};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::plan::kernels::Makers;
@@ -348,6 +349,63 @@ fn report(arguments: &[&str], device: &str) -> (String, serde_json::Value) {
     assert!(name.starts_with(device), "{report}");
     assert_eq!(report["fell_back"], serde_json::json!([]));
     (said, report)
+}
+
+/// A convolution that Vulkan computes by Winograd's algorithm, with filters that `prepare` transforms: what the device runs is what is shown of it
+/// and what is checked.
+#[test]
+fn what_is_shown_and_checked_is_what_the_device_runs() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let b = Builder::new();
+    let same = Conv {
+        pad_low: vec![1; 2],
+        pad_high: vec![1; 2],
+        ..Conv::unit(2)
+    };
+    let shape = [64, 64, 3, 3];
+    let x = b.input("x", DType::F32, [1, 64, 28, 28]);
+    let y = x.conv(b.input("filter", DType::F32, shape), same).relu();
+    let mut program = Program::pure(PREDICT, b.finish([("y", y)]).expect("a graph"));
+    program.states.push(State {
+        name: "filter".to_owned(),
+        ty: Type::new(DType::F32, shape),
+        init: Init::Tensor(Arc::new(sample::tensor(&Type::new(DType::F32, shape), &mut 1))),
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("conv.nl"), program.to_string()).expect("a file");
+    let netloom = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
+        let output = command
+            .current_dir(folder.path())
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).expect("it is text")
+    };
+    let shown = |device| netloom(&["dump", "conv.nl", "--stage", "nest", "--device", device]);
+    let (cpu, gpu) = (shown("cpu"), shown("vulkan"));
+    let by_winograd = "product 36 of";
+    assert!(!cpu.contains(by_winograd) && gpu.contains(by_winograd), "{gpu}");
+    let checked = netloom(&["check", "conv.nl", "--quick", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&checked).expect("it is JSON");
+    let entries = report["entries"].as_array().expect("a list");
+    let names: Vec<&str> = entries.iter().filter_map(|entry| entry["entry"].as_str()).collect();
+    assert_eq!(names, [PREDICT, PREPARE]);
+    let checked = |is_on_vulkan: bool| -> usize {
+        let engines = entries
+            .iter()
+            .flat_map(|entry| entry["engines"].as_array().expect("a list"));
+        let named = |row: &&serde_json::Value| row["engine"].as_str().expect("a name").starts_with("vulkan");
+        let own = engines.filter(|row| named(row) == is_on_vulkan);
+        own.map(|row| row["kernels"].as_u64().expect("a count") as usize).sum()
+    };
+    let kernels = |nests: &str| nests.lines().filter(|line| line.starts_with("nest ")).count();
+    assert_eq!(checked(true), kernels(&gpu), "{report}");
+    assert_eq!(checked(false), kernels(&cpu), "{report}");
 }
 
 /// The command that users know: the same numbers on the device.

@@ -1,12 +1,15 @@
 //! `netloom check`: the oracle, the interpreter, the CPU and Vulkan against each other.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use netloom::check::{Compiled, Difference, Engine, Interpreter, Options as Checking, Outcome, check};
 use netloom::formats::npz;
-use netloom::ir::{Op, Tensor, passes, sample};
+use netloom::ir::graph::NodeId;
+use netloom::ir::program::Entry;
+use netloom::ir::{Op, Program, Tensor, passes, sample};
 use netloom::nn::training::PREDICT;
 use netloom::plan::kernels::Makers;
 use netloom::weights::Weights;
@@ -48,62 +51,44 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = options.input.as_deref().map(npz::load).transpose()?.unwrap_or_default();
     let model = super::model::read(&options.open, options.batch, &options.entry, &arrays)?;
     model.entry(&options.entry)?;
-    let program = model.program.only(&options.entry).prepared();
+    let program = model.program.only(&options.entry);
     let (cpu, threads) = (options.machine.cpu()?, options.machine.threads());
-    let executable = Arc::new(compile(&program, &cpu)?);
-    let mut session = Session::new(executable, threads, options.seed)?;
-    if let Some(path) = &options.weights {
-        Weights::open(path, model.net)?.put(&program, &mut session)?;
-    }
-    session.prepare()?;
 
-    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    // Those for which a program is prepared alike are checked together.
+    let mut engines: Vec<Vec<Box<dyn Engine>>> = vec![vec![Box::new(Compiled::on(&cpu, threads))]];
     if !options.quick {
-        engines.push(Box::new(Interpreter::of(cpu.target())));
+        engines[0].insert(0, Box::new(Interpreter::of(cpu.target())));
     }
-    engines.push(Box::new(Compiled::on(&cpu, threads)));
     // Vulkan is checked wherever there is one, by name if it was named.
     let named = Some(options.machine.device.as_str()).filter(|name| name.starts_with("vulkan"));
-    match (Device::named(named.unwrap_or("vulkan"), cpu), named) {
-        (Ok(choice), _) => engines.push(Box::new(Compiled::on(choice.device, 1))),
+    match (Device::named(named.unwrap_or("vulkan"), cpu.clone()), named) {
+        (Ok(choice), _) => engines.push(vec![Box::new(Compiled::on(choice.device, 1))]),
         (Err(error), Some(_)) => return Err(error),
         (Err(error), None) => eprintln!("note: not checked on Vulkan: {error}"),
     }
 
-    let mut entries = Vec::new();
-    for entry in &program.entries {
-        let mut seed = options.seed;
-        let only = (entry.name == options.entry && arrays.len() == 1).then(|| &arrays[0].1);
-        let mut inputs: Vec<(String, Tensor)> = Vec::new();
-        for &id in entry.graph.inputs() {
-            let Op::Input(input) = &entry.graph.node(id).op else {
-                unreachable!("`inputs` lists inputs")
-            };
-            let given = arrays
-                .iter()
-                .find(|(name, _)| *name == input.name)
-                .map(|(_, array)| array);
-            let value = match program.state(&input.name) {
-                Some(_) => session.state(&input.name)?,
-                None => match given.or(only) {
-                    Some(array) => array.clone(),
-                    None => sample::tensor(&input.ty, &mut seed),
-                },
-            };
-            inputs.push((input.name.clone(), value));
+    let mut found: BTreeMap<String, Vec<Outcome>> = BTreeMap::new();
+    for mut engines in engines {
+        // As the engines' machine has it prepared; the CPU computes what the states are.
+        let program = program.prepared_for(&engines[0].target());
+        let mut session = Session::new(Arc::new(compile(&program, &cpu)?), threads, options.seed)?;
+        if let Some(path) = &options.weights {
+            Weights::open(path, model.net)?.put(&program, &mut session)?;
         }
-        let checking = Checking {
-            passes: passes::PASSES,
-            makers: Makers::USUAL,
-            bisect: options.bisect,
-        };
-        entries.push((
-            entry.name.as_str(),
-            check(&program, &entry.name, &inputs, &mut engines, checking)?,
-        ));
+        session.prepare()?;
+        for entry in &program.entries {
+            let inputs = inputs(options, entry, &program, &session, &arrays)?;
+            let checking = Checking {
+                passes: passes::PASSES,
+                makers: Makers::USUAL,
+                bisect: options.bisect,
+            };
+            let outcomes = check(&program, &entry.name, &inputs, &mut engines, checking)?;
+            found.entry(entry.name.clone()).or_default().extend(outcomes);
+        }
     }
-    report(options, &entries);
-    let wrong = entries.iter().flat_map(|(_, outcomes)| outcomes);
+    report(options, &found);
+    let wrong = found.values().flatten();
     match wrong.filter(|outcome| outcome.difference.is_some()).count() {
         0 => Ok(()),
         count => Err(Error::Usage(format!(
@@ -112,7 +97,34 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-fn report(options: &Options, entries: &[(&str, Vec<Outcome>)]) {
+/// What an entry is checked with: states as they are in the session, arguments as they were given, or made up.
+fn inputs(
+    options: &Options,
+    entry: &Entry,
+    program: &Program,
+    session: &Session,
+    arrays: &[(String, Tensor)],
+) -> Result<Vec<(String, Tensor)>, Error> {
+    let mut seed = options.seed;
+    let only = (entry.name == options.entry && arrays.len() == 1).then(|| &arrays[0].1);
+    let value = |&id: &NodeId| {
+        let Op::Input(input) = &entry.graph.node(id).op else {
+            unreachable!("`inputs` lists inputs")
+        };
+        let given = arrays.iter().find(|(name, _)| *name == input.name);
+        let value = match program.state(&input.name) {
+            Some(_) => session.state(&input.name)?,
+            None => match given.map(|(_, array)| array).or(only) {
+                Some(array) => array.clone(),
+                None => sample::tensor(&input.ty, &mut seed),
+            },
+        };
+        Ok((input.name.clone(), value))
+    };
+    entry.graph.inputs().iter().map(value).collect()
+}
+
+fn report(options: &Options, entries: &BTreeMap<String, Vec<Outcome>>) {
     if options.json {
         let entries = entries.iter().map(|(name, outcomes)| {
             let outcomes: Vec<_> = outcomes.iter().map(json).collect();
