@@ -20,6 +20,7 @@ mod order;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use netloom_ir::fuse::{Region, RegionKind};
 use netloom_ir::graph::{Graph, NodeId};
@@ -79,6 +80,19 @@ impl Place {
             bytes,
         }
     }
+}
+
+/// One call of a kernel in a run that is timed.
+#[derive(Clone, Debug)]
+pub struct KernelCall {
+    /// Which.
+    pub kernel: KernelId,
+    /// The nodes that it computes, unless they are of a body.
+    pub nodes: Vec<NodeId>,
+    /// When it began, from the beginning of the run.
+    pub start: Duration,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// One step of a plan.

@@ -17,12 +17,14 @@ use serde_json::json;
 use crate::compile::improved;
 #[cfg(feature = "vulkan")]
 use crate::compile::{assemble, lower};
-use crate::cpu::dispatch::{Dispatcher, KernelCall};
+use crate::cpu::dispatch::Dispatcher;
 use crate::cpu::isa::Cpu;
 use crate::device::Device;
 use crate::error::Error;
+#[cfg(feature = "vulkan")]
+use crate::gpu;
 use crate::layout::Layouts;
-use crate::plan::{self, Kernels, Memory, Outline};
+use crate::plan::{self, KernelCall, Kernels, Memory, Outline};
 use crate::session::Session;
 
 /// What a kernel costs in one run of its entry.
@@ -134,27 +136,58 @@ fn on_vulkan(
     inputs: &[&Tensor],
     limit: Duration,
 ) -> Result<Vec<KernelCost>, Error> {
-    let lowered = lower(program, &device.target())?;
-    let kernels = lowered.kernels.clone();
-    let executable = Arc::new(assemble(device, lowered)?);
-    let number = executable.plans().iter().position(|plan| plan.name == entry);
-    let number = number.ok_or_else(|| no_entry(entry))?;
-    let mut own = Session::new(Arc::clone(&executable), 1, 0)?;
-    for slot in &executable.states {
-        own.set_state(&slot.name, &session.state(&slot.name)?)?;
-    }
-    let mut outputs = session.results(entry)?;
-    let runner = own.on_vulkan().expect("a session of a program compiled for Vulkan");
-    let timed = runner.timed(number)?;
+    let mut profiler = VulkanProfiler::new(program, entry, device, session)?;
     let least = least(limit, || {
-        let mut times = vec![(0, Duration::ZERO); kernels.len()];
-        for (kernel, took) in runner.run_timed(&timed, inputs, &mut outputs)? {
-            times[kernel.0].0 += 1;
-            times[kernel.0].1 += took;
+        let mut times = vec![(0, Duration::ZERO); profiler.kernels.len()];
+        for call in profiler.run(inputs)? {
+            times[call.kernel.0].0 += 1;
+            times[call.kernel.0].1 += call.took;
         }
         Ok(times)
     })?;
-    Ok(costs(&kernels, least))
+    Ok(costs(&profiler.kernels, least))
+}
+
+/// An entry whose kernels note the time.
+#[cfg(feature = "vulkan")]
+struct VulkanProfiler {
+    graph: Graph,
+    kernels: Kernels,
+    session: Session,
+    timed: gpu::runner::Timed,
+    outputs: Vec<Tensor>,
+}
+
+#[cfg(feature = "vulkan")]
+impl VulkanProfiler {
+    fn new(program: &Program, entry: &str, device: &Device, session: &Session) -> Result<VulkanProfiler, Error> {
+        let lowered = lower(program, &device.target())?;
+        let number = lowered.plans.iter().position(|plan| plan.name == entry);
+        let number = number.ok_or_else(|| no_entry(entry))?;
+        let (graph, kernels) = (lowered.graphs[number].1.clone(), lowered.kernels.clone());
+        let executable = Arc::new(assemble(device, lowered)?);
+        let mut own = Session::new(Arc::clone(&executable), 1, 0)?;
+        for slot in &executable.states {
+            own.set_state(&slot.name, &session.state(&slot.name)?)?;
+        }
+        let runner = own.on_vulkan().expect("a session of a program compiled for Vulkan");
+        let timed = runner.timed(number)?;
+        Ok(VulkanProfiler {
+            graph,
+            kernels,
+            timed,
+            session: own,
+            outputs: session.results(entry)?,
+        })
+    }
+
+    fn run(&mut self, inputs: &[&Tensor]) -> Result<Vec<KernelCall>, Error> {
+        let runner = self
+            .session
+            .on_vulkan()
+            .expect("a session of a program compiled for Vulkan");
+        Ok(runner.run_timed(&self.timed, inputs, &mut self.outputs)?)
+    }
 }
 
 fn no_entry(entry: &str) -> Error {
@@ -228,28 +261,42 @@ pub struct Slice {
 ///
 /// # Panics
 /// As [`kernels`].
-pub fn slices(
-    program: &Program,
-    entry: &str,
-    cpu: &Cpu,
-    session: &Session,
-    inputs: &[&Tensor],
-) -> Result<Vec<Slice>, Error> {
-    let mut profiler = Profiler::new(program, entry, cpu, session)?;
-    let mut fastest: Option<(Duration, Instant, Vec<KernelCall>)> = None;
-    profiler.dispatcher.take_calls();
-    for _ in 0..FEWEST_RUNS + 2 {
-        let start = Instant::now();
-        profiler.run(inputs)?;
-        let (took, calls) = (start.elapsed(), profiler.dispatcher.take_calls());
-        if fastest.as_ref().is_none_or(|(least, ..)| took < *least) {
-            fastest = Some((took, start, calls));
+pub fn slices(program: &Program, entry: &str, session: &Session, inputs: &[&Tensor]) -> Result<Vec<Slice>, Error> {
+    match &session.executable().device {
+        Device::Cpu(cpu) => {
+            let mut profiler = Profiler::new(program, entry, cpu, session)?;
+            profiler.dispatcher.take_calls();
+            let calls = fastest(|| {
+                profiler.run(inputs)?;
+                Ok(profiler.dispatcher.take_calls())
+            })?;
+            Ok(sliced(&profiler.graph, &profiler.kernels, calls))
+        }
+        #[cfg(feature = "vulkan")]
+        device @ Device::Vulkan(_) => {
+            let mut profiler = VulkanProfiler::new(program, entry, device, session)?;
+            let calls = fastest(|| profiler.run(inputs))?;
+            Ok(sliced(&profiler.graph, &profiler.kernels, calls))
         }
     }
-    let (_, start, calls) = fastest.expect("it ran");
-    let (graph, kernels) = (&profiler.graph, &profiler.kernels);
+}
+
+/// The calls of the fastest of some runs.
+fn fastest(mut run: impl FnMut() -> Result<Vec<KernelCall>, Error>) -> Result<Vec<KernelCall>, Error> {
+    let mut fastest: Option<(Duration, Vec<KernelCall>)> = None;
+    for _ in 0..FEWEST_RUNS + 2 {
+        let calls = run()?;
+        let took = calls.iter().map(|call| call.took).sum();
+        if fastest.as_ref().is_none_or(|(least, _)| took < *least) {
+            fastest = Some((took, calls));
+        }
+    }
+    Ok(fastest.map_or(Vec::new(), |(_, calls)| calls))
+}
+
+fn sliced(graph: &Graph, kernels: &Kernels, calls: Vec<KernelCall>) -> Vec<Slice> {
     let slice = |call: KernelCall| {
-        let nodes = if call.is_inner { &[][..] } else { &call.nodes };
+        let nodes = &call.nodes;
         let mut places: Vec<String> = Vec::new();
         for place in nodes
             .iter()
@@ -268,11 +315,11 @@ pub fn slices(
             places,
             flops: flops(kernel),
             bytes: bytes(kernel),
-            start: call.start - start,
+            start: call.start,
             took: call.took,
         }
     };
-    Ok(calls.into_iter().map(slice).collect())
+    calls.into_iter().map(slice).collect()
 }
 
 /// Slices as a trace for `chrome://tracing` and Perfetto: JSON, times in microseconds.

@@ -155,7 +155,7 @@ fn a_diverging_training_says_so() {
         .replace("optimiser=adam", "optimiser=momentum");
     let settings = settings
         .replace("activation=tanh", "activation=relu")
-        .replace("hidden=8", "hidden=32,32,32");
+        .replace("hidden=8", "hidden=64,64,64");
     let (status, text) = playground.answer(&format!("/train?{settings}"));
     assert_eq!(status, 200);
     assert!(

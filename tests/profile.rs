@@ -5,20 +5,28 @@ mod support;
 use netloom::ir::{Tensor, sample};
 use netloom::nn::training::{TRAIN_STEP, program};
 use netloom::nn::zoo;
-use netloom::{Cpu, profile};
+use netloom::{Cpu, Device, Session, compile, profile};
 use serde_json::Value;
 
 #[test]
 fn a_trace_names_nodes_and_places() {
+    traced(Cpu::native().into());
+    #[cfg(feature = "vulkan")]
+    if let Some(device) = support::vulkan() {
+        traced(device.into());
+    }
+}
+
+fn traced(device: Device) {
     let net = zoo::find("lenet").expect("a network");
     let (input, target) = (net.input(4), net.target(4));
     let whole = program(&(net.layers)(), &input, &target, &(net.training)()).expect("a valid network");
     let program = whole.only(TRAIN_STEP);
-    let cpu = Cpu::native();
-    let session = support::session(&program, &cpu, 1);
+    let executable = compile(&program, device).expect("a valid program");
+    let session = Session::new(executable.into(), 1, 1).expect("memory");
     let arguments = [sample::tensor(&input, &mut 1), sample::tensor(&target, &mut 2)];
     let inputs: Vec<&Tensor> = arguments.iter().collect();
-    let slices = profile::slices(&program, TRAIN_STEP, &cpu, &session, &inputs).expect("it runs");
+    let slices = profile::slices(&program, TRAIN_STEP, &session, &inputs).expect("it runs");
     let plan = session.executable().plan(TRAIN_STEP).expect("an entry");
     assert_eq!(
         slices.len(),

@@ -80,10 +80,6 @@ impl Engine {
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let (cpu, mut choice) = (options.machine.cpu()?, options.machine.choice()?);
-    if options.profile.is_some() && !matches!(choice.device, Device::Cpu(_)) {
-        let message = "`--profile` runs on the CPU; leave out `--device`, or use `--kernels`";
-        return Err(Error::Usage(message.to_owned()));
-    }
     let threads = options.machine.threads();
     let arrays = options.input.as_deref().map(npz::load).transpose()?;
     let wanted = if options.train { TRAIN_STEP } else { PREDICT };
@@ -128,7 +124,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         return Ok(());
     }
     if let Some(path) = &options.profile {
-        let slices = profile::slices(&program, &entry, &cpu, &session, &inputs)?;
+        let slices = profile::slices(&program, &entry, &session, &inputs)?;
         write_whole(path, |file| file.write_all(profile::trace(&entry, &slices).as_bytes()))?;
         eprintln!("wrote {}: {} kernels", path.display(), slices.len());
         return Ok(());

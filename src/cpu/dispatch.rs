@@ -13,7 +13,7 @@ use super::memory::Block;
 use super::runner::is_of_type;
 use super::threads::{Pool, yield_to_others};
 use crate::buffers::Buffers;
-use crate::plan::{ALIGN, Base, KernelId, Kernels, Outline, Place, Step, is_shared_kernel};
+use crate::plan::{ALIGN, Base, KernelCall, KernelId, Kernels, Outline, Place, Step, is_shared_kernel};
 
 /// Kernels, each compiled once, and the memory and threads to call them.
 pub struct Dispatcher {
@@ -29,21 +29,6 @@ pub struct Dispatcher {
     temps: Buffers<Block>,
     /// The calls of kernels so far, if they are to be remembered.
     calls: Option<Vec<KernelCall>>,
-}
-
-/// One call of a kernel.
-#[derive(Clone, Debug)]
-pub struct KernelCall {
-    /// Which.
-    pub kernel: KernelId,
-    /// The nodes that it computes.
-    pub nodes: Vec<NodeId>,
-    /// Whether those are nodes of a body.
-    pub is_inner: bool,
-    /// When it began.
-    pub start: Instant,
-    /// How long it took.
-    pub took: Duration,
 }
 
 /// A kernel ready to be called.
@@ -65,6 +50,8 @@ struct Frame<'a> {
     iterations: Vec<usize>,
     /// The number of enclosing repeats, branches and loops.
     depth: usize,
+    /// When the run began.
+    begun: Instant,
 }
 
 // SAFETY: the pool's threads touch the memory only within `run`; the code is immutable.
@@ -180,6 +167,7 @@ impl Dispatcher {
             outputs,
             iterations: Vec::new(),
             depth: 0,
+            begun: Instant::now(),
         };
         for (number, step) in outline.steps.iter().enumerate() {
             self.step(step, &mut frame)?;
@@ -297,9 +285,8 @@ impl Dispatcher {
         if let Some(calls) = &mut self.calls {
             calls.push(KernelCall {
                 kernel,
-                nodes: nodes.to_vec(),
-                is_inner: frame.depth > 0,
-                start,
+                nodes: if frame.depth > 0 { Vec::new() } else { nodes.to_vec() },
+                start: start - frame.begun,
                 took,
             });
         }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use netloom_ir::graph::NodeId;
 use vulkano::DeviceSize;
 use vulkano::buffer::Subbuffer;
 use vulkano::buffer::view::{BufferView, BufferViewCreateInfo};
@@ -99,8 +100,8 @@ pub enum Segment {
 pub struct Recorded {
     /// What runs.
     pub segments: Vec<Segment>,
-    /// The kernels run, in order, if they are timed.
-    pub timed: Vec<KernelId>,
+    /// The kernels run, in order, if they are timed, and the nodes that they compute, unless they are of a body.
+    pub timed: Vec<(KernelId, Vec<NodeId>)>,
     /// What the commands refer to.
     _sets: Vec<Arc<DescriptorSet>>,
 }
@@ -167,13 +168,15 @@ pub struct Recorder<'a> {
     areas: &'a Areas,
     ports: &'a Ports,
     clock: Option<&'a Arc<QueryPool>>,
-    timed: Vec<KernelId>,
+    timed: Vec<(KernelId, Vec<NodeId>)>,
     /// The commands being recorded, if any.
     commands: Option<RecordingCommandBuffer>,
     /// What has been touched since the last barrier.
     open: Vec<Access>,
     /// The iteration numbers of the enclosing repeats, outermost first.
     iterations: Vec<usize>,
+    /// The number of enclosing repeats, branches and loops.
+    depth: usize,
     sets: HashMap<(KernelId, Vec<Range>), Arc<DescriptorSet>>,
     segments: Vec<Segment>,
     /// Whether each kernel has a command buffer to itself.
@@ -193,6 +196,7 @@ impl<'a> Recorder<'a> {
             commands: None,
             open: Vec::new(),
             iterations: Vec::new(),
+            depth: 0,
             sets: HashMap::new(),
             segments: Vec::new(),
             is_alone: false,
@@ -252,8 +256,8 @@ impl<'a> Recorder<'a> {
     pub fn steps(&mut self, steps: &[Step]) -> Result<(), Error> {
         for step in steps {
             match step {
-                Step::Kernel { kernel, buffers, .. } => {
-                    self.kernel(*kernel, buffers)?;
+                Step::Kernel { kernel, buffers, nodes } => {
+                    self.kernel(*kernel, buffers, if self.depth > 0 { &[] } else { nodes })?;
                     if self.is_alone {
                         self.end()?;
                     }
@@ -273,7 +277,7 @@ impl<'a> Recorder<'a> {
                 Step::Repeat { times, body } => {
                     for iteration in 0..*times {
                         self.iterations.push(iteration);
-                        self.steps(body)?;
+                        self.body(body)?;
                         self.iterations.pop();
                     }
                 }
@@ -290,7 +294,7 @@ impl<'a> Recorder<'a> {
                 Step::While { condition, go_on, body } => {
                     self.end()?;
                     let outer = std::mem::take(&mut self.segments);
-                    self.steps(condition)?;
+                    self.body(condition)?;
                     self.flag(go_on)?;
                     let condition = std::mem::replace(&mut self.segments, outer);
                     let body = self.apart(body)?;
@@ -302,9 +306,16 @@ impl<'a> Recorder<'a> {
     }
 
     /// Steps as segments of their own.
+    fn body(&mut self, steps: &[Step]) -> Result<(), Error> {
+        self.depth += 1;
+        let done = self.steps(steps);
+        self.depth -= 1;
+        done
+    }
+
     fn apart(&mut self, steps: &[Step]) -> Result<Vec<Segment>, Error> {
         let outer = std::mem::take(&mut self.segments);
-        self.steps(steps)?;
+        self.body(steps)?;
         self.end()?;
         Ok(std::mem::replace(&mut self.segments, outer))
     }
@@ -418,7 +429,7 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    fn kernel(&mut self, id: KernelId, places: &[Place]) -> Result<(), Error> {
+    fn kernel(&mut self, id: KernelId, places: &[Place], nodes: &[NodeId]) -> Result<(), Error> {
         let kernel = &self.kernels[id.0];
         let ranges: Vec<Range> = places
             .iter()
@@ -475,7 +486,7 @@ impl<'a> Recorder<'a> {
             unsafe { commands.dispatch(phase.groups) }.map_err(|error| Error::of("recording")(error.into()))?;
         }
         self.stamp(2 * self.timed.len() as u32 + 1)?;
-        self.timed.extend(self.clock.map(|_| id));
+        self.timed.extend(self.clock.map(|_| (id, nodes.to_vec())));
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::device::{Device, Home};
 use super::record::{self, Areas, FLAG_BYTES, Ports, Recorded};
 use super::submit::{Submitter, download, filled, give, take, upload};
 use crate::buffers::Buffers;
-use crate::plan::{KernelId, Plan};
+use crate::plan::{KernelCall, Plan};
 
 /// Pipelines of plans.
 pub struct Code {
@@ -199,7 +199,7 @@ impl Runner {
         })
     }
 
-    /// Runs such an entry: its kernels in order, each with the time that it took.
+    /// Runs such an entry: the calls of its kernels, in order.
     ///
     /// # Errors
     /// If the device is lost.
@@ -208,7 +208,7 @@ impl Runner {
         timed: &Timed,
         inputs: &[&Tensor],
         outputs: &mut [Tensor],
-    ) -> Result<Vec<(KernelId, Duration)>, Error> {
+    ) -> Result<Vec<KernelCall>, Error> {
         let (ports, _) = &self.entries[timed.entry];
         run(
             &self.areas,
@@ -218,18 +218,24 @@ impl Runner {
             inputs,
             outputs,
         )?;
-        let mut times = Vec::new();
-        for (number, &kernel) in timed.recorded.timed.iter().enumerate().take(MOST_QUERIES as usize / 2) {
+        let (mut calls, mut first) = (Vec::new(), None);
+        for (number, (kernel, nodes)) in timed.recorded.timed.iter().enumerate().take(MOST_QUERIES as usize / 2) {
             let queries = 2 * number as u32..2 * number as u32 + 2;
             let mut ticks = [0u64; 2];
             // What stands in a branch that was not taken has no time.
             let there = timed.clock.get_results(queries, &mut ticks, QueryResultFlags::empty());
             if there.map_err(Error::of("reading the clock"))? {
-                let seconds = ticks[1].saturating_sub(ticks[0]) as f64 * timed.period;
-                times.push((kernel, Duration::from_secs_f64(seconds)));
+                let first = *first.get_or_insert(ticks[0]);
+                let since = |from: u64, to: u64| Duration::from_secs_f64(to.saturating_sub(from) as f64 * timed.period);
+                calls.push(KernelCall {
+                    kernel: *kernel,
+                    nodes: nodes.clone(),
+                    start: since(first, ticks[0]),
+                    took: since(ticks[0], ticks[1]),
+                });
             }
         }
-        Ok(times)
+        Ok(calls)
     }
 }
 
