@@ -166,7 +166,7 @@ impl VulkanProfiler {
         let number = number.ok_or_else(|| no_entry(entry))?;
         let (graph, kernels) = (lowered.graphs[number].1.clone(), lowered.kernels.clone());
         let executable = Arc::new(assemble(device, lowered)?);
-        let mut own = Session::new(Arc::clone(&executable), 1, 0)?;
+        let mut own = Session::zeroed(Arc::clone(&executable), 1)?;
         for slot in &executable.states {
             own.set_state(&slot.name, &session.state(&slot.name)?)?;
         }

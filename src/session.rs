@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// A session whose states are zero.
-    fn zeroed(executable: Arc<Executable>, threads: usize) -> Result<Session, Error> {
+    pub(crate) fn zeroed(executable: Arc<Executable>, threads: usize) -> Result<Session, Error> {
         let runner = match &executable.code {
             Code::Cpu(code) => Runner::Cpu(Box::new(runner::Runner::new(Arc::clone(code), threads)?)),
             #[cfg(feature = "vulkan")]

@@ -408,6 +408,46 @@ fn what_is_shown_and_checked_is_what_the_device_runs() {
     assert_eq!(checked(false), kernels(&cpu), "{report}");
 }
 
+/// Where kernels' time goes on the device, in sum and as a trace.
+#[test]
+fn the_command_bench_times_kernels_on_the_device() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
+        command.args([
+            "bench",
+            "mlp",
+            "--train",
+            "--device",
+            "vulkan",
+            "--seconds",
+            "0",
+            "--json",
+        ]);
+        let output = command.current_dir(folder.path()).args(more).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let report: serde_json::Value = serde_json::from_slice(&bench(&["--kernels"])).expect("it is JSON");
+    bench(&["--profile", "trace.json"]);
+    let costs = report["kernels"].as_array().expect("a list");
+    let trace = std::fs::read(folder.path().join("trace.json")).expect("it was written");
+    let trace: serde_json::Value = serde_json::from_slice(&trace).expect("it is JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let kernels: Vec<&serde_json::Value> = events.iter().filter(|event| event["ph"] == "X").collect();
+    let runs: u64 = costs.iter().filter_map(|cost| cost["runs"].as_u64()).sum();
+    assert!(kernels.len() as u64 == runs && runs > 5, "{report}");
+    assert!(
+        kernels
+            .iter()
+            .all(|event| event["dur"].as_f64().is_some_and(|took| took > 0.0))
+    );
+}
+
 /// The command that users know: the same numbers on the device.
 #[test]
 fn the_command_train_learns_as_on_the_cpu() {
