@@ -314,8 +314,10 @@ fn weights_from_a_file_are_in_memory_once_and_the_plan_says_how_much_that_is() {
                 println!("this system does not tell how much memory is used");
                 return;
             };
+            // 5 %; of a small model's, what the process itself has freed and uses again comes to more.
+            let allowed = (0.05 * peak).max(3e6);
             assert!(
-                (planned / peak - 1.0).abs() < 0.05,
+                (planned - peak).abs() < allowed,
                 "{model:?}: planned {planned}, measured {peak}"
             );
         }
