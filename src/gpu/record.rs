@@ -305,7 +305,7 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    /// Steps as segments of their own.
+    /// The steps of a body: their kernels' nodes are not the entry's.
     fn body(&mut self, steps: &[Step]) -> Result<(), Error> {
         self.depth += 1;
         let done = self.steps(steps);
@@ -313,6 +313,7 @@ impl<'a> Recorder<'a> {
         done
     }
 
+    /// Steps as segments of their own.
     fn apart(&mut self, steps: &[Step]) -> Result<Vec<Segment>, Error> {
         let outer = std::mem::take(&mut self.segments);
         self.body(steps)?;

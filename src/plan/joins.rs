@@ -78,7 +78,7 @@ impl Planner<'_> {
             // What lies in one line may be the reshape of something else.
             let is_dense = *layout(id) == Layout::Dense && *layout(whole) == Layout::Dense;
             let extent = graph.ty(arg).shape[axis];
-            let may_lie_so = if lines == 1 { is_dense || is_alike() } else { is_alike() };
+            let may_lie_so = lines == 1 && is_dense || is_alike();
             let offset = start * block_bytes;
             if !may_lie_so || !extent.is_multiple_of(blocks.step) || !offset.is_multiple_of(16) {
                 return None;

@@ -9,7 +9,7 @@ pub mod compare;
 pub mod convert;
 pub mod exponential;
 pub mod methods;
-mod poly;
+pub(crate) mod poly;
 pub mod round;
 #[cfg(test)]
 mod tests;

@@ -3,26 +3,7 @@
 use crate::builder::Val;
 use crate::dtype::DType;
 use crate::ops::map::methods::Operand;
-
-/// How a float type that has arithmetic lies in memory.
-struct Bits {
-    /// The signed integer of the same size.
-    signed: DType,
-    /// Bits of the fraction.
-    fraction: i32,
-    /// What is added to the exponent.
-    bias: i32,
-}
-
-impl Bits {
-    fn of(dtype: DType) -> Bits {
-        let (signed, fraction, bias) = match dtype {
-            DType::F64 => (DType::I64, 52, 1023),
-            _ => (DType::I32, 23, 127),
-        };
-        Bits { signed, fraction, bias }
-    }
-}
+use crate::ops::map::poly::Format;
 
 /// The parts of floats.
 impl<'g> Val<'g> {
@@ -52,7 +33,7 @@ impl<'g> Val<'g> {
         if dtype.size_bytes() == 2 {
             return self.cast(DType::F32).ldexp(exponent).cast(dtype);
         }
-        let Bits { fraction, bias, .. } = Bits::of(dtype);
+        let Format { fraction, bias, .. } = Format::of_type(dtype);
         let (most, least) = (f64::from(bias), f64::from(1 - bias));
         // Beyond these every number is 0 or infinite. Powers that are no normal numbers are multiplied in three steps; a step downwards leaves
         // enough for those after it that only the last one rounds (musl's `scalbn`).
@@ -76,7 +57,9 @@ impl<'g> Val<'g> {
             let (mantissa, exponent) = self.cast(DType::F32).frexp();
             return (mantissa.cast(dtype), exponent);
         }
-        let Bits { signed, fraction, bias } = Bits::of(dtype);
+        let Format {
+            signed, fraction, bias, ..
+        } = Format::of_type(dtype);
         let is_plain = self.is_finite() & self.ne(0.0);
         let x = is_plain.select(self, 1.0);
         // Denormals have no exponent in their bits: they are made normal.
@@ -95,7 +78,7 @@ impl<'g> Val<'g> {
         let other = other.beside(self);
         let signed = match self.dtype().size_bytes() {
             2 => DType::I16,
-            _ => Bits::of(self.dtype()).signed,
+            _ => Format::of_type(self.dtype()).signed,
         };
         let bits = self.bitcast(signed);
         // Floats of one sign are in the order of their bits.

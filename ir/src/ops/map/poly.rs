@@ -56,7 +56,7 @@ fn horner<'k>(coefficients: &[f64], x: X<'k>) -> X<'k> {
 
 /// How a float type lies in memory.
 #[derive(Clone, Copy)]
-pub(super) struct Format {
+pub(crate) struct Format {
     /// The unsigned integer of the same size.
     pub unsigned: DType,
     /// The signed integer of the same size.
@@ -70,7 +70,12 @@ pub(super) struct Format {
 impl Format {
     /// The format of a float.
     pub fn of(x: X<'_>) -> Format {
-        match x.dtype() {
+        Format::of_type(x.dtype())
+    }
+
+    /// The format of a float type that has arithmetic.
+    pub fn of_type(dtype: DType) -> Format {
+        match dtype {
             DType::F64 => Format {
                 unsigned: DType::U64,
                 signed: DType::I64,
