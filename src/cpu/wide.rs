@@ -108,6 +108,26 @@ impl Body {
         streams
     }
 
+    /// The masks that hold for few elements.
+    fn unlikely(&self) -> Vec<ValueId> {
+        (0..self.values.len() as u32)
+            .map(ValueId)
+            .filter(|&id| self.is_unlikely(id))
+            .collect()
+    }
+
+    fn is_unlikely(&self, id: ValueId) -> bool {
+        matches!(self.values[id.0 as usize], Value::Prim(Prim::Unlikely, ..))
+    }
+
+    /// What a value is where no unlikely mask holds, if it is chosen by one.
+    fn expected(&self, id: ValueId) -> Option<ValueId> {
+        match &self.values[id.0 as usize] {
+            Value::Prim(Prim::Select, _, args) if self.is_unlikely(args[0]) => Some(args[2]),
+            _ => None,
+        }
+    }
+
     /// The type of a value.
     pub fn dtype(&self, id: ValueId) -> DType {
         match self.values[id.0 as usize] {
@@ -417,6 +437,7 @@ mod tests {
             Prim::Max | Prim::Min | Prim::Eq | Prim::Lt | Prim::Le | Prim::Select | Prim::Cast => true,
             // The payload of a NaN may differ, so only integers are looked at as something else.
             Prim::Bitcast => dtype.is_int(),
+            Prim::Unlikely => dtype == DType::Bool,
         }
     }
 
@@ -565,6 +586,34 @@ mod tests {
                 build.store(id);
             }
             check(&build.body, &build.types, &mut Dice(7), &(0..=40).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn blocks_are_done_in_full_where_something_unlikely_holds() {
+        let mut build = Build::default();
+        let x = build.load(DType::F32);
+        // About every second block has such a number.
+        let rare = build.value(Value::Const(DType::F32, u64::from(255f32.to_bits())));
+        let mask = build.prim(Prim::Eq, DType::Bool, &[x, rare]);
+        let unlikely = build.prim(Prim::Unlikely, DType::Bool, &[mask]);
+        let (square, double) = (
+            build.prim(Prim::Mul, DType::F32, &[x, x]),
+            build.prim(Prim::Add, DType::F32, &[x, x]),
+        );
+        let chosen = build.prim(Prim::Select, DType::F32, &[unlikely, square, double]);
+        let sum = build.slot(Some(DType::F32));
+        build
+            .body
+            .sinks
+            .push(Sink::Accumulate(DType::F32, sum, Combine::Max, chosen));
+        // Over what is read: a block that leaves must not have written.
+        let Value::Load(_, slot) = build.body.values[x.0 as usize] else {
+            panic!("a load")
+        };
+        build.body.sinks.push(Sink::Store(DType::F32, slot, chosen));
+        for seed in 0..20 {
+            check(&build.body, &build.types, &mut Dice(seed), &[16, 31, 32, 160, 333]);
         }
     }
 

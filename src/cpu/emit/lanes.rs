@@ -526,6 +526,7 @@ fn emit_vector_prim(
             }
         }
         (Prim::Select, &[mask, yes, no]) => choose(b, mask, yes, no),
+        (Prim::Unlikely, &[mask]) => mask,
         (Prim::Cast, &[x]) => emit_vector_cast(b, from, dtype, x),
         (Prim::Bitcast, &[x]) => reinterpret(b, vector_type(dtype), x),
         _ => unreachable!("`fits` refuses `{}` of {}", prim.name(), from),

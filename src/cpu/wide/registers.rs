@@ -133,12 +133,14 @@ struct Assigner<'p> {
     /// How often a value was stored for later or read again so far.
     moves: usize,
     pool: CodeLabel,
+    /// The block in full.
+    full: CodeLabel,
 }
 
 impl<'p> Assigner<'p> {
     fn new(program: &'p Program, level: Level, hoisted: &[Virtual], frame: i64) -> Result<Assigner<'p>, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
-        let pool = asm.create_label();
+        let (pool, full) = (asm.create_label(), asm.create_label());
         let mut pointers: Vec<usize> = Vec::new();
         for step in program.block.iter().chain(&program.row) {
             let origin = match step.what {
@@ -165,6 +167,7 @@ impl<'p> Assigner<'p> {
             padding: 0,
             moves: 0,
             pool,
+            full,
         })
     }
 
@@ -224,6 +227,8 @@ impl<'p> Assigner<'p> {
             instructions: self.asm.instructions().len() - start,
             moves: self.moves - moves,
         };
+        let mut next = self.asm.create_label();
+        self.asm.set_label(&mut next)?;
         self.asm.add(rcx, 16)?;
         self.asm.sub(rsi, 16)?;
         self.asm.jae(top)?;
@@ -254,6 +259,11 @@ impl<'p> Assigner<'p> {
         }
         self.asm.vzeroupper()?;
         self.asm.ret()?;
+        if !program.full.is_empty() {
+            self.asm.set_label(&mut self.full)?;
+            self.run(&program.full)?;
+            self.asm.jmp(next)?;
+        }
 
         if self.padding > 0 {
             self.asm.db(&vec![0xcc; self.padding])?;
@@ -737,6 +747,20 @@ impl<'p> Assigner<'p> {
                     Some(by) => Instruction::with3(code, bounce, value, by)?,
                 })?;
                 self.part(stream, false)
+            }
+            Do::Leave => {
+                match self.file(from[0]) {
+                    File::Mask => {
+                        let mask = self.whole(from[0]);
+                        self.add(Instruction::with2(Code::VEX_Kortestw_kr_kr, mask, mask)?)?;
+                    }
+                    File::Vector => {
+                        let mask = self.whole(from[0]);
+                        self.add(Instruction::with2(Code::VEX_Vmovmskps_r32_ymm, Register::EAX, mask)?)?;
+                        self.asm.test(eax, eax)?;
+                    }
+                }
+                self.asm.jne(self.full)
             }
             Do::Gather(origin, scale) => {
                 let (base, bytes) = self.pointer(origin)?;
