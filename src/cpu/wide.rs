@@ -67,6 +67,8 @@ pub enum Value {
 pub enum Sink {
     /// Writes element `lane` of the stream whose address is in a slot.
     Store(DType, usize, ValueId),
+    /// The same for elements of 32 bits, past the caches if nothing is read at the same address. Not in a body that accumulates.
+    Stream(DType, usize, ValueId),
     /// Brings element `lane` of a stream, which need not exist, into the second cache.
     Prefetch(DType, usize),
     /// Combines into virtual lane `lane % 16` of the 16 elements at the address in a slot, which hold the state before and after.
@@ -99,7 +101,7 @@ impl Body {
             Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Prim(..) => None,
         });
         let written = self.sinks.iter().filter_map(|sink| match *sink {
-            Sink::Store(_, slot, _) | Sink::Prefetch(_, slot) => Some(slot),
+            Sink::Store(_, slot, _) | Sink::Stream(_, slot, _) | Sink::Prefetch(_, slot) => Some(slot),
             Sink::Accumulate(..) => None,
         });
         let mut streams: Vec<usize> = read.chain(written).map(|origin| self.origins[origin].slot).collect();
@@ -291,7 +293,7 @@ mod tests {
             }
             for sink in &body.sinks {
                 match *sink {
-                    Sink::Store(dtype, slot, id) => {
+                    Sink::Store(dtype, slot, id) | Sink::Stream(dtype, slot, id) => {
                         slots[slot].set(dtype, row + lane, values[id.0 as usize].to_bits(dtype));
                     }
                     Sink::Prefetch(..) => {}
@@ -614,6 +616,33 @@ mod tests {
         build.body.sinks.push(Sink::Store(DType::F32, slot, chosen));
         for seed in 0..20 {
             check(&build.body, &build.types, &mut Dice(seed), &[16, 31, 32, 160, 333]);
+        }
+    }
+
+    #[test]
+    fn what_is_written_past_the_caches_begins_anywhere_or_lies_over_what_is_read() {
+        for over in [false, true] {
+            let mut build = Build::default();
+            let x = build.load(DType::F32);
+            let one = build.value(Value::Const(DType::F32, u64::from(1f32.to_bits())));
+            let sum = build.prim(Prim::Add, DType::F32, &[x, one]);
+            let rare = build.prim(Prim::Lt, DType::Bool, &[x, one]);
+            let unlikely = build.prim(Prim::Unlikely, DType::Bool, &[rare]);
+            let chosen = build.prim(Prim::Select, DType::F32, &[unlikely, x, sum]);
+            let slot = match build.body.values[x.0 as usize] {
+                Value::Load(_, slot) if over => slot,
+                _ => build.slot(Some(DType::F32)),
+            };
+            build.body.sinks.push(Sink::Stream(DType::F32, slot, chosen));
+            // Memory is where the allocator puts it; rows begin anywhere.
+            for seed in 0..20 {
+                check(
+                    &build.body,
+                    &build.types,
+                    &mut Dice(seed),
+                    &[16, 32, 48, 161, 333, 4096],
+                );
+            }
         }
     }
 

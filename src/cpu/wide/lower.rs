@@ -83,6 +83,8 @@ pub enum Do {
     Prefetch(Stream),
     /// Writes a vector; a second operand masks it.
     Store(Code, Option<u32>, Stream),
+    /// Writes a vector, past the caches if that is known to be right for the row.
+    StorePast(Stream),
     /// Writes what the tail has of a vector of narrow elements, byte by byte.
     StorePart(Code, Option<u32>, Stream),
     /// Reads 32 bits at offsets, the first operand, from the address in a slot, where the mask, the second operand, holds;
@@ -296,7 +298,7 @@ impl Lowering<'_> {
         let body = self.body;
         let mut wanted = vec![false; body.values.len()];
         for later in &body.sinks[sink + 1..] {
-            if let Sink::Store(_, _, id) | Sink::Accumulate(_, _, _, id) = *later {
+            if let Sink::Store(_, _, id) | Sink::Stream(_, _, id) | Sink::Accumulate(_, _, _, id) = *later {
                 wanted[id.0 as usize] = true;
             }
         }
@@ -579,10 +581,17 @@ impl Lowering<'_> {
 
     fn sink(&mut self, at: usize, states: &[Virtual]) -> Result<(), String> {
         match self.body.sinks[at] {
-            Sink::Store(dtype, slot, id) => {
+            Sink::Store(dtype, slot, id) | Sink::Stream(dtype, slot, id) => {
                 let value = self.value(id)?;
                 self.read_ahead(at)?;
-                self.store(dtype, slot, value)
+                match self.body.sinks[at] {
+                    Sink::Stream(..) if self.tail.is_none() => {
+                        let stream = self.stream(dtype, slot);
+                        self.step(Do::StorePast(stream), None, &[value]);
+                        Ok(())
+                    }
+                    _ => self.store(dtype, slot, value),
+                }
             }
             // The two vectors of a block share a line.
             Sink::Prefetch(dtype, slot) => {
