@@ -49,7 +49,7 @@ fn every_stage_is_shown() {
     };
     for entry in ["predict", "train_step"] {
         let passes = passes::PASSES.iter().map(|pass| pass.name);
-        for stage in ["graph", "grad", "optimized"].into_iter().chain(passes) {
+        for stage in ["graph", "grad", "optimized", "regions"].into_iter().chain(passes) {
             let graph = dump(entry, stage, &[]);
             let parsed = text::parse(stage, &graph).unwrap_or_else(|problems| panic!("{stage}: {problems}"));
             assert_eq!(parsed.to_string(), graph, "{stage}");
@@ -59,7 +59,6 @@ fn every_stage_is_shown() {
             );
         }
         for (stage, part) in [
-            ("regions", "region 0: "),
             ("kernel", "kernel "),
             ("nest", "nest "),
             ("plan", "barrier"),
