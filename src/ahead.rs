@@ -253,7 +253,7 @@ fn letters(name: &str) -> String {
 }
 
 /// Names as C identifiers that differ from each other and from what C and the header call things.
-fn identifiers<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub(crate) fn identifiers<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut known: Vec<String> = Vec::new();
     for name in names {
         let plain = identifier(name);

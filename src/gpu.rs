@@ -1,15 +1,19 @@
 //! The Vulkan backend: nests to compute pipelines.
 //!
-//! [`device`] finds a device and says what it can do. [`emit`] spells a nest in SPIR-V, through [`spirv`]; [`code`] makes pipelines of the
-//! modules, with a [`cache`] on disk; [`record`] turns a plan into command buffers, once; [`runner`] holds a session's memory, [`submit`] hands
-//! commands to the device. [`dispatch`] runs operation by operation instead; [`script`] writes a plan's commands down for other programs.
+//! [`device`] finds a device and says what it can do. [`emit`] spells a nest in SPIR-V, through [`spirv`]; of [`modules`], which are data, [`code`]
+//! makes pipelines, with a [`cache`] on disk; [`commands`] turns a plan into lists of commands, data too, and [`record`] these into command
+//! buffers, once; [`player`] holds memory, [`runner`] a session's, [`submit`] hands commands to the device. [`dispatch`] runs operation by operation
+//! instead; [`script`] writes modules and commands down for other programs, and reads them.
 //! libvulkan is opened at run time: without it everything else works.
 
 pub mod cache;
 pub mod code;
+pub mod commands;
 pub mod device;
 pub mod dispatch;
 pub mod emit;
+pub mod modules;
+pub mod player;
 pub mod probe;
 pub mod record;
 pub mod runner;

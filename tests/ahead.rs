@@ -11,10 +11,11 @@ use netloom::ahead::manifest::Manifest;
 use netloom::ahead::run::Running;
 use netloom::ahead::{self, Artefact, Emit, States};
 use netloom::compile::Export;
-use netloom::ir::{Entry, Program, Tensor, sample};
+use netloom::ir::ops::compound::Steps;
+use netloom::ir::{Builder, DType, Entry, Program, Tensor, Type, sample};
 use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor, program};
 use netloom::nn::zoo;
-use netloom::{Cpu, Session};
+use netloom::{Cpu, Session, gpu};
 use support::session;
 use tempfile::TempDir;
 
@@ -791,75 +792,185 @@ fn one_object_serves_all_levels() {
     }
 }
 
-/// The C host gives what a session on the same device gives, to the bit: a prediction, and a training step with the states after it.
-#[test]
+/// A folder with an artefact for Vulkan of a program of one entry, and the host built.
 #[cfg(feature = "vulkan")]
-fn the_host_for_vulkan_gives_the_same_bits() {
+fn for_vulkan(name: &str, program: &Program, session: &Session, device: &gpu::device::Device) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (entries, cpu) = (exports(program), Cpu::native());
+    let artefact = artefact(name, program, &entries, &cpu, session);
+    let files = ahead::vulkan::write(&artefact, device, folder.path());
+    assert!(files.expect("it is written").len() > 3);
+    let warn = ["-O1", "-Wall", "-Wextra", "-Werror"];
+    run(
+        folder.path(),
+        "cc",
+        &[&warn[..], &["-o", "host", "vulkan_host.c", "-lvulkan"]].concat(),
+    );
+    folder
+}
+
+/// The C host and `netloom run` give what a session on the same device gives, to the bit, and the states after it.
+#[cfg(feature = "vulkan")]
+fn plays(name: &str, program: &Program, session: &Session, inputs: &[(String, Tensor)]) {
     let Some(device) = support::vulkan() else { return };
-    for entry in [PREDICT, TRAIN_STEP] {
-        let (net, program, session) = lenet(entry, 4);
-        let (entries, cpu) = (exports(&program), Cpu::native());
-        let folder = tempfile::tempdir().expect("a folder");
-        let files = ahead::vulkan::write(
-            &artefact(net.name, &program, &entries, &cpu, &session),
-            &device,
-            folder.path(),
-        );
-        assert!(files.expect("it is written").len() > 4);
-        let executable = netloom::compile(&program, device.clone()).expect("it compiles");
-        let mut here = Session::new(executable.into(), 1, 0).expect("memory");
-        for (name, value) in session.states() {
-            here.set_state(&name, &value).expect("the same states");
-        }
-        let (x, y) = (
-            sample::tensor(&net.input(4), &mut 1),
-            sample::tensor(&net.target(4), &mut 2),
-        );
-        let inputs: Vec<&Tensor> = if entry == TRAIN_STEP { vec![&x, &y] } else { vec![&x] };
-        for (input, name) in inputs.iter().zip(["x", "y"]) {
-            std::fs::write(folder.path().join(format!("{name}.in")), input.bytes()).expect("a file");
-        }
-        let mut outputs = here.results(entry).expect("an entry");
-        here.run(entry, &inputs, &mut outputs).expect("it runs");
-        let flags = [
-            "-O1",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-o",
-            "host",
-            "vulkan_host.c",
-            "-lvulkan",
-        ];
-        run(folder.path(), "cc", &flags);
-        run(folder.path(), "./host", &[".", entry, "."]);
-        let plan = here.executable().plan(entry).expect("the entry");
-        for (port, output) in plan.outputs.iter().zip(&outputs) {
-            let found = std::fs::read(folder.path().join(format!("{}.out", port.name))).expect("the host wrote it");
-            assert_eq!(found, output.bytes(), "{entry}: {}", port.name);
-        }
-        let after = std::fs::read(folder.path().join("states.out")).expect("the host wrote it");
-        for slot in &here.executable().states {
-            let value = here.state(&slot.name).expect("a state");
-            assert_eq!(
-                &after[slot.offset..][..slot.ty.len_bytes()],
-                value.bytes(),
-                "{entry}: {}",
-                slot.name
-            );
-        }
-        // What is no plan is said, and so is an entry that is not there.
-        let refused = Command::new("./host")
-            .args([".", "nothing", "."])
-            .current_dir(folder.path())
-            .output();
-        let refused = refused.expect("the host runs");
-        assert_eq!(refused.status.code(), Some(1));
-        assert!(
-            String::from_utf8_lossy(&refused.stderr).contains("there is no such entry: nothing"),
-            "{refused:?}"
+    let entry = &program.entries[0].name;
+    let folder = for_vulkan(name, program, session, &device);
+    let executable = netloom::compile(program, device.clone()).expect("it compiles");
+    let mut here = Session::new(executable.into(), 1, 0).expect("memory");
+    for (name, value) in session.states() {
+        here.set_state(&name, &value).expect("the same states");
+    }
+    for (name, input) in inputs {
+        std::fs::write(folder.path().join(format!("{name}.in")), input.bytes()).expect("a file");
+    }
+    let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, input)| (name.as_str(), input)).collect();
+    let expected = here.call(entry, &borrowed).expect("it runs");
+    run(folder.path(), "./host", &[".", entry, "."]);
+    for (name, output) in &expected {
+        let found = std::fs::read(folder.path().join(format!("{name}.out"))).expect("the host wrote it");
+        assert_eq!(found, output.bytes(), "{entry}: {name}");
+    }
+    let mut playing = ahead::vulkan::Playing::open(folder.path(), &device).expect("it opens");
+    assert_eq!(playing.call(entry, inputs).expect("it runs"), expected);
+    let after = playing.states().expect("the device is there");
+    if !after.is_empty() {
+        assert!(std::fs::read(folder.path().join("states.out")).expect("the host wrote it") == after);
+    }
+    for slot in &here.executable().states {
+        let value = here.state(&slot.name).expect("a state");
+        assert_eq!(
+            &after[slot.offset..][..slot.ty.len_bytes()],
+            value.bytes(),
+            "{entry}: {}",
+            slot.name
         );
     }
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+#[test]
+#[cfg(feature = "vulkan")]
+fn artefacts_for_vulkan_give_the_same_bits() {
+    for entry in [PREDICT, TRAIN_STEP] {
+        let (net, program, session) = lenet(entry, 4);
+        let x = ("x".to_owned(), sample::tensor(&net.input(4), &mut 1));
+        let y = ("y".to_owned(), sample::tensor(&net.target(4), &mut 2));
+        let inputs = if entry == TRAIN_STEP { vec![x, y] } else { vec![x] };
+        plays(net.name, &program, &session, &inputs);
+    }
+}
+
+/// A loop of known length, in it one that ends by a condition, after it a branch: what is counted and decided is the host's to do.
+#[test]
+#[cfg(feature = "vulkan")]
+fn artefacts_for_vulkan_decide_as_sessions_do() {
+    let b = Builder::new();
+    let (x, limit) = (b.input("x", DType::F32, [3, 5]), b.input("limit", DType::F32, []));
+    let (last, stacked) = b.scan(
+        Steps {
+            length: 3,
+            carried: vec![b.scalar(DType::F32, 0.0).broadcast([5])],
+            sliced: vec![x],
+            constants: vec![limit],
+            reverse: true,
+        },
+        |b, step| {
+            let grown = b.while_(
+                &[step.sliced[0], step.carried[0]],
+                &[step.constants[0]],
+                |_, carried, constants| (carried[0] * carried[0]).sum_all().lt(constants[0]),
+                |_, carried, _| vec![carried[0] * 1.5, carried[1] + 1.0],
+            );
+            (vec![grown[1]], vec![grown[0]])
+        },
+    );
+    let chosen = b.if_(
+        last[0].sum_all().gt(limit),
+        &[stacked[0]],
+        |_, values| vec![values[0] * 2.0],
+        |_, values| vec![values[0] - 1.0],
+    );
+    let graph = b
+        .finish([("count", last[0]), ("grown", stacked[0]), ("chosen", chosen[0])])
+        .expect("a graph");
+    let program = Program {
+        states: Vec::new(),
+        entries: vec![Entry {
+            name: "count".to_owned(),
+            graph,
+        }],
+    };
+    let session = session(&program, &Cpu::native(), 1);
+    let x = sample::tensor(&Type::new(DType::F32, [3, 5]), &mut 1);
+    // Not once and either side of the branch; a few times; many times.
+    for limit in [-100.0, 0.0, 10.0, 1e6] {
+        let limit = Tensor::from_f32([], &[limit]);
+        let inputs = [("x".to_owned(), x.clone()), ("limit".to_owned(), limit)];
+        plays("count", &program, &session, &inputs);
+    }
+}
+
+/// What is no plan, or one that was tampered with, is said, with the line; and so is an entry that is not there.
+#[test]
+#[cfg(feature = "vulkan")]
+fn broken_artefacts_for_vulkan_are_refused() {
+    let Some(device) = support::vulkan() else { return };
+    let (net, program, session) = lenet(PREDICT, 1);
+    let folder = for_vulkan(net.name, &program, &session, &device);
+    let open = || ahead::vulkan::Playing::open(folder.path(), &device);
+    let refused = open().expect("it opens").call("nothing", &[]);
+    assert_eq!(
+        refused.expect_err("there is none").to_string(),
+        "there is no entry `nothing`; the artefact has predict"
+    );
+    let host = |entry: &str| {
+        let mut host = Command::new("./host");
+        let output = host.args([".", entry, "."]).current_dir(folder.path()).output();
+        let output = output.expect("the host runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let x = sample::tensor(&net.input(1), &mut 1);
+    std::fs::write(folder.path().join("x.in"), x.bytes()).expect("a file");
+    assert!(host("nothing").contains("there is no such entry: nothing"));
+    let path = folder.path().join(ahead::vulkan::PLAN);
+    let whole = std::fs::read_to_string(&path).expect("the plan was written");
+    let first = whole
+        .lines()
+        .find(|line| line.starts_with("dispatch"))
+        .expect("a command");
+    let changed = |from: &str, to: &str| whole.replacen(from, to, 1);
+    for (text, why) in [
+        (String::new(), "it ends too early"),
+        (changed("netloom-vulkan 2", "netloom-vulkan 1"), "it is of version 1"),
+        (whole[..whole.len() / 2].to_owned(), "line "),
+        (changed("area ", "area 9"), "their file"),
+        (
+            changed("kernels/0.spv", "../0.spv"),
+            "`../0.spv` is outside of the folder",
+        ),
+        (changed("f32 ", "f31 "), "there is no such type"),
+        (changed("dispatch 0 ", "dispatch 99999 "), "there is no such module"),
+        (changed(first, &format!("{first} 1")), "`1` is too much"),
+        (changed(first, "jump 1"), "there is no command `jump`"),
+        (changed(first, "copy 0 0 4 9 0 4"), "there is no such area"),
+        (changed(first, "copy 5 0 2 4 0 2"), "that is outside of its area"),
+        (
+            changed(first, "copy 4 0 4 4 2 4"),
+            "bytes are copied to as many elsewhere",
+        ),
+        (changed(first, "write 4 2 8 7"), "a number has eight bytes"),
+        (
+            changed(first, &"while\n".repeat(100_000)),
+            "too much stands within something else",
+        ),
+    ] {
+        std::fs::write(&path, text).expect("a file");
+        let refused = open().err().unwrap_or_else(|| panic!("{why}")).to_string();
+        assert!(refused.contains(why), "{refused}: not {why}");
+        assert!(refused.contains(ahead::vulkan::PLAN), "{refused}");
+    }
+    assert!(host(PREDICT).contains("too much stands within something else"));
 }
 
 #[test]

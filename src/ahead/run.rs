@@ -9,11 +9,12 @@ use target_lexicon::Triple;
 
 use super::Emit;
 use super::link::{self, Scratch};
-use super::manifest::{EntryRow, Manifest, PortRow, VariantRow};
+use super::manifest::{Manifest, PortRow};
 use crate::compile::INIT;
 use crate::cpu::library::{Caller, Library};
 use crate::cpu::memory::Block;
 use crate::error::Error;
+use crate::plan::Port;
 
 /// An artefact with memory of its own.
 pub struct Running {
@@ -91,57 +92,69 @@ impl Running {
                 names.join(", ")
             )));
         };
-        let (variant, inputs) = fitting(&found, arguments)?;
-        let mut outputs: Vec<Tensor> = (variant.outputs.iter())
-            .map(|port| ty(port).map(|ty| Tensor::zeros(ty.dtype, ty.shape)))
-            .collect::<Result<_, Error>>()?;
+        let takes = found.variants.iter().map(|variant| ports(&variant.inputs));
+        let (number, inputs) = fitting(entry, &takes.collect::<Result<Vec<_>, Error>>()?, arguments)?;
+        let variant = &found.variants[number];
+        let gives = ports(&variant.outputs)?;
+        let mut outputs: Vec<Tensor> = gives.iter().map(|port| zeros(&port.ty)).collect();
         self.caller
             .call(&found.symbol, variant.batch.unwrap_or(0), &inputs, &mut outputs)?;
-        Ok(variant
-            .outputs
-            .iter()
-            .map(|port| port.name.clone())
-            .zip(outputs)
-            .collect())
+        Ok(gives.into_iter().map(|port| port.name).zip(outputs).collect())
     }
 }
 
-/// The variant of an entry that the arguments fit, with them in order.
-fn fitting<'a, 'b>(
-    entry: &'a EntryRow,
-    arguments: &'b [(String, Tensor)],
-) -> Result<(&'a VariantRow, Vec<&'b Tensor>), Error> {
-    for variant in &entry.variants {
-        let mut inputs = Vec::new();
-        for port in &variant.inputs {
-            let only = variant.inputs.len() == 1 && arguments.len() == 1;
-            let given = arguments.iter().find(|(name, _)| only || *name == port.name);
-            if let Some((_, tensor)) = given
-                && tensor.ty() == ty(port)?
-            {
-                inputs.push(tensor);
-            }
-        }
-        if inputs.len() == variant.inputs.len() && arguments.len() == inputs.len() {
-            return Ok((variant, inputs));
+/// A result before it is computed.
+pub(super) fn zeros(ty: &Type) -> Tensor {
+    Tensor::zeros(ty.dtype, ty.shape.clone())
+}
+
+/// Which of several lists of arguments, one for each size of batch, these are, in its order. A single array is the single argument.
+///
+/// # Errors
+/// If they are none of them.
+pub(super) fn fitting<'a>(
+    entry: &str,
+    takes: &[Vec<Port>],
+    arguments: &'a [(String, Tensor)],
+) -> Result<(usize, Vec<&'a Tensor>), Error> {
+    for (number, ports) in takes.iter().enumerate() {
+        let given = |port: &Port| {
+            let only = ports.len() == 1 && arguments.len() == 1;
+            let mut known = arguments.iter();
+            let (_, tensor) = known.find(|(name, _)| only || *name == port.name)?;
+            (tensor.ty() == port.ty).then_some(tensor)
+        };
+        let inputs: Option<Vec<&Tensor>> = ports.iter().map(given).collect();
+        if let Some(inputs) = inputs.filter(|inputs| inputs.len() == arguments.len()) {
+            return Ok((number, inputs));
         }
     }
+    let listed = |ports: &Vec<Port>| -> String {
+        let ports: Vec<String> = ports
+            .iter()
+            .map(|port| format!("`{}`: {}", port.name, port.ty))
+            .collect();
+        ports.join(", ")
+    };
+    let takes: Vec<String> = takes.iter().map(listed).collect();
     let found: Vec<String> = (arguments.iter())
         .map(|(name, tensor)| format!("`{name}`: {}", tensor.ty()))
         .collect();
-    let takes = entry.variants.iter().map(|variant| {
-        let ports = variant
-            .inputs
-            .iter()
-            .map(|port| Ok(format!("`{}`: {}", port.name, ty(port)?)));
-        Ok(ports.collect::<Result<Vec<_>, Error>>()?.join(", "))
-    });
     Err(Error::Usage(format!(
-        "`{}` takes {}; found {}",
-        entry.name,
-        takes.collect::<Result<Vec<_>, Error>>()?.join(", or "),
+        "`{entry}` takes {}; found {}",
+        takes.join(", or "),
         found.join(", ")
     )))
+}
+
+fn ports(rows: &[PortRow]) -> Result<Vec<Port>, Error> {
+    let port = |row: &PortRow| {
+        Ok(Port {
+            name: row.name.clone(),
+            ty: ty(row)?,
+        })
+    };
+    rows.iter().map(port).collect()
 }
 
 fn ty(port: &PortRow) -> Result<Type, Error> {

@@ -6,16 +6,19 @@
    reads the arguments from ARRAYS/NAME.in, as raw elements in row-major order, runs the entry once, writes the results to ARRAYS/NAME.out and, if
    there are states, what they are now to ARRAYS/states.out.
 
-   plan.txt has one item a line: `area BYTES FILE` for the blocks of states, constants, arena, scratch and ports (`-` where nothing is in them yet);
-   `module FILE BINDINGS COLUMNS ROWS`; and for each entry its ports, `input|output NAME OFFSET BYTES`, and its commands, in which AREA OFFSET BYTES
-   names memory: `dispatch MODULE (AREA OFFSET BYTES)... WORDS WORD...`, `copy FROM TO`, `write TO VALUE`, `barrier`. */
+   plan.txt has one item a line: `area BYTES FILE` for the blocks of states, constants, arena, scratch, ports and the flag (`-` where nothing is in
+   them yet); `module FILE COLUMNS ROWS WORDS BINDINGS`, where each binding is a letter: b a storage buffer, 1 and 4 views as texels of one f32 or
+   four; and for each entry its ports, `input|output NAME OFFSET BYTES`, then type and own name, and its commands, in which AREA OFFSET BYTES names
+   memory: `dispatch MODULE (AREA OFFSET BYTES)... WORD...`, `copy FROM TO`, `write TO VALUE`, `barrier`. `branch ... else ... end` runs the first
+   part if the flag is set by then, else the second; `while ... do ... end` runs the first part and, as long as that sets the flag, the second and
+   the first again. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <vulkan/vulkan.h>
 
-enum { AREAS = 5, STATES = 0, PORTS = 4, MOST_PORTS = 256, MOST_BINDINGS = 256, MOST_WORDS = 64, SETS_OF_A_POOL = 1024, NAME = 256 };
+enum { AREAS = 6, STATES = 0, PORTS = 4, FLAG = 5, MOST_PORTS = 256, MOST_BINDINGS = 256, MOST_WORDS = 64, MOST_NESTED = 64, SETS_OF_A_POOL = 1024, NAME = 256 };
 
 static void fail(const char *what, const char *which) {
     fprintf(stderr, "error: %s%s%s\n", what, *which ? ": " : "", which);
@@ -100,7 +103,7 @@ static struct area new_area(uint64_t bytes) {
     struct area area = {.bytes = bytes};
     uint64_t whole = (bytes / 256 + 1) * 256;
     VkBufferCreateInfo info = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = whole,
-        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT};
+        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT};
     check(vkCreateBuffer(device, &info, 0, &area.buffer), "making a buffer");
     VkMemoryRequirements needs;
     vkGetBufferMemoryRequirements(device, area.buffer, &needs);
@@ -119,7 +122,11 @@ static struct area new_area(uint64_t bytes) {
     return area;
 }
 
-struct module { char file[NAME]; uint32_t bindings, columns, rows; VkDescriptorSetLayout set; VkPipelineLayout layout; VkPipeline pipeline; };
+struct module { char file[NAME], kinds[MOST_BINDINGS + 1]; uint32_t bindings, columns, rows, words; VkDescriptorSetLayout set; VkPipelineLayout layout; VkPipeline pipeline; };
+
+static VkDescriptorType type_of(char kind) {
+    return kind == 'b' ? VK_DESCRIPTOR_TYPE_STORAGE_BUFFER : VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER;
+}
 
 static void build(struct module *module, const char *folder) {
     FILE *file = open_file(folder, module->file, "rb");
@@ -134,10 +141,10 @@ static void build(struct module *module, const char *folder) {
     check(vkCreateShaderModule(device, &info, 0, &shader), "loading a kernel");
     VkDescriptorSetLayoutBinding bindings[MOST_BINDINGS];
     for (uint32_t at = 0; at < module->bindings; at++)
-        bindings[at] = (VkDescriptorSetLayoutBinding){.binding = at, .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = 1, .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
+        bindings[at] = (VkDescriptorSetLayoutBinding){.binding = at, .descriptorType = type_of(module->kinds[at]), .descriptorCount = 1, .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
     VkDescriptorSetLayoutCreateInfo set = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = module->bindings, .pBindings = bindings};
     check(vkCreateDescriptorSetLayout(device, &set, 0, &module->set), "describing a kernel");
-    VkPushConstantRange push = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 4 * (module->bindings ? module->bindings : 1)};
+    VkPushConstantRange push = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 4 * module->words};
     VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .setLayoutCount = 1, .pSetLayouts = &module->set, .pushConstantRangeCount = 1, .pPushConstantRanges = &push};
     check(vkCreatePipelineLayout(device, &layout, 0, &module->layout), "describing a kernel");
     VkComputePipelineCreateInfo pipeline = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO, .layout = module->layout,
@@ -152,9 +159,11 @@ static VkDescriptorSet new_set(const struct module *module) {
     static VkDescriptorPool pool;
     static uint32_t left;
     if (!left) {
-        VkDescriptorPoolSize size = {.type = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = SETS_OF_A_POOL * 16};
-        if (size.descriptorCount < MOST_BINDINGS) size.descriptorCount = MOST_BINDINGS;
-        VkDescriptorPoolCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = SETS_OF_A_POOL, .poolSizeCount = 1, .pPoolSizes = &size};
+        const VkDescriptorPoolSize sizes[] = {
+            {.type = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = SETS_OF_A_POOL * 16},
+            {.type = VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER, .descriptorCount = SETS_OF_A_POOL * 16},
+        };
+        VkDescriptorPoolCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = SETS_OF_A_POOL, .poolSizeCount = 2, .pPoolSizes = sizes};
         check(vkCreateDescriptorPool(device, &info, 0, &pool), "making room for bindings");
         left = SETS_OF_A_POOL;
     }
@@ -170,14 +179,21 @@ static VkDescriptorSet new_set(const struct module *module) {
     return set;
 }
 
+static const VkPipelineStageFlags KERNELS_AND_COPIES = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
+static const VkAccessFlags SEES_EVERYTHING = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
+
 static void barrier(VkCommandBuffer commands, VkPipelineStageFlags to, VkAccessFlags sees) {
     VkMemoryBarrier all = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT, .dstAccessMask = sees};
-    const VkPipelineStageFlags from = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
-    vkCmdPipelineBarrier(commands, from, to, 0, 1, &all, 0, 0, 0, 0);
+    vkCmdPipelineBarrier(commands, KERNELS_AND_COPIES, to, 0, 1, &all, 0, 0, 0, 0);
 }
 
 static FILE *plan;
 static struct area areas[AREAS];
+
+static char *next_word(char word[NAME]) {
+    if (fscanf(plan, "%255s", word) != 1) fail("the plan is broken", "it ends too early");
+    return word;
+}
 
 static uint64_t number(void) {
     uint64_t value;
@@ -191,31 +207,127 @@ static struct range range(void) {
     struct range found = {.area = (uint32_t)number()};
     found.start = number();
     found.bytes = number();
-    if (found.area >= AREAS || found.start > areas[found.area].bytes + 256 || found.bytes > areas[found.area].bytes + 256 - found.start) fail("the plan is broken", "memory outside an area");
+    if (found.area >= AREAS || found.start > areas[found.area].bytes || found.bytes > areas[found.area].bytes - found.start) fail("the plan is broken", "memory outside an area");
     return found;
 }
 
-static void dispatch(VkCommandBuffer commands, struct module *modules, uint32_t count) {
+static struct module *modules;
+static uint32_t module_count;
+
+static void dispatch(VkCommandBuffer commands) {
     uint64_t which = number();
-    if (which >= count) fail("the plan is broken", "no such module");
+    if (which >= module_count) fail("the plan is broken", "no such module");
     struct module *module = &modules[which];
     VkDescriptorSet set = new_set(module);
     VkDescriptorBufferInfo buffers[MOST_BINDINGS];
+    VkBufferView views[MOST_BINDINGS];
     VkWriteDescriptorSet writes[MOST_BINDINGS];
     for (uint32_t at = 0; at < module->bindings; at++) {
         struct range bound = range();
+        char kind = module->kinds[at];
+        writes[at] = (VkWriteDescriptorSet){.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, .dstSet = set, .dstBinding = at, .descriptorCount = 1, .descriptorType = type_of(kind)};
         /* Where a tensor has no elements, something is bound all the same. */
-        buffers[at] = (VkDescriptorBufferInfo){.buffer = areas[bound.area].buffer, .offset = bound.start, .range = bound.bytes ? bound.bytes : 4};
-        writes[at] = (VkWriteDescriptorSet){.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, .dstSet = set, .dstBinding = at, .descriptorCount = 1, .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .pBufferInfo = &buffers[at]};
+        if (!bound.bytes) bound = (struct range){.area = bound.area, .bytes = 16};
+        if (kind == 'b') {
+            buffers[at] = (VkDescriptorBufferInfo){.buffer = areas[bound.area].buffer, .offset = bound.start, .range = bound.bytes};
+            writes[at].pBufferInfo = &buffers[at];
+        } else {
+            VkBufferViewCreateInfo info = {.sType = VK_STRUCTURE_TYPE_BUFFER_VIEW_CREATE_INFO, .buffer = areas[bound.area].buffer, .offset = bound.start, .range = bound.bytes,
+                .format = kind == '4' ? VK_FORMAT_R32G32B32A32_SFLOAT : VK_FORMAT_R32_SFLOAT};
+            check(vkCreateBufferView(device, &info, 0, &views[at]), "viewing a tensor");
+            writes[at].pTexelBufferView = &views[at];
+        }
     }
     vkUpdateDescriptorSets(device, module->bindings, writes, 0, 0);
-    uint32_t words[MOST_WORDS], several = (uint32_t)number();
-    if (several > MOST_WORDS || several > (module->bindings ? module->bindings : 1)) fail("the plan is broken", "too many push constants");
-    for (uint32_t at = 0; at < several; at++) words[at] = (uint32_t)number();
+    uint32_t words[MOST_WORDS];
+    for (uint32_t at = 0; at < module->words; at++) words[at] = (uint32_t)number();
     vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, module->pipeline);
     vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, module->layout, 0, 1, &set, 0, 0);
-    if (several) vkCmdPushConstants(commands, module->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, 4 * several, words);
+    vkCmdPushConstants(commands, module->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, 4 * module->words, words);
     vkCmdDispatch(commands, module->columns, module->rows, 1);
+}
+
+/* Commands, or what the host decides: `one` and `other` are the sides of a branch, or the condition and the body of a loop. */
+struct segment { enum { RUN, BRANCH, WHILE } kind; VkCommandBuffer commands; struct segment *one, *other, *next; };
+
+static VkCommandPool pool;
+
+static VkCommandBuffer begin(void) {
+    VkCommandBufferAllocateInfo buffer_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = pool, .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
+    VkCommandBuffer commands;
+    check(vkAllocateCommandBuffers(device, &buffer_info, &commands), "recording");
+    VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    check(vkBeginCommandBuffer(commands, &info), "recording");
+    barrier(commands, KERNELS_AND_COPIES, SEES_EVERYTHING);
+    return commands;
+}
+
+static void finish(VkCommandBuffer commands) {
+    barrier(commands, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+    check(vkEndCommandBuffer(commands), "recording");
+}
+
+static void record(VkCommandBuffer commands, const char *word) {
+    if (!strcmp(word, "barrier")) {
+        barrier(commands, KERNELS_AND_COPIES, SEES_EVERYTHING);
+    } else if (!strcmp(word, "copy")) {
+        struct range from = range(), to = range();
+        if (to.bytes != from.bytes) fail("the plan is broken", "a copy of another length");
+        VkBufferCopy copy = {.srcOffset = from.start, .dstOffset = to.start, .size = from.bytes};
+        vkCmdCopyBuffer(commands, areas[from.area].buffer, areas[to.area].buffer, 1, &copy);
+    } else if (!strcmp(word, "write")) {
+        struct range to = range();
+        uint64_t value = number();
+        if (to.bytes != sizeof value) fail("the plan is broken", "a number of another length");
+        vkCmdUpdateBuffer(commands, areas[to.area].buffer, to.start, sizeof value, &value);
+    } else if (!strcmp(word, "dispatch")) {
+        dispatch(commands);
+    } else {
+        fail("the plan is broken: it has an unknown command", word);
+    }
+}
+
+/* Segments up to the line `end`; `word` is the first that has been read. */
+static struct segment *segments(char word[NAME], const char *end, int nested) {
+    if (nested > MOST_NESTED) fail("the plan is broken", "too much stands within something else");
+    struct segment *first = 0, **next = &first;
+    VkCommandBuffer commands = 0;
+    for (; strcmp(word, end); word = next_word(word)) {
+        int is_while = !strcmp(word, "while");
+        if (!is_while && strcmp(word, "branch")) {
+            if (!commands) {
+                commands = begin();
+                *next = memory(sizeof **next);
+                (*next)->commands = commands;
+                next = &(*next)->next;
+            }
+            record(commands, word);
+            continue;
+        }
+        if (commands) finish(commands);
+        commands = 0;
+        struct segment *both = *next = memory(sizeof *both);
+        both->kind = is_while ? WHILE : BRANCH;
+        both->one = segments(next_word(word), is_while ? "do" : "else", nested + 1);
+        both->other = segments(next_word(word), "end", nested + 1);
+        next = &both->next;
+    }
+    if (commands) finish(commands);
+    return first;
+}
+
+static void run(const struct segment *segment) {
+    for (; segment; segment = segment->next) {
+        if (segment->kind == BRANCH) {
+            run(*areas[FLAG].host ? segment->one : segment->other);
+        } else if (segment->kind == WHILE) {
+            for (run(segment->one); *areas[FLAG].host; run(segment->one)) run(segment->other);
+        } else {
+            VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &segment->commands};
+            check(vkQueueSubmit(queue, 1, &submit, VK_NULL_HANDLE), "running");
+            check(vkQueueWaitIdle(queue), "running");
+        }
+    }
 }
 
 struct port { char name[NAME]; uint64_t at, bytes; int is_output; };
@@ -228,7 +340,7 @@ int main(int count, char **arguments) {
     const char *folder = arguments[1], *wanted = arguments[2], *arrays = arguments[3];
     plan = open_file(folder, "plan.txt", "r");
     int version;
-    if (fscanf(plan, "netloom-vulkan %d", &version) != 1 || version != 1) fail("plan.txt is no plan of version 1", "");
+    if (fscanf(plan, "netloom-vulkan %d", &version) != 1 || version != 2) fail("plan.txt is no plan of version 2", "");
     open_device();
     for (int at = 0; at < AREAS; at++) {
         unsigned long long bytes;
@@ -237,65 +349,38 @@ int main(int count, char **arguments) {
         areas[at] = new_area(bytes);
         if (strcmp(file, "-")) read_exactly(folder, file, areas[at].host, bytes);
     }
-    uint32_t module_count;
     if (fscanf(plan, " modules %u", &module_count) != 1) fail("the plan is broken", "no number of modules");
-    struct module *modules = memory(sizeof *modules * module_count);
+    modules = memory(sizeof *modules * module_count);
     for (uint32_t at = 0; at < module_count; at++) {
         struct module *module = &modules[at];
-        if (fscanf(plan, " module %255s %u %u %u", module->file, &module->bindings, &module->columns, &module->rows) != 4 || module->bindings > MOST_BINDINGS) fail("the plan is broken", "a module is missing");
+        if (fscanf(plan, " module %255s %u %u %u %256s", module->file, &module->columns, &module->rows, &module->words, module->kinds) != 5 || module->words > MOST_WORDS) fail("the plan is broken", "a module is missing");
+        module->bindings = (uint32_t)strlen(module->kinds);
         build(module, folder);
     }
     char word[NAME];
-    do {
+    while (1) {
         if (fscanf(plan, "%255s", word) != 1) fail("there is no such entry", wanted);
-        if (strcmp(word, "entry")) continue;
-        if (fscanf(plan, "%255s", word) != 1) fail("the plan is broken", "an entry without a name");
-        if (!strcmp(word, wanted)) break;
-    } while (1);
+        if (!strcmp(word, "entry") && !strcmp(next_word(word), wanted)) break;
+        if (fscanf(plan, "%*[^\n]") == EOF) fail("there is no such entry", wanted);
+    }
 
     VkCommandPoolCreateInfo pool_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = family};
-    VkCommandPool pool;
     check(vkCreateCommandPool(device, &pool_info, 0, &pool), "recording");
-    VkCommandBufferAllocateInfo buffer_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = pool, .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
-    VkCommandBuffer commands;
-    check(vkAllocateCommandBuffers(device, &buffer_info, &commands), "recording");
-    VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO, .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
-    check(vkBeginCommandBuffer(commands, &begin), "recording");
     static struct port ports[MOST_PORTS];
     uint32_t port_count = 0;
-    while (fscanf(plan, "%255s", word) == 1 && strcmp(word, "end")) {
-        if (!strcmp(word, "input") || !strcmp(word, "output")) {
-            if (port_count == MOST_PORTS) fail("the plan has too many arguments and results", "");
-            struct port *port = &ports[port_count++];
-            port->is_output = *word == 'o';
-            if (fscanf(plan, "%240s", port->name) != 1) fail("the plan is broken", "a port without a name");
-            port->at = number();
-            port->bytes = number();
-            if (port->at > areas[PORTS].bytes || port->bytes > areas[PORTS].bytes - port->at) fail("the plan is broken", port->name);
-            strcat(port->name, port->is_output ? ".out" : ".in");
-            if (!port->is_output) read_exactly(arrays, port->name, areas[PORTS].host + port->at, port->bytes);
-        } else if (!strcmp(word, "barrier")) {
-            barrier(commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
-                VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
-        } else if (!strcmp(word, "copy")) {
-            struct range from = range(), to = range();
-            VkBufferCopy copy = {.srcOffset = from.start, .dstOffset = to.start, .size = from.bytes};
-            vkCmdCopyBuffer(commands, areas[from.area].buffer, areas[to.area].buffer, 1, &copy);
-        } else if (!strcmp(word, "write")) {
-            struct range to = range();
-            uint64_t value = number();
-            vkCmdUpdateBuffer(commands, areas[to.area].buffer, to.start, sizeof value, &value);
-        } else if (!strcmp(word, "dispatch")) {
-            dispatch(commands, modules, module_count);
-        } else {
-            fail("the plan is broken: it has an unknown command", word);
-        }
+    while (!strcmp(next_word(word), "input") || !strcmp(word, "output")) {
+        if (port_count == MOST_PORTS) fail("the plan has too many arguments and results", "");
+        struct port *port = &ports[port_count++];
+        port->is_output = *word == 'o';
+        if (fscanf(plan, "%240s", port->name) != 1) fail("the plan is broken", "a port without a name");
+        port->at = number();
+        port->bytes = number();
+        if (fscanf(plan, "%*[^\n]") == EOF) fail("the plan is broken", port->name);
+        if (port->at > areas[PORTS].bytes || port->bytes > areas[PORTS].bytes - port->at) fail("the plan is broken", port->name);
+        strcat(port->name, port->is_output ? ".out" : ".in");
+        if (!port->is_output) read_exactly(arrays, port->name, areas[PORTS].host + port->at, port->bytes);
     }
-    barrier(commands, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
-    check(vkEndCommandBuffer(commands), "recording");
-    VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands};
-    check(vkQueueSubmit(queue, 1, &submit, VK_NULL_HANDLE), "running");
-    check(vkQueueWaitIdle(queue), "running");
+    run(segments(word, "end", 0));
     for (uint32_t at = 0; at < port_count; at++)
         if (ports[at].is_output) write_exactly(arrays, ports[at].name, areas[PORTS].host + ports[at].at, ports[at].bytes);
     if (areas[STATES].bytes) write_exactly(arrays, "states.out", areas[STATES].host, areas[STATES].bytes);

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+#[cfg(feature = "vulkan")]
+use netloom::Device;
 use netloom::Error;
 use netloom::ahead::manifest;
 use netloom::ahead::run::Running;
+#[cfg(feature = "vulkan")]
+use netloom::ahead::vulkan;
 use netloom::formats::npz;
 use netloom::ir::watch::Watched;
 use netloom::nn::training::PREDICT;
@@ -39,12 +43,25 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = npz::load(&options.input)?;
     let folder = Path::new(&options.open.model);
+    let takes_no_weights = || match &options.weights {
+        None => Ok(()),
+        Some(_) => Err(Error::Usage(
+            "an artefact has its weights already; leave out `--weights`, or compile it with them".to_owned(),
+        )),
+    };
     if folder.join(manifest::FILE).exists() {
-        if options.weights.is_some() {
-            let message = "an artefact has its weights already; leave out `--weights`, or compile it with them";
-            return Err(Error::Usage(message.to_owned()));
-        }
+        takes_no_weights()?;
         let mut artefact = Running::open(folder, options.machine.threads(), options.seed)?;
+        return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
+    }
+    #[cfg(feature = "vulkan")]
+    if folder.join(vulkan::PLAN).exists() {
+        let Device::Vulkan(device) = options.machine.device()? else {
+            let message = "the artefact is for Vulkan; add `--device vulkan`";
+            return Err(Error::Usage(message.to_owned()));
+        };
+        takes_no_weights()?;
+        let mut artefact = vulkan::Playing::open(folder, &device)?;
         return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
     }
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use netloom_ir::Tensor;
 
 use super::Error;
-use super::code::{ALIGN, Kernel, kernels};
+use super::code::{Pipeline, kernels};
+use super::commands::{Apart, Lister, Ports};
 use super::device::{Device, Home};
-use super::record::{Areas, FLAG_BYTES, Ports, Recorded, Recorder};
+use super::modules::{ALIGN, Kernel};
+use super::record::{Areas, FLAG_BYTES, Recorded, record};
 use super::submit::{Submitter, filled, give, take};
 use crate::buffers::Buffers;
 use crate::plan::{Base, Kernels, Outline, Step};
@@ -16,6 +18,7 @@ use crate::plan::{Base, Kernels, Outline, Step};
 /// Kernels, each compiled once, and the memory to run them on.
 pub struct Dispatcher {
     device: Arc<Device>,
+    pipelines: Vec<Pipeline>,
     kernels: Vec<Kernel>,
     areas: Areas,
     submitter: Submitter,
@@ -33,7 +36,7 @@ impl Dispatcher {
         states: &[u8],
         device: &Arc<Device>,
     ) -> Result<Dispatcher, Error> {
-        let kernels = kernels(device, made.nests())?;
+        let (pipelines, kernels) = kernels(device, made.nests())?;
         let scratch_bytes = kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
         let ports = outlines
             .iter()
@@ -50,6 +53,7 @@ impl Dispatcher {
                 staging: device.block(port_bytes.next_multiple_of(ALIGN) + FLAG_BYTES, Home::Host)?,
                 temps: Buffers::new(temps),
             },
+            pipelines,
             kernels,
             submitter: Submitter::new(device)?,
             device: Arc::clone(device),
@@ -84,15 +88,15 @@ impl Dispatcher {
 
     /// Submits everything; what must be kept until it has run goes to `pending`.
     fn submit(&mut self, outline: &Outline, ports: &Ports, pending: &mut Vec<Recorded>) -> Result<(), Error> {
-        self.enqueue(ports, pending, |recorder| recorder.arguments(&outline.inputs))?;
+        self.enqueue(ports, pending, |lister| lister.arguments())?;
         for (number, step) in outline.steps.iter().enumerate() {
             self.allot(step, outline)?;
-            self.enqueue(ports, pending, |recorder| recorder.steps(std::slice::from_ref(step)))?;
+            self.enqueue(ports, pending, |lister| lister.steps(std::slice::from_ref(step)))?;
             for temp in &outline.freed_after[number] {
                 self.areas.temps.give_back(*temp);
             }
         }
-        self.enqueue(ports, pending, |recorder| recorder.results(&outline.outputs))
+        self.enqueue(ports, pending, |lister| lister.results())
     }
 
     /// Records something and submits it.
@@ -100,11 +104,12 @@ impl Dispatcher {
         &mut self,
         ports: &Ports,
         pending: &mut Vec<Recorded>,
-        record: impl FnOnce(&mut Recorder<'_>) -> Result<(), Error>,
+        list: impl FnOnce(&mut Lister<'_>),
     ) -> Result<(), Error> {
-        let mut recorder = Recorder::new(&self.device, &self.kernels, &self.areas, ports).alone();
-        record(&mut recorder)?;
-        pending.push(recorder.finish()?);
+        let mut lister = Lister::new(&self.kernels, &self.device.traits, ports, Apart::Lists);
+        list(&mut lister);
+        let segments = lister.finish().segments;
+        pending.push(record(&self.device, &self.pipelines, &self.areas, None, &segments)?);
         let segments = &pending.last().expect("it has just been put there").segments;
         self.submitter.enqueue(segments, &self.areas.staging)
     }

@@ -1,28 +1,33 @@
-//! Running entries: a session's memory on the device.
+//! Running the entries of a session.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use netloom_ir::Tensor;
+use netloom_ir::graph::NodeId;
 use netloom_ir::kernel::Nest;
 use vulkano::buffer::Subbuffer;
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryResultFlags, QueryType};
 
 use super::Error;
-use super::code::{ALIGN, Kernel, kernels};
-use super::device::{Device, Home};
-use super::record::{self, Areas, FLAG_BYTES, Ports, Recorded};
-use super::submit::{Submitter, download, filled, give, take, upload};
-use crate::buffers::Buffers;
-use crate::plan::{KernelCall, Plan};
+use super::code::{Pipeline, kernels};
+use super::commands::{Apart, Command, Lister, Listing, Ports, Segment};
+use super::device::Device;
+use super::modules::Kernel;
+use super::player::{Player, Sizes};
+use super::record::Recorded;
+use super::submit::filled;
+use crate::plan::{KernelCall, KernelId, Plan};
 
-/// Pipelines of plans.
+/// Pipelines of plans, and the plans as commands.
 pub struct Code {
     device: Arc<Device>,
     plans: Vec<Plan>,
     kernels: Vec<Kernel>,
+    pipelines: Arc<[Pipeline]>,
+    entries: Vec<(Ports, Vec<Segment<Vec<Command>>>)>,
+    sizes: Sizes,
     constants: Subbuffer<[u8]>,
-    state_bytes: usize,
 }
 
 impl Code {
@@ -37,12 +42,20 @@ impl Code {
         constants: &[u8],
         state_bytes: usize,
     ) -> Result<Code, Error> {
+        let (pipelines, kernels) = kernels(device, nests)?;
+        let entries = plans.iter().map(|plan| {
+            let ports = Ports::of(&plan.inputs, &plan.outputs);
+            let listing = whole(plan, &kernels, device, &ports, Apart::None);
+            (ports, listing.segments)
+        });
         Ok(Code {
-            kernels: kernels(device, nests)?,
+            entries: entries.collect(),
+            sizes: Sizes::of(&plans, &kernels, state_bytes),
             device: Arc::clone(device),
             plans,
+            kernels,
+            pipelines: pipelines.into(),
             constants: filled(device, constants)?,
-            state_bytes,
         })
     }
 
@@ -57,6 +70,15 @@ impl Code {
     }
 }
 
+/// An entry from its arguments, in staging, to its results there.
+fn whole(plan: &Plan, kernels: &[Kernel], device: &Device, ports: &Ports, apart: Apart) -> Listing {
+    let mut lister = Lister::new(kernels, &device.traits, ports, apart);
+    lister.arguments();
+    lister.steps(&plan.steps);
+    lister.results();
+    lister.finish()
+}
+
 /// The most queries of a clock: kernels beyond half as many are not timed. A guess.
 const MOST_QUERIES: u32 = 16384;
 
@@ -64,6 +86,8 @@ const MOST_QUERIES: u32 = 16384;
 pub struct Timed {
     entry: usize,
     recorded: Recorded,
+    /// The kernels run, in order, and the nodes that they compute.
+    kernels: Vec<(KernelId, Vec<NodeId>)>,
     clock: Arc<QueryPool>,
     /// Seconds of a tick.
     period: f64,
@@ -72,10 +96,7 @@ pub struct Timed {
 /// The memory of one session, and its entries as commands.
 pub struct Runner {
     code: Arc<Code>,
-    areas: Areas,
-    entries: Vec<(Ports, Recorded)>,
-    submitter: Submitter,
-    arena_bytes: usize,
+    player: Player,
 }
 
 impl Runner {
@@ -84,46 +105,11 @@ impl Runner {
     /// # Errors
     /// If there is not enough, or the driver refuses.
     pub fn new(code: Arc<Code>) -> Result<Runner, Error> {
-        let device = &code.device;
-        let ports: Vec<Ports> = (code.plans.iter())
-            .map(|plan| Ports::of(&plan.inputs, &plan.outputs))
-            .collect();
-        let port_bytes = ports.iter().map(|ports| ports.bytes).max().unwrap_or(0);
-        let arena_bytes = code.plans.iter().map(|plan| plan.shared_bytes).max().unwrap_or(0);
-        let scratch_bytes = code
-            .kernels
-            .iter()
-            .map(|kernel| kernel.scratch_bytes)
-            .max()
-            .unwrap_or(0);
-        let areas = Areas {
-            states: device.block(code.state_bytes as u64, Home::Device)?,
-            constants: code.constants.clone(),
-            arena: device.block(arena_bytes as u64, Home::Device)?,
-            scratch: device.block(scratch_bytes, Home::Device)?,
-            ports: device.block(port_bytes, Home::Device)?,
-            staging: device.block(port_bytes.next_multiple_of(ALIGN) + FLAG_BYTES, Home::Host)?,
-            temps: Buffers::new(0),
-        };
-        let entries = code
-            .plans
-            .iter()
-            .zip(ports)
-            .map(|(plan, ports)| {
-                let recorded = record::record(device, &code.kernels, plan, &areas, &ports, None)?;
-                Ok((ports, recorded))
-            })
-            .collect::<Result<_, Error>>()?;
-        let submitter = Submitter::new(device)?;
-        let mut runner = Runner {
-            areas,
-            entries,
-            submitter,
-            arena_bytes: arena_bytes + scratch_bytes as usize,
+        let constants = code.constants.clone();
+        Ok(Runner {
+            player: Player::new(&code.device, &code.pipelines, code.sizes, constants, &code.entries)?,
             code,
-        };
-        runner.write_states(0, &vec![0; runner.code.state_bytes])?;
-        Ok(runner)
+        })
     }
 
     /// The code.
@@ -133,7 +119,7 @@ impl Runner {
 
     /// Bytes of arena and scratch.
     pub fn arena_bytes(&self) -> usize {
-        self.arena_bytes
+        (self.code.sizes.arena + self.code.sizes.scratch) as usize
     }
 
     /// Bytes of the block of states.
@@ -141,7 +127,7 @@ impl Runner {
     /// # Errors
     /// If the device is lost.
     pub fn read_states(&self, offset: usize, bytes: usize) -> Result<Vec<u8>, Error> {
-        download(&self.code.device, &self.areas.states, offset as u64, bytes)
+        self.player.read_states(offset, bytes)
     }
 
     /// Replaces bytes of the block of states.
@@ -149,7 +135,7 @@ impl Runner {
     /// # Errors
     /// If the device is lost.
     pub fn write_states(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        upload(&self.code.device, &self.areas.states, offset as u64, bytes)
+        self.player.write_states(offset, bytes)
     }
 
     /// Runs an entry on tensors of the plan's types.
@@ -157,13 +143,12 @@ impl Runner {
     /// # Errors
     /// If the device is lost.
     pub fn run(&mut self, entry: usize, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
-        let (ports, recorded) = &self.entries[entry];
-        run(&self.areas, &mut self.submitter, ports, recorded, inputs, outputs)
+        self.player.run(entry, None, inputs, outputs)
     }
 
     /// How long the driver has taken to submit and to wait, in all runs so far: what else a run takes is the host's own.
     pub fn driver_time(&self) -> Duration {
-        self.submitter.driver_time()
+        self.player.driver_time()
     }
 
     /// An entry that notes how long its kernels take, run one at a time.
@@ -172,7 +157,6 @@ impl Runner {
     /// If the device has no clock, or refuses.
     pub fn timed(&self, entry: usize) -> Result<Timed, Error> {
         let device = &self.code.device;
-        let plan = &self.code.plans[entry];
         let family = device.queue.queue_family_index() as usize;
         let physical = device.device.physical_device();
         if physical.queue_family_properties()[family]
@@ -189,11 +173,12 @@ impl Runner {
             ..QueryPoolCreateInfo::query_type(QueryType::Timestamp)
         };
         let clock = QueryPool::new(Arc::clone(&device.device), info).map_err(Error::of("making a clock"))?;
-        let (ports, _) = &self.entries[entry];
-        let recorded = record::record(device, &self.code.kernels, plan, &self.areas, ports, Some(&clock))?;
+        let (plan, (ports, _)) = (&self.code.plans[entry], &self.code.entries[entry]);
+        let listing = whole(plan, &self.code.kernels, device, ports, Apart::Stamps);
         Ok(Timed {
             entry,
-            recorded,
+            recorded: self.player.record(&listing.segments, &clock)?,
+            kernels: listing.timed,
             clock,
             period: f64::from(physical.properties().timestamp_period) * 1e-9,
         })
@@ -209,17 +194,9 @@ impl Runner {
         inputs: &[&Tensor],
         outputs: &mut [Tensor],
     ) -> Result<Vec<KernelCall>, Error> {
-        let (ports, _) = &self.entries[timed.entry];
-        run(
-            &self.areas,
-            &mut self.submitter,
-            ports,
-            &timed.recorded,
-            inputs,
-            outputs,
-        )?;
+        (self.player).run(timed.entry, Some(&timed.recorded), inputs, outputs)?;
         let (mut calls, mut first) = (Vec::new(), None);
-        for (number, (kernel, nodes)) in timed.recorded.timed.iter().enumerate().take(MOST_QUERIES as usize / 2) {
+        for (number, (kernel, nodes)) in timed.kernels.iter().enumerate().take(MOST_QUERIES as usize / 2) {
             let queries = 2 * number as u32..2 * number as u32 + 2;
             let mut ticks = [0u64; 2];
             // What stands in a branch that was not taken has no time.
@@ -237,18 +214,4 @@ impl Runner {
         }
         Ok(calls)
     }
-}
-
-/// Hands over the arguments, runs the commands, takes the results.
-fn run(
-    areas: &Areas,
-    submitter: &mut Submitter,
-    ports: &Ports,
-    recorded: &Recorded,
-    inputs: &[&Tensor],
-    outputs: &mut [Tensor],
-) -> Result<(), Error> {
-    give(&areas.staging, ports, inputs)?;
-    submitter.run(&recorded.segments, &areas.staging)?;
-    take(&areas.staging, ports, outputs)
 }

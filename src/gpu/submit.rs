@@ -12,8 +12,9 @@ use vulkano::sync::fence::Fence;
 use vulkano::{Validated, VulkanError, VulkanObject};
 
 use super::Error;
+use super::commands::{Ports, Segment};
 use super::device::{Device, Home};
-use super::record::{self, FLAG_BYTES, Ports, Segment};
+use super::record::{self, FLAG_BYTES};
 
 /// Submits commands, and decides between them where a condition does.
 pub struct Submitter {
@@ -44,7 +45,7 @@ impl Submitter {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn run(&mut self, segments: &[Segment], staging: &Subbuffer<[u8]>) -> Result<(), Error> {
+    pub fn run(&mut self, segments: &[Segment<CommandBuffer>], staging: &Subbuffer<[u8]>) -> Result<(), Error> {
         for segment in segments {
             match segment {
                 Segment::Run(commands) => {
@@ -82,7 +83,7 @@ impl Submitter {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn enqueue(&mut self, segments: &[Segment], staging: &Subbuffer<[u8]>) -> Result<(), Error> {
+    pub fn enqueue(&mut self, segments: &[Segment<CommandBuffer>], staging: &Subbuffer<[u8]>) -> Result<(), Error> {
         for segment in segments {
             match segment {
                 Segment::Run(commands) => submit(&self.device, commands, None)?,
@@ -109,8 +110,8 @@ fn flag(staging: &Subbuffer<[u8]>) -> Result<bool, Error> {
 /// If the driver refuses.
 pub fn give(staging: &Subbuffer<[u8]>, ports: &Ports, inputs: &[&Tensor]) -> Result<(), Error> {
     let mut staging = host_write(staging)?;
-    for (tensor, &at) in inputs.iter().zip(&ports.inputs) {
-        staging[at as usize..][..tensor.bytes().len()].copy_from_slice(tensor.bytes());
+    for (tensor, port) in inputs.iter().zip(&ports.inputs) {
+        staging[port.start as usize..][..tensor.bytes().len()].copy_from_slice(tensor.bytes());
     }
     Ok(())
 }
@@ -121,9 +122,11 @@ pub fn give(staging: &Subbuffer<[u8]>, ports: &Ports, inputs: &[&Tensor]) -> Res
 /// If the driver refuses.
 pub fn take(staging: &Subbuffer<[u8]>, ports: &Ports, outputs: &mut [Tensor]) -> Result<(), Error> {
     let staging = host_read(staging)?;
-    for (tensor, &at) in outputs.iter_mut().zip(&ports.outputs) {
+    for (tensor, port) in outputs.iter_mut().zip(&ports.outputs) {
         let bytes = tensor.bytes().len();
-        tensor.bytes_mut().copy_from_slice(&staging[at as usize..][..bytes]);
+        tensor
+            .bytes_mut()
+            .copy_from_slice(&staging[port.start as usize..][..bytes]);
     }
     Ok(())
 }
