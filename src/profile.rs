@@ -403,7 +403,7 @@ fn flops(kernel: &Kernel) -> f64 {
         };
         let each = match exprs.get(id) {
             Expr::Prim(Prim::Fma, ..) => 2.0,
-            Expr::Prim(Prim::Select | Prim::Cast | Prim::Bitcast, ..) => 0.0,
+            Expr::Prim(Prim::Select | Prim::Unlikely | Prim::Cast | Prim::Bitcast, ..) => 0.0,
             Expr::Prim(..) | Expr::Fold { .. } => 1.0,
             Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) | Expr::Load { .. } => 0.0,
         };

@@ -38,6 +38,10 @@ pub enum Slot {
     Accumulator(usize),
 }
 
+/// From so many bytes on a buffer is written past the caches: none holds it until it is read, and a line that is written there is first brought from
+/// memory, half as much again to move.
+const STREAM_BYTES: usize = 32 << 20;
+
 /// Takes apart a loop over `axis` bound to lanes, together with a serial loop over `rows` directly around it, if one is given. May add
 /// expressions to the nest. `None` if the body needs what [`Body`] cannot say (then CLIF runs it), or is more than streams that move
 /// evenly from row to row.
@@ -57,6 +61,7 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
         indices: BTreeMap::new(),
         lane: None,
     };
+    let accumulates = body.iter().any(|stmt| matches!(stmt, Stmt::Accumulate { .. }));
     let (mut stored, mut accumulations) = (Vec::new(), 0);
     for stmt in body {
         let sink = match stmt {
@@ -67,7 +72,12 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
                 stored.push(*buffer);
                 let value = analysis.value(*value)?;
                 let slot = analysis.contiguous(*buffer, index)?;
-                Sink::Store(analysis.buffers[buffer.at()].ty.dtype, slot, value)
+                let ty = &analysis.buffers[buffer.at()].ty;
+                let (dtype, elements) = (ty.dtype, ty.layout.len(&ty.shape));
+                match dtype.size_bytes() == 4 && 4 * elements >= STREAM_BYTES && !accumulates {
+                    true => Sink::Stream(dtype, slot, value),
+                    false => Sink::Store(dtype, slot, value),
+                }
             }
             Stmt::Prefetch { buffer, index } => {
                 let dtype = analysis.buffers[buffer.at()].ty.dtype;

@@ -67,6 +67,8 @@ pub enum Value {
 pub enum Sink {
     /// Writes element `lane` of the stream whose address is in a slot.
     Store(DType, usize, ValueId),
+    /// The same for elements of 32 bits, past the caches if nothing is read at the same address. Not in a body that accumulates.
+    Stream(DType, usize, ValueId),
     /// Brings element `lane` of a stream, which need not exist, into the second cache.
     Prefetch(DType, usize),
     /// Combines into virtual lane `lane % 16` of the 16 elements at the address in a slot, which hold the state before and after.
@@ -99,13 +101,33 @@ impl Body {
             Value::Const(..) | Value::Scalar(..) | Value::Lane | Value::Prim(..) => None,
         });
         let written = self.sinks.iter().filter_map(|sink| match *sink {
-            Sink::Store(_, slot, _) | Sink::Prefetch(_, slot) => Some(slot),
+            Sink::Store(_, slot, _) | Sink::Stream(_, slot, _) | Sink::Prefetch(_, slot) => Some(slot),
             Sink::Accumulate(..) => None,
         });
         let mut streams: Vec<usize> = read.chain(written).map(|origin| self.origins[origin].slot).collect();
         streams.sort_unstable();
         streams.dedup();
         streams
+    }
+
+    /// The masks that hold for few elements.
+    fn unlikely(&self) -> Vec<ValueId> {
+        (0..self.values.len() as u32)
+            .map(ValueId)
+            .filter(|&id| self.is_unlikely(id))
+            .collect()
+    }
+
+    fn is_unlikely(&self, id: ValueId) -> bool {
+        matches!(self.values[id.0 as usize], Value::Prim(Prim::Unlikely, ..))
+    }
+
+    /// What a value is where no unlikely mask holds, if it is chosen by one.
+    fn expected(&self, id: ValueId) -> Option<ValueId> {
+        match &self.values[id.0 as usize] {
+            Value::Prim(Prim::Select, _, args) if self.is_unlikely(args[0]) => Some(args[2]),
+            _ => None,
+        }
     }
 
     /// The type of a value.
@@ -271,7 +293,7 @@ mod tests {
             }
             for sink in &body.sinks {
                 match *sink {
-                    Sink::Store(dtype, slot, id) => {
+                    Sink::Store(dtype, slot, id) | Sink::Stream(dtype, slot, id) => {
                         slots[slot].set(dtype, row + lane, values[id.0 as usize].to_bits(dtype));
                     }
                     Sink::Prefetch(..) => {}
@@ -417,6 +439,7 @@ mod tests {
             Prim::Max | Prim::Min | Prim::Eq | Prim::Lt | Prim::Le | Prim::Select | Prim::Cast => true,
             // The payload of a NaN may differ, so only integers are looked at as something else.
             Prim::Bitcast => dtype.is_int(),
+            Prim::Unlikely => dtype == DType::Bool,
         }
     }
 
@@ -565,6 +588,61 @@ mod tests {
                 build.store(id);
             }
             check(&build.body, &build.types, &mut Dice(7), &(0..=40).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn blocks_are_done_in_full_where_something_unlikely_holds() {
+        let mut build = Build::default();
+        let x = build.load(DType::F32);
+        // About every second block has such a number.
+        let rare = build.value(Value::Const(DType::F32, u64::from(255f32.to_bits())));
+        let mask = build.prim(Prim::Eq, DType::Bool, &[x, rare]);
+        let unlikely = build.prim(Prim::Unlikely, DType::Bool, &[mask]);
+        let (square, double) = (
+            build.prim(Prim::Mul, DType::F32, &[x, x]),
+            build.prim(Prim::Add, DType::F32, &[x, x]),
+        );
+        let chosen = build.prim(Prim::Select, DType::F32, &[unlikely, square, double]);
+        let sum = build.slot(Some(DType::F32));
+        build
+            .body
+            .sinks
+            .push(Sink::Accumulate(DType::F32, sum, Combine::Max, chosen));
+        // Over what is read: a block that leaves must not have written.
+        let Value::Load(_, slot) = build.body.values[x.0 as usize] else {
+            panic!("a load")
+        };
+        build.body.sinks.push(Sink::Store(DType::F32, slot, chosen));
+        for seed in 0..20 {
+            check(&build.body, &build.types, &mut Dice(seed), &[16, 31, 32, 160, 333]);
+        }
+    }
+
+    #[test]
+    fn what_is_written_past_the_caches_begins_anywhere_or_lies_over_what_is_read() {
+        for over in [false, true] {
+            let mut build = Build::default();
+            let x = build.load(DType::F32);
+            let one = build.value(Value::Const(DType::F32, u64::from(1f32.to_bits())));
+            let sum = build.prim(Prim::Add, DType::F32, &[x, one]);
+            let rare = build.prim(Prim::Lt, DType::Bool, &[x, one]);
+            let unlikely = build.prim(Prim::Unlikely, DType::Bool, &[rare]);
+            let chosen = build.prim(Prim::Select, DType::F32, &[unlikely, x, sum]);
+            let slot = match build.body.values[x.0 as usize] {
+                Value::Load(_, slot) if over => slot,
+                _ => build.slot(Some(DType::F32)),
+            };
+            build.body.sinks.push(Sink::Stream(DType::F32, slot, chosen));
+            // Memory is where the allocator puts it; rows begin anywhere.
+            for seed in 0..20 {
+                check(
+                    &build.body,
+                    &build.types,
+                    &mut Dice(seed),
+                    &[16, 32, 48, 161, 333, 4096],
+                );
+            }
         }
     }
 

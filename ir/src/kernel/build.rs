@@ -521,6 +521,11 @@ impl<'k> X<'k> {
         self.same(Prim::Shr, &[b])
     }
 
+    /// For a `bool`: the same, said to hold for few elements. What a choice by it takes then may cost much.
+    pub fn unlikely(self) -> X<'k> {
+        self.same(Prim::Unlikely, &[])
+    }
+
     /// For a `bool`: `self ? yes : no`.
     pub fn select(self, yes: X<'k>, no: X<'k>) -> X<'k> {
         self.prim(Prim::Select, yes.dtype(), &[yes, no])

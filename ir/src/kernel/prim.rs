@@ -56,6 +56,8 @@ pub enum Prim {
     MulHi,
     /// `a ? b : c`, where `a` is a `bool`.
     Select,
+    /// `a`, a `bool` that holds for few elements: code may pass over what is chosen only where it holds.
+    Unlikely,
     /// Converts `a`, of any type, as [`Scalar::cast`] does.
     Cast,
     /// The bits of `a`, of another type of the same size.
@@ -64,11 +66,11 @@ pub enum Prim {
 
 impl Prim {
     /// Every primitive, in order.
-    pub const ALL: [Prim; 27] = {
+    pub const ALL: [Prim; 28] = {
         use Prim::*;
         [
             Add, Sub, Mul, Div, Rem, Fma, Max, Min, Sqrt, Neg, Abs, Floor, Ceil, Trunc, Nearest, Eq, Lt, Le, And, Or,
-            Xor, Shl, Shr, MulHi, Select, Cast, Bitcast,
+            Xor, Shl, Shr, MulHi, Select, Unlikely, Cast, Bitcast,
         ]
     };
 
@@ -100,6 +102,7 @@ impl Prim {
             Prim::Shr => "shr",
             Prim::MulHi => "mulhi",
             Prim::Select => "select",
+            Prim::Unlikely => "unlikely",
             Prim::Cast => "cast",
             Prim::Bitcast => "bitcast",
         }
@@ -116,6 +119,7 @@ impl Prim {
             | Prim::Ceil
             | Prim::Trunc
             | Prim::Nearest
+            | Prim::Unlikely
             | Prim::Cast
             | Prim::Bitcast => 1,
             _ => 2,
@@ -136,6 +140,7 @@ impl Prim {
                     no
                 }
             }
+            (Prim::Unlikely, &[a]) => a,
             (Prim::Cast, &[a]) => a.cast(dtype),
             (Prim::Bitcast, &[a]) => Scalar::from_bits(a.to_bits(from), dtype),
             (Prim::Fma, &[Scalar::Float(a), Scalar::Float(b), Scalar::Float(c)]) => match dtype {

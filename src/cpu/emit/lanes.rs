@@ -301,7 +301,7 @@ impl Cx<'_> {
         }
         for sink in &code.sinks {
             match *sink {
-                Sink::Store(_, origin, value) => {
+                Sink::Store(_, origin, value) | Sink::Stream(_, origin, value) => {
                     let Origin { slot, bytes } = code.origins[origin];
                     let address = b.ins().iadd(slots[slot].0, offset);
                     b.ins().store(memory(), values[value.0 as usize], address, bytes);
@@ -404,7 +404,7 @@ fn fits(body: &Body) -> bool {
         }
     });
     let sinks = body.sinks.iter().all(|sink| match sink {
-        Sink::Store(dtype, ..) | Sink::Accumulate(dtype, ..) => is_wide(*dtype),
+        Sink::Store(dtype, ..) | Sink::Stream(dtype, ..) | Sink::Accumulate(dtype, ..) => is_wide(*dtype),
         Sink::Prefetch(..) => true,
     });
     values && sinks
@@ -526,6 +526,7 @@ fn emit_vector_prim(
             }
         }
         (Prim::Select, &[mask, yes, no]) => choose(b, mask, yes, no),
+        (Prim::Unlikely, &[mask]) => mask,
         (Prim::Cast, &[x]) => emit_vector_cast(b, from, dtype, x),
         (Prim::Bitcast, &[x]) => reinterpret(b, vector_type(dtype), x),
         _ => unreachable!("`fits` refuses `{}` of {}", prim.name(), from),

@@ -189,6 +189,7 @@ fn round(b: &mut FunctionBuilder, dtype: DType, value: Value) -> Value {
 pub fn emit_prim(b: &mut FunctionBuilder, prim: Prim, dtype: DType, from: DType, args: &[Value]) -> Value {
     match (prim, args) {
         (Prim::Select, &[condition, yes, no]) => b.ins().select(condition, yes, no),
+        (Prim::Unlikely, &[condition]) => condition,
         (Prim::Cast, &[value]) => emit_cast(b, from, dtype, value),
         (Prim::Bitcast, &[value]) => emit_bitcast(b, from, dtype, value),
         (Prim::Eq, &[x, y]) => compare(b, from, FloatCC::Equal, IntCC::Equal, x, y),

@@ -244,6 +244,7 @@ fn signatures(prim: Prim, dtype: DType) -> Vec<Vec<DType>> {
         Prim::Eq | Prim::Lt | Prim::Le if bool => DType::ALL.map(|from| vec![from; 2]).to_vec(),
         Prim::Eq | Prim::Lt | Prim::Le => Vec::new(),
         Prim::Select => vec![vec![DType::Bool, dtype, dtype]],
+        Prim::Unlikely => uniform(bool),
         Prim::Cast => DType::ALL.map(|from| vec![from]).to_vec(),
         Prim::Bitcast => DType::ALL
             .into_iter()

@@ -83,11 +83,15 @@ pub enum Do {
     Prefetch(Stream),
     /// Writes a vector; a second operand masks it.
     Store(Code, Option<u32>, Stream),
+    /// Writes a vector, past the caches if that is known to be right for the row.
+    StorePast(Stream),
     /// Writes what the tail has of a vector of narrow elements, byte by byte.
     StorePart(Code, Option<u32>, Stream),
     /// Reads 32 bits at offsets, the first operand, from the address in a slot, where the mask, the second operand, holds;
     /// it destroys the mask. The offsets count so many bytes.
     Gather(usize, u32),
+    /// Goes on in [`Program::full`] if the mask, the operand, holds in any lane.
+    Leave,
 }
 
 /// One instruction on virtual registers.
@@ -122,6 +126,8 @@ pub struct Program {
     pub row: Vec<Step>,
     /// Sixteen lanes.
     pub block: Vec<Step>,
+    /// The same for all that the lanes may hold, where `block` leaves; empty if it never does.
+    pub full: Vec<Step>,
     /// What remains, a list for each vector of a block.
     pub tails: Vec<Vec<Step>>,
     /// After the loop: writes accumulators.
@@ -152,6 +158,7 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
         known: Vec::new(),
         half: 0,
         tail: None,
+        is_expected: false,
     };
     let sums = body
         .sinks
@@ -197,6 +204,12 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
         lowering.half(half, false, &accumulators)?;
     }
     lowering.program.block = std::mem::take(&mut lowering.steps);
+    let unlikely = body.unlikely();
+    if !unlikely.is_empty() {
+        lowering.expected(&unlikely, halves, &accumulators)?;
+        let block = std::mem::take(&mut lowering.steps);
+        lowering.program.full = std::mem::replace(&mut lowering.program.block, block);
+    }
     for half in 0..halves {
         lowering.half(half, true, &accumulators)?;
         let steps = std::mem::take(&mut lowering.steps);
@@ -220,18 +233,64 @@ struct Lowering<'b> {
     known: Vec<Option<Virtual>>,
     half: usize,
     tail: Option<Virtual>,
+    /// Whether unlikely masks hold nowhere.
+    is_expected: bool,
 }
 
 impl Lowering<'_> {
     fn half(&mut self, half: usize, is_tail: bool, accumulators: &[Vec<Virtual>]) -> Result<(), String> {
-        self.known = vec![None; self.body.values.len()];
+        self.begin(half, vec![None; self.body.values.len()]);
+        self.tail = is_tail.then(|| self.mask(Do::Tail(half), &[]));
+        self.sinks(accumulators)
+    }
+
+    /// Sixteen lanes in which no unlikely mask holds; finds out whether that is so before it writes anything.
+    fn expected(&mut self, masks: &[ValueId], halves: usize, accumulators: &[Vec<Virtual>]) -> Result<(), String> {
+        self.is_expected = true;
+        let mut any: Option<Virtual> = None;
+        let mut known = Vec::new();
+        for half in 0..halves {
+            self.begin(half, vec![None; self.body.values.len()]);
+            for &mask in masks {
+                let holds = self.value(mask)?;
+                any = Some(match any {
+                    Some(any) => self.logic(Prim::Or, &[any, holds]),
+                    None => holds,
+                });
+            }
+            known.push(std::mem::take(&mut self.known));
+        }
+        self.step(Do::Leave, None, any.as_slice());
+        for (half, known) in known.into_iter().enumerate() {
+            self.begin(half, known);
+            self.sinks(accumulators)?;
+        }
+        self.is_expected = false;
+        Ok(())
+    }
+
+    fn begin(&mut self, half: usize, known: Vec<Option<Virtual>>) {
+        self.known = known;
         self.upper = None;
         self.half = half;
-        self.tail = is_tail.then(|| self.mask(Do::Tail(half), &[]));
-        for (at, states) in accumulators.iter().enumerate() {
-            self.sink(at, states)?;
-        }
-        Ok(())
+    }
+
+    fn sinks(&mut self, accumulators: &[Vec<Virtual>]) -> Result<(), String> {
+        (accumulators.iter().enumerate()).try_for_each(|(at, states)| self.sink(at, states))
+    }
+
+    /// What a value is where no unlikely mask holds, if that is asked for and it is chosen by one.
+    fn chosen(&self, at: usize) -> Option<ValueId> {
+        self.is_expected.then(|| self.body.expected(ValueId(at as u32)))?
+    }
+
+    /// Marks what a value is made from.
+    fn want_operands(&self, at: usize, wanted: &mut [bool]) {
+        let operands = match self.chosen(at) {
+            Some(chosen) => vec![chosen],
+            None => self.body.values[at].operands(),
+        };
+        operands.iter().for_each(|operand| wanted[operand.0 as usize] = true);
     }
 
     /// Reads all that the sinks after that one need, before it writes: what it writes may lie over what they read.
@@ -239,17 +298,14 @@ impl Lowering<'_> {
         let body = self.body;
         let mut wanted = vec![false; body.values.len()];
         for later in &body.sinks[sink + 1..] {
-            if let Sink::Store(_, _, id) | Sink::Accumulate(_, _, _, id) = *later {
+            if let Sink::Store(_, _, id) | Sink::Stream(_, _, id) | Sink::Accumulate(_, _, _, id) = *later {
                 wanted[id.0 as usize] = true;
             }
         }
         // Users come after their operands.
         for at in (0..wanted.len()).rev().filter(|&at| self.known[at].is_none()) {
             if wanted[at] {
-                body.values[at]
-                    .operands()
-                    .iter()
-                    .for_each(|operand| wanted[operand.0 as usize] = true);
+                self.want_operands(at, &mut wanted);
             }
         }
         for (at, value) in body.values.iter().enumerate() {
@@ -342,10 +398,7 @@ impl Lowering<'_> {
         wanted[id.0 as usize] = true;
         for at in (0..wanted.len()).rev() {
             if wanted[at] && self.known[at].is_none() {
-                self.body.values[at]
-                    .operands()
-                    .iter()
-                    .for_each(|operand| wanted[operand.0 as usize] = true);
+                self.want_operands(at, &mut wanted);
             }
         }
         for (at, _) in wanted.iter().enumerate().filter(|&(_, &wanted)| wanted) {
@@ -393,6 +446,9 @@ impl Lowering<'_> {
 
     fn compute(&mut self, at: usize) -> Result<Virtual, String> {
         let body = self.body;
+        if let Some(chosen) = self.chosen(at) {
+            return Ok(self.of(chosen));
+        }
         match &body.values[at] {
             &Value::Const(dtype, bits) => self.constant_of(dtype, bits),
             &Value::Scalar(dtype, slot) => self.scalar(dtype, slot),
@@ -525,10 +581,17 @@ impl Lowering<'_> {
 
     fn sink(&mut self, at: usize, states: &[Virtual]) -> Result<(), String> {
         match self.body.sinks[at] {
-            Sink::Store(dtype, slot, id) => {
+            Sink::Store(dtype, slot, id) | Sink::Stream(dtype, slot, id) => {
                 let value = self.value(id)?;
                 self.read_ahead(at)?;
-                self.store(dtype, slot, value)
+                match self.body.sinks[at] {
+                    Sink::Stream(..) if self.tail.is_none() => {
+                        let stream = self.stream(dtype, slot);
+                        self.step(Do::StorePast(stream), None, &[value]);
+                        Ok(())
+                    }
+                    _ => self.store(dtype, slot, value),
+                }
             }
             // The two vectors of a block share a line.
             Sink::Prefetch(dtype, slot) => {
@@ -621,6 +684,9 @@ impl Lowering<'_> {
         supported(from)?;
         if matches!(prim, Prim::Cast) {
             return self.cast(dtype, from, args[0]);
+        }
+        if let Prim::Unlikely = prim {
+            return Ok(args[0]);
         }
         if from == DType::Bool && !matches!(prim, Prim::Select | Prim::Bitcast) {
             return Ok(self.logic(prim, args));
@@ -746,7 +812,7 @@ impl Lowering<'_> {
             ),
             Prim::MulHi if unsigned => self.high_product(args[0], args[1]),
             Prim::Div | Prim::Rem | Prim::MulHi => return refused(),
-            Prim::Cast => unreachable!("done above"),
+            Prim::Unlikely | Prim::Cast => unreachable!("done above"),
         };
         Ok(self.wrapped(dtype, result))
     }

@@ -68,8 +68,10 @@ const BOUNCE: i64 = 64;
 /// Where the frame keeps the number of lanes of a row, and that of rows left.
 const COUNT: i64 = BOUNCE;
 const ROWS: i64 = COUNT + 8;
+/// Where the frame keeps the number of lanes before the first line.
+const PEELED: i64 = ROWS + 8;
 /// Where the frame keeps scalars that were converted.
-const CONVERTED: i64 = ROWS + 8;
+const CONVERTED: i64 = PEELED + 8;
 
 /// The registers of a file.
 pub fn registers_of(level: Level, file: File) -> usize {
@@ -114,6 +116,13 @@ struct Cost {
     moves: usize,
 }
 
+/// Where blocks leave a loop to be done in full, and where they come back.
+struct Left {
+    full: CodeLabel,
+    next: CodeLabel,
+    past: bool,
+}
+
 struct Assigner<'p> {
     program: &'p Program,
     level: Level,
@@ -133,16 +142,22 @@ struct Assigner<'p> {
     /// How often a value was stored for later or read again so far.
     moves: usize,
     pool: CodeLabel,
+    /// Where a block leaves to be done in full.
+    full: CodeLabel,
+    /// Whether what may be written past the caches is.
+    past: bool,
 }
 
 impl<'p> Assigner<'p> {
     fn new(program: &'p Program, level: Level, hoisted: &[Virtual], frame: i64) -> Result<Assigner<'p>, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
-        let pool = asm.create_label();
+        let (pool, full) = (asm.create_label(), asm.create_label());
         let mut pointers: Vec<usize> = Vec::new();
         for step in program.block.iter().chain(&program.row) {
             let origin = match step.what {
-                Do::Load(_, stream) | Do::Store(_, _, stream) | Do::Prefetch(stream) => stream.origin,
+                Do::Load(_, stream) | Do::Store(_, _, stream) | Do::StorePast(stream) | Do::Prefetch(stream) => {
+                    stream.origin
+                }
                 Do::Gather(origin, _) => origin,
                 _ => continue,
             };
@@ -165,6 +180,8 @@ impl<'p> Assigner<'p> {
             padding: 0,
             moves: 0,
             pool,
+            full,
+            past: false,
         })
     }
 
@@ -216,28 +233,24 @@ impl<'p> Assigner<'p> {
         self.asm.xor(rcx, rcx)?;
         self.asm.sub(rsi, 16)?;
         self.asm.jb(tail)?;
-        let mut top = self.asm.create_label();
-        self.asm.set_label(&mut top)?;
-        let (start, moves) = (self.asm.instructions().len(), self.moves);
-        self.run(&program.block)?;
-        let cost = Cost {
-            instructions: self.asm.instructions().len() - start,
-            moves: self.moves - moves,
-        };
-        self.asm.add(rcx, 16)?;
-        self.asm.sub(rsi, 16)?;
-        self.asm.jae(top)?;
+        let mut left = Vec::new();
+        let past = program.block.iter().any(|step| matches!(step.what, Do::StorePast(_)));
+        if past {
+            let mut through = self.asm.create_label();
+            self.begin_line(through, tail)?;
+            self.past = true;
+            self.blocks(&mut left)?;
+            self.asm.jmp(tail)?;
+            self.past = false;
+            self.asm.set_label(&mut through)?;
+            self.asm.zero_bytes()?;
+        }
+        let cost = self.blocks(&mut left)?;
 
         self.asm.set_label(&mut tail)?;
         self.asm.add(rsi, 16)?;
         self.asm.je(done)?;
-        for (half, steps) in program.tails.iter().enumerate() {
-            if half > 0 {
-                self.asm.cmp(rsi, 8 * half as i32)?;
-                self.asm.jbe(done)?;
-            }
-            self.run(steps)?;
-        }
+        self.part_of_block(done)?;
         self.asm.set_label(&mut done)?;
         self.asm.dec(qword_ptr(rsp + ROWS as i32))?;
         self.asm.je(close)?;
@@ -252,8 +265,18 @@ impl<'p> Assigner<'p> {
         for saved in [r15, r14, r13, r12, rbx, rbp] {
             self.asm.pop(saved)?;
         }
+        if past {
+            // Others may read what this core wrote past its caches.
+            self.asm.sfence()?;
+        }
         self.asm.vzeroupper()?;
         self.asm.ret()?;
+        for mut left in left {
+            self.past = left.past;
+            self.asm.set_label(&mut left.full)?;
+            self.run(&program.full)?;
+            self.asm.jmp(left.next)?;
+        }
 
         if self.padding > 0 {
             self.asm.db(&vec![0xcc; self.padding])?;
@@ -264,6 +287,96 @@ impl<'p> Assigner<'p> {
             self.asm.dd(&vec![constant; self.copies()])?;
         }
         Ok(cost)
+    }
+
+    /// All whole blocks of a row.
+    fn blocks(&mut self, left: &mut Vec<Left>) -> Result<Cost, IcedError> {
+        let program = self.program;
+        let (mut top, mut next) = (self.asm.create_label(), self.asm.create_label());
+        self.full = self.asm.create_label();
+        self.asm.set_label(&mut top)?;
+        let (start, moves) = (self.asm.instructions().len(), self.moves);
+        self.run(&program.block)?;
+        let cost = Cost {
+            instructions: self.asm.instructions().len() - start,
+            moves: self.moves - moves,
+        };
+        self.asm.set_label(&mut next)?;
+        self.asm.add(rcx, 16)?;
+        self.asm.sub(rsi, 16)?;
+        self.asm.jae(top)?;
+        if !program.full.is_empty() {
+            left.push(Left {
+                full: self.full,
+                next,
+                past: self.past,
+            });
+        }
+        Ok(cost)
+    }
+
+    /// Does lanes until what is written past the caches begins on a line, and takes a block from those that remain. Goes to `through` instead if no
+    /// lane begins lines everywhere, or if something is read there: that would be in the caches.
+    fn begin_line(&mut self, through: CodeLabel, tail: CodeLabel) -> Result<(), IcedError> {
+        let program = self.program;
+        let (mut read, mut written) = (Vec::new(), Vec::new());
+        for step in &program.block {
+            match step.what {
+                Do::Load(_, stream) if stream.half == 0 => read.push(stream.origin),
+                Do::StorePast(stream) if stream.half == 0 => written.push(stream.origin),
+                _ => {}
+            }
+        }
+        for &to in &written {
+            self.address_of(Register::R10, to)?;
+            for &from in &read {
+                self.address_of(Register::RAX, from)?;
+                self.asm.cmp(rax, r10)?;
+                self.asm.je(through)?;
+            }
+            self.address_of(Register::RAX, written[0])?;
+            self.asm.xor(rax, r10)?;
+            self.asm.test(eax, 63)?;
+            self.asm.jne(through)?;
+        }
+        let peeled = qword_ptr(rsp + PEELED as i32);
+        let mut begun = self.asm.create_label();
+        self.asm.test(r10, 3)?;
+        self.asm.jne(through)?;
+        self.asm.neg(r10)?;
+        self.asm.and(r10, 63)?;
+        self.asm.je(begun)?;
+        self.asm.shr(r10, 2)?;
+        self.asm.mov(peeled, r10)?;
+        self.asm.mov(rsi, r10)?;
+        let mut done = self.asm.create_label();
+        self.part_of_block(done)?;
+        self.asm.set_label(&mut done)?;
+        self.asm.mov(rcx, peeled)?;
+        self.asm.mov(rsi, qword_ptr(rsp + COUNT as i32))?;
+        self.asm.sub(rsi, rcx)?;
+        self.asm.sub(rsi, 16)?;
+        self.asm.jb(tail)?;
+        self.asm.set_label(&mut begun)?;
+        self.asm.zero_bytes()
+    }
+
+    fn address_of(&mut self, to: Register, origin: usize) -> Result<(), IcedError> {
+        let (base, bytes) = self.pointer(origin)?;
+        self.add(Instruction::with2(Code::Lea_r64_m, to, memory(base, bytes))?)
+    }
+
+    /// As many lanes as `rsi` says, from one to sixteen; goes to a label if the first vector was all.
+    fn part_of_block(&mut self, done: CodeLabel) -> Result<(), IcedError> {
+        let program = self.program;
+        for (half, steps) in program.tails.iter().enumerate() {
+            if half > 0 {
+                self.asm.cmp(rsi, 8 * half as i32)?;
+                self.asm.jbe(done)?;
+            }
+            self.run(steps)?;
+        }
+        Ok(())
     }
 
     /// Moves the addresses of streams by their strides.
@@ -719,6 +832,16 @@ impl<'p> Assigner<'p> {
                 }
                 self.add(instruction)
             }
+            Do::StorePast(stream) => {
+                let target = self.address(stream)?;
+                let code = match (self.past, wide) {
+                    (true, true) => Code::EVEX_Vmovntps_m512_zmm,
+                    (true, false) => Code::VEX_Vmovntps_m256_ymm,
+                    (false, true) => Code::EVEX_Vmovups_zmmm512_k1z_zmm,
+                    (false, false) => Code::VEX_Vmovups_ymmm256_ymm,
+                };
+                self.add(Instruction::with2(code, target, self.whole(from[0]))?)
+            }
             Do::Prefetch(stream) => {
                 let source = self.address(stream)?;
                 self.add(Instruction::with1(Code::Prefetcht1_m8, source)?)
@@ -737,6 +860,20 @@ impl<'p> Assigner<'p> {
                     Some(by) => Instruction::with3(code, bounce, value, by)?,
                 })?;
                 self.part(stream, false)
+            }
+            Do::Leave => {
+                match self.file(from[0]) {
+                    File::Mask => {
+                        let mask = self.whole(from[0]);
+                        self.add(Instruction::with2(Code::VEX_Kortestw_kr_kr, mask, mask)?)?;
+                    }
+                    File::Vector => {
+                        let mask = self.whole(from[0]);
+                        self.add(Instruction::with2(Code::VEX_Vmovmskps_r32_ymm, Register::EAX, mask)?)?;
+                        self.asm.test(eax, eax)?;
+                    }
+                }
+                self.asm.jne(self.full)
             }
             Do::Gather(origin, scale) => {
                 let (base, bytes) = self.pointer(origin)?;

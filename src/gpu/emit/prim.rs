@@ -247,6 +247,7 @@ impl Prims<'_> {
     pub fn emit_prim(&mut self, prim: Prim, dtype: DType, from: DType, args: &[Word]) -> Word {
         match (prim, args) {
             (Prim::Select, &[condition, yes, no]) => self.w.select(register(dtype), condition, yes, no),
+            (Prim::Unlikely, &[condition]) => condition,
             (Prim::Cast, &[value]) => self.emit_cast(from, dtype, value),
             (Prim::Bitcast, &[value]) => self.emit_bitcast(from, dtype, value),
             (Prim::Eq | Prim::Lt | Prim::Le, &[x, y]) => self.compare(prim, from, x, y),

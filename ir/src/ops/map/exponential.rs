@@ -68,11 +68,10 @@ const LN_2_LOW: Both = Both {
     f64: 1.908_214_929_270_587_7e-10,
 };
 
-/// `x` as `k·ln 2 + r`: an integer whose low bits are `k + 2·bias`, and `r`. Of NaN, `r` is NaN.
+/// `x` as `k·ln 2 + r`: an integer whose low bits are `k + bias`, and `r`. Of NaN, `r` is NaN.
 fn reduce<'k>(x: X<'k>) -> (X<'k>, X<'k>) {
     let format = Format::of(x);
-    // Twice the bias, so that half of the integer is the biased exponent of 2^(k/2).
-    let rounder = x.lit(format.rounder() + f64::from(2 * format.bias));
+    let rounder = x.lit(format.rounder() + f64::from(format.bias));
     let rounded = x.fma(x.lit(std::f64::consts::LOG2_E), rounder);
     let k = rounded - rounder;
     let r = k.fma(-LN_2_HIGH.of(x), x);
@@ -80,19 +79,38 @@ fn reduce<'k>(x: X<'k>) -> (X<'k>, X<'k>) {
     (rounded.bitcast(format.unsigned), r)
 }
 
-/// `2^⌊k/2⌋` and `2^⌈k/2⌉` from an integer whose low bits are `k + 2·bias`: each is a normal number where `2^k` is not.
+/// `2^k` from an integer whose low bits are `k + bias`, where that is a normal number.
+fn power<'k>(k: X<'k>, like: X<'k>) -> X<'k> {
+    Format::of(like).to_exponent(k).bitcast(like.dtype())
+}
+
+/// `⌊k/2⌋` and `⌈k/2⌉`, all with the bias: their powers are normal numbers where `2^k` is not.
 fn halves<'k>(k: X<'k>, like: X<'k>) -> (X<'k>, X<'k>) {
-    let format = Format::of(like);
-    let low = k.shr(k.int(1));
-    let power = |k: X<'k>| format.to_exponent(k).bitcast(like.dtype());
-    (power(low), power(k - low))
+    let twice = k + k.int(i128::from(Format::of(like).bias));
+    let low = twice.shr(k.int(1));
+    (low, twice - low)
+}
+
+/// `value·2^k`, where `far` says that `2^k` may not be a normal number.
+fn scale<'k>(value: X<'k>, k: X<'k>, far: X<'k>) -> X<'k> {
+    let (low, high) = halves(k, value);
+    far.select(value * power(low, value) * power(high, value), value * power(k, value))
+}
+
+/// Whether `x` is so great or small that `2^k` of [`reduce`] may not be a normal number.
+fn is_far(x: X<'_>) -> X<'_> {
+    let near = match x.dtype() {
+        DType::F64 => 708.0,
+        _ => 87.0,
+    };
+    x.lit(near).le(x.abs()).unlikely()
 }
 
 /// `e^x`, correct in the denormal range too.
 fn exp(x: X<'_>) -> X<'_> {
-    let (k, r) = reduce(limit_exponent(x));
-    let (low, high) = halves(k, x);
-    exp_reduced(r) * low * high
+    let far = is_far(x);
+    let (k, r) = reduce(far.select(limit_exponent(x), x));
+    scale(exp_reduced(r), k, far)
 }
 
 fn limit_exponent(x: X<'_>) -> X<'_> {
@@ -114,28 +132,32 @@ fn expm1_reduced(r: X<'_>) -> X<'_> {
 
 /// `2^x`: whole numbers give exact powers.
 fn exp2(x: X<'_>) -> X<'_> {
-    let x = match x.dtype() {
+    let format = Format::of(x);
+    let far = x.lit(f64::from(format.bias - 1)).le(x.abs()).unlikely();
+    let limited = match x.dtype() {
         DType::F64 => limit(x, -1076.0, 1024.0),
         _ => limit(x, -151.0, 128.0),
     };
-    let format = Format::of(x);
-    let rounder = x.lit(format.rounder() + f64::from(2 * format.bias));
+    let x = far.select(limited, x);
+    let rounder = x.lit(format.rounder() + f64::from(format.bias));
     let rounded = x + rounder;
     let r = x - (rounded - rounder);
-    let (low, high) = halves(rounded.bitcast(format.unsigned), x);
-    EXP2_TAIL.at(r).fma(r, x.lit(1.0)) * low * high
+    let value = EXP2_TAIL.at(r).fma(r, x.lit(1.0));
+    scale(value, rounded.bitcast(format.unsigned), far)
 }
 
 /// `(e^x - 1) / 4`, which does not overflow where `sinh` does not.
 pub(super) fn quarter_expm1(x: X<'_>) -> X<'_> {
-    let x = match x.dtype() {
+    quarter_expm1_within(match x.dtype() {
         DType::F64 => limit(x, -40.0, 710.6),
         _ => limit(x, -40.0, 89.5),
-    };
-    let format = Format::of(x);
+    })
+}
+
+/// [`quarter_expm1`] of what is at least -40 and so small that the result is finite.
+pub(super) fn quarter_expm1_within(x: X<'_>) -> X<'_> {
     let (k, r) = reduce(x);
-    let exponent = k - k.int(i128::from(format.bias + 2));
-    let scale = format.to_exponent(exponent).bitcast(x.dtype());
+    let scale = power(k - k.int(2), x);
     scale.fma(expm1_reduced(r), scale - 0.25)
 }
 
@@ -152,19 +174,18 @@ fn expm1(x: X<'_>) -> X<'_> {
     unless_tiny(x, quarter_expm1(x) * 4.0)
 }
 
-/// `1 / (1 + e^-x)`, as `2^-h / (2^-h + 2^l·e^r)` where `-x = (h + l)·ln 2 + r`, so that neither end overflows.
+/// `1 / (1 + e^-x)`; far from 0 as `2^-h / (2^-h + 2^l·e^r)` where `-x = (h + l)·ln 2 + r`, so that neither end overflows.
 fn sigmoid<'k>(x: X<'k>) -> X<'k> {
-    let format = Format::of(x);
-    let minus = match x.dtype() {
+    let far = is_far(x);
+    let limited = match x.dtype() {
         DType::F64 => limit(-x, -746.0, 746.0),
         _ => limit(-x, -104.0, 104.0),
     };
-    let (k, r) = reduce(minus);
-    let low = k.shr(k.int(1));
-    let inverse = k.int(i128::from(2 * format.bias)) - (k - low);
-    let power = |k: X<'k>| format.to_exponent(k).bitcast(x.dtype());
-    let (low, inverse) = (power(low), power(inverse));
-    inverse / exp_reduced(r).fma(low, inverse)
+    let (k, r) = reduce(far.select(limited, -x));
+    let (low, high) = halves(k, x);
+    let inverse = power(k.int(i128::from(2 * Format::of(x).bias)) - high, x);
+    let (k, inverse) = (far.select(low, k), far.select(inverse, x.lit(1.0)));
+    inverse / exp_reduced(r).fma(power(k, x), inverse)
 }
 
 /// `(ln(1 + f) - f + f²/2) / f³` for `√½ ≤ 1 + f ≤ √2`, with half a unit in the last place of `f32` as the greatest error of the logarithm
@@ -228,21 +249,30 @@ fn log_limit(x: X<'_>) -> X<'_> {
     above.or(at_zero).or(below)
 }
 
+/// Whether `x` is not a positive, normal, finite number. The bits of these follow each other, so that one comparison tells, once they begin at the least integer.
+fn is_unusual(x: X<'_>) -> X<'_> {
+    let format = Format::of(x);
+    let bits_of = |value: f64| x.lit(value).bitcast(format.signed);
+    let (infinity, least_normal) = (bits_of(f64::INFINITY), bits_of(format.least_normal()));
+    let least = x.lit(-0.0).bitcast(format.signed);
+    let from_least = x.bitcast(format.signed) + (least - least_normal);
+    (infinity - least_normal + least - least.int(1)).lt(from_least)
+}
+
 /// `ln x` as `e·2^-fraction·ln 2 + ln m`, where `fraction` is the count of bits after the point: `e` and `ln m`. The limits are in `ln m`.
 fn log_parts(x: X<'_>) -> (X<'_>, X<'_>) {
     let format = Format::of(x);
-    let bits_of = |value: f64| x.lit(value).bitcast(format.signed);
-    let bits = x.bitcast(format.signed);
+    let unusual = is_unusual(x).unlikely();
     // Denormals are made normal; what that adds to the exponent is taken off again.
-    let is_denormal = bits.lt(bits_of(format.least_normal()));
-    let lift = bits.int(i128::from(format.fraction + 1) << format.fraction);
-    let lift = is_denormal.select(lift, bits.int(0));
-    let lifted = (x * (bits_of(1.0) + lift).bitcast(x.dtype())).bitcast(format.signed);
-    let whole = (lifted - bits_of(std::f64::consts::FRAC_1_SQRT_2)).and(bits.int(-1 << format.fraction));
+    let places = format.fraction + 1;
+    let lifted = unusual.select(x * 2f64.powi(places), x).bitcast(format.signed);
+    let root = x.lit(std::f64::consts::FRAC_1_SQRT_2).bitcast(format.signed);
+    let whole = (lifted - root).and(root.int(-1 << format.fraction));
     let f = (lifted - whole).bitcast(x.dtype()) - 1.0;
+    let e = unusual.select(whole - root.int(i128::from(places) << format.fraction), whole);
     // Of zero and infinity f is 0, of NaN and what is negative it is a number: with the limit's bits it is the limit.
-    let limited = f.bitcast(format.signed).or(log_limit(x));
-    ((whole - lift).cast(x.dtype()), log_from(limited.bitcast(x.dtype()), f))
+    let limited = f.bitcast(format.signed).or(log_limit(x)).bitcast(x.dtype());
+    (e.cast(x.dtype()), log_from(unusual.select(limited, f), f))
 }
 
 fn log(x: X<'_>) -> X<'_> {
@@ -271,7 +301,7 @@ fn log10(x: X<'_>) -> X<'_> {
 /// sum (after N. Juffa's `log1pf`).
 pub(super) fn log1p(x: X<'_>) -> X<'_> {
     let limit = log_limit(x + 1.0).bitcast(x.dtype());
-    unless_tiny(x, limit.eq(x.lit(0.0)).select(log1p_inside(x), limit))
+    unless_tiny(x, is_unusual(x + 1.0).unlikely().select(limit, log1p_inside(x)))
 }
 
 /// [`log1p`] for `-1 < x < ∞`, but for the sign of -0.
@@ -368,8 +398,7 @@ fn erf(x: X<'_>) -> X<'_> {
             let limited = x.lit(6.0).min(magnitude);
             let t = (limited - 2.0) / (limited + 2.0);
             let (k, r) = reduce(-(limited * limited));
-            let (low, high) = halves(k, x);
-            1.0 - exp_reduced(r) * low * high * ERF_FAR.at(t)
+            1.0 - exp_reduced(r) * power(k, x) * ERF_FAR.at(t)
         }
         _ => ERF_FAR.at(x.lit(4.0).min(magnitude) - 2.5),
     };
@@ -457,10 +486,10 @@ fn pow<'k>(x: X<'k>, y: X<'k>) -> X<'k> {
         .abs()
         .lt(huge)
         .select(y.fma(log_low, y.fma(log, -total)), x.lit(0.0));
-    let (k, r) = reduce(limit_exponent(total));
-    let (half, other) = halves(k, x);
-    let power = exp_reduced(r);
-    pow_limits(x, y, power.fma(low, power) * half * other)
+    let far = is_far(total);
+    let (k, r) = reduce(far.select(limit_exponent(total), total));
+    let value = exp_reduced(r);
+    pow_limits(x, y, scale(value.fma(low, value), k, far))
 }
 
 /// Sign and special cases of C's `pow` (C17, F.10.4.4), given `|x|^y` where both are finite and `x` is not 0.

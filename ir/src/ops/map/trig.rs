@@ -4,7 +4,7 @@
 //! Functions", 1980), each product exact in its fused multiply-add: accurate for `|x| ≤ 10⁵`, gradually less so beyond.
 //! The polynomials interpolate at Chebyshev nodes, in relative error, and were computed to 60 digits.
 
-use super::exponential::{log1p, quarter_expm1, unary, unless_tiny};
+use super::exponential::{log1p, quarter_expm1, quarter_expm1_within, unary, unless_tiny};
 use super::poly::{Both, Format, Poly, copy_sign};
 use super::{MapDef, Types};
 use crate::dtype::{DType, Scalar};
@@ -232,7 +232,7 @@ fn cosh(x: X<'_>) -> X<'_> {
 /// With `t = e^(2|x|) - 1`: `tanh |x| = t/(t + 2)`.
 fn tanh(x: X<'_>) -> X<'_> {
     let magnitude = x.abs();
-    let t = quarter_expm1(x.lit(44.0).min(magnitude + magnitude)) * 4.0;
+    let t = quarter_expm1_within(x.lit(44.0).min(magnitude + magnitude)) * 4.0;
     copy_sign(t / (t + 2.0), x)
 }
 
