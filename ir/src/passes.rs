@@ -241,6 +241,7 @@ mod tests {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        tuned: crate::decisions::Tuned::NOTHING,
     };
 
     fn small() -> Graph {

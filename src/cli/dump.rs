@@ -48,8 +48,9 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let device = options.machine.device()?;
-    let target = options.machine.target(&device);
+    let machine = options.machine.with_stored(&options.open)?;
+    let device = machine.device()?;
+    let target = machine.target(&device);
     let usual = match options.stage.as_str() {
         "grad" => TRAIN_STEP,
         _ => PREDICT,
@@ -67,7 +68,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     if options.format == Format::Html {
         let program = model.program.only(&name).prepared_for(&target);
-        let page = page(options, &device, &model.name, &program, &name)?;
+        let page = page(options, &device, &target, &model.name, &program, &name)?;
         return super::write(options.out.as_deref(), &page);
     }
     let lowered = || lower(&program, &target);
@@ -136,7 +137,14 @@ fn write_program(out: &Path, program: &Program) -> Result<(), Error> {
 }
 
 /// The page of an entry.
-fn page(options: &Options, device: &Device, title: &str, program: &Program, entry: &str) -> Result<String, Error> {
+fn page(
+    options: &Options,
+    device: &Device,
+    target: &Target,
+    title: &str,
+    program: &Program,
+    entry: &str,
+) -> Result<String, Error> {
     let costs = match options.measure {
         false => None,
         true => {
@@ -147,7 +155,7 @@ fn page(options: &Options, device: &Device, title: &str, program: &Program, entr
             Some(profile::kernels(program, entry, &session, &inputs, limit)?)
         }
     };
-    let lowered = lower(program, &options.machine.target(device))?;
+    let lowered = lower(program, target)?;
     html(title, entry, &lowered, device, costs.as_deref())
 }
 
