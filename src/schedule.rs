@@ -18,6 +18,7 @@ mod registers;
 mod scatter;
 mod sliding;
 mod sort;
+mod unroll;
 mod winograd;
 
 use std::collections::{BTreeSet, HashMap};
@@ -41,6 +42,7 @@ pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
         Work::Stores(stores) => {
             let tasks: Vec<Task> = stores.iter().map(Task::of).collect();
             let tasks = blocks::spell(&mut draft, tasks);
+            let tasks = unroll::unroll(&mut draft, tasks);
             let tasks = collapse::collapse(&mut draft, tasks);
             let alone = match draft.decisions.get(Decision::Alone) {
                 Some(decided) => decided == 1,
