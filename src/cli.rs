@@ -16,6 +16,7 @@ mod model;
 mod playground;
 mod run;
 mod train;
+mod tuned;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -26,10 +27,11 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use netloom::device::Choice;
 use netloom::formats::write_whole;
+use netloom::ir::decisions::Tuned;
 use netloom::ir::{Program, Target};
 use netloom::memory::Planned;
 use netloom::weights::Weights;
-use netloom::{Cpu, Device, Error, Session, cpu};
+use netloom::{Cpu, Device, Error, Executable, Session, cpu};
 
 /// A compiler and runtime for neural networks.
 #[derive(Parser)]
@@ -94,6 +96,9 @@ struct Machine {
     /// Where it runs: cpu, vulkan, vulkan:N (see `netloom devices`), or auto: a GPU if there is one
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// What is stored beside the model of its schedules.
+    #[arg(skip)]
+    stored: Option<tuned::Stored>,
 }
 
 impl Machine {
@@ -108,10 +113,24 @@ impl Machine {
         Ok(self.allow(Cpu::named(&self.cpu)?))
     }
 
-    /// A CPU with what is allowed on it.
+    /// The same with what is stored beside a model.
+    fn with_stored(&self, open: &model::Open) -> Result<Machine, Error> {
+        let stored = tuned::read(open)?;
+        Ok(Machine { stored, ..self.clone() })
+    }
+
+    /// Says what code for the CPU was made by, if anything was stored.
+    fn say_stored(&self, executable: &Executable) {
+        if let (Some(stored), Device::Cpu(_)) = (&self.stored, &executable.device) {
+            stored.say(executable);
+        }
+    }
+
+    /// A CPU with what is allowed on it, and decided for it.
     fn allow(&self, cpu: Cpu) -> Cpu {
         Cpu {
             winograd: !self.direct,
+            tuned: self.stored.clone().map_or(Tuned::NOTHING, |stored| stored.tuned),
             ..cpu
         }
     }
@@ -172,6 +191,7 @@ fn begin(
         let program = weights.begin(prepared);
         let executable = netloom::compile(&program, device)?;
         let compile = start.elapsed();
+        machine.say_stored(&executable);
         let planned = executable.memory(entry, machine.threads());
         if let Some(planned) = &planned {
             eprintln!("{planned}");

@@ -195,6 +195,8 @@ pub struct Executable {
     pub(crate) given: Vec<(String, Arc<Tensor>)>,
     /// The number of distinct kernels.
     pub kernel_count: usize,
+    /// Of how many of them something is decided by [`Target::tuned`].
+    pub tuned_count: usize,
     /// How long each stage of compilation took.
     pub stages: Stages,
 }
@@ -248,7 +250,7 @@ pub fn compile(program: &Program, device: impl Into<Device>) -> Result<Executabl
 /// Emits a lowered program for a device of this machine.
 pub(crate) fn assemble(device: &Device, mut lowered: Lowered) -> Result<Executable, Error> {
     let mut stages = std::mem::take(&mut lowered.stages);
-    let kernel_count = lowered.kernels.len();
+    let (kernel_count, tuned_count) = (lowered.kernels.len(), lowered.kernels.tuned_count());
     let (states, given) = (lowered.memory.states.clone(), lowered.given.clone());
     let code = match device {
         Device::Cpu(cpu) => Code::Cpu(Arc::new(runner::Code::emit(
@@ -275,6 +277,7 @@ pub(crate) fn assemble(device: &Device, mut lowered: Lowered) -> Result<Executab
         states,
         given,
         kernel_count,
+        tuned_count,
         stages,
     })
 }

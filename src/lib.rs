@@ -36,6 +36,7 @@ pub mod roofline;
 pub mod schedule;
 pub mod session;
 pub mod train;
+pub mod tune;
 pub mod weights;
 
 pub use compile::{Executable, compile};

@@ -89,16 +89,17 @@ fn on_cpu(
 }
 
 /// An entry whose kernels the host calls one by one.
-struct Profiler {
+pub(crate) struct Profiler {
     graph: Graph,
-    kernels: Kernels,
+    pub(crate) kernels: Kernels,
     outline: Outline,
     dispatcher: Dispatcher,
     outputs: Vec<Tensor>,
 }
 
 impl Profiler {
-    fn new(program: &Program, entry: &str, cpu: &Cpu, session: &Session) -> Result<Profiler, Error> {
+    /// States are as in `session`, which may run the entry by another schedule.
+    pub(crate) fn new(program: &Program, entry: &str, cpu: &Cpu, session: &Session) -> Result<Profiler, Error> {
         program.verify()?;
         let target = cpu.target();
         let mut graphs = improved(program, &target);
@@ -123,6 +124,14 @@ impl Profiler {
     fn run(&mut self, inputs: &[&Tensor]) -> Result<(), Error> {
         let outputs = &mut self.outputs;
         Ok(self.dispatcher.run(&self.outline, inputs, outputs)?)
+    }
+
+    /// Runs the entry; gives what the calls of each kernel took together.
+    pub(crate) fn times(&mut self, inputs: &[&Tensor]) -> Result<Vec<Duration>, Error> {
+        self.run(inputs)?;
+        Ok((self.dispatcher.take_times().into_iter())
+            .map(|(_, took)| took)
+            .collect())
     }
 }
 

@@ -22,6 +22,7 @@ mod winograd;
 
 use std::collections::{BTreeSet, HashMap};
 
+use netloom_ir::decisions::Decision;
 use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Prim, Product, Role, Stmt, Work};
 use netloom_ir::{DType, Target};
 
@@ -41,7 +42,10 @@ pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
             let tasks: Vec<Task> = stores.iter().map(Task::of).collect();
             let tasks = blocks::spell(&mut draft, tasks);
             let tasks = collapse::collapse(&mut draft, tasks);
-            let alone = draft::cost(&draft, &tasks) < target.share_from;
+            let alone = match draft.decisions.get(Decision::Alone) {
+                Some(decided) => decided == 1,
+                None => draft::cost(&draft, &tasks) < target.share_from,
+            };
             ("stores", stores_phases(&mut draft, tasks, target, alone), alone)
         }
         Work::Prefix { store, with, exclusive } => {

@@ -49,7 +49,7 @@ fn every_stage_is_shown() {
     };
     for entry in ["predict", "train_step"] {
         let passes = passes::PASSES.iter().map(|pass| pass.name);
-        for stage in ["graph", "grad", "optimized"].into_iter().chain(passes) {
+        for stage in ["graph", "grad", "optimized", "regions"].into_iter().chain(passes) {
             let graph = dump(entry, stage, &[]);
             let parsed = text::parse(stage, &graph).unwrap_or_else(|problems| panic!("{stage}: {problems}"));
             assert_eq!(parsed.to_string(), graph, "{stage}");
@@ -59,7 +59,6 @@ fn every_stage_is_shown() {
             );
         }
         for (stage, part) in [
-            ("regions", "region 0: "),
             ("kernel", "kernel "),
             ("nest", "nest "),
             ("plan", "barrier"),
@@ -322,4 +321,47 @@ fn weights_from_a_file_are_in_memory_once_and_the_plan_says_how_much_that_is() {
             );
         }
     }
+}
+
+#[test]
+fn tuning_is_stored_beside_the_model_and_read_from_there() {
+    let folder = folder();
+    let error = |arguments: &[&str], status: i32| {
+        let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .expect("the program starts");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let bench = ["bench", "lenet", "--seconds", "0"];
+    let usual = json(folder.path(), &[&bench[..], &["--json"]].concat());
+    assert_eq!(usual["tuned"], 0);
+    let tuned = json(folder.path(), &[&bench[..], &["--json", "--tune", "0.3"]].concat());
+    let path = folder.path().join("lenet.tune.json");
+    let stored: Value = serde_json::from_slice(&std::fs::read(&path).expect("it is written")).expect("an object");
+    assert_eq!(tuned["tuned"], stored["kernels"].as_array().expect("a list").len());
+    let arguments = ["compile", "lenet", "--tune", "0.3", "-o", "out"];
+    netloom(folder.path(), &arguments);
+
+    // Decisions about another model's kernels change nothing, and that is said.
+    let other = r#"{"format":1,"kernels":[{"key":"1","name":"k1","entry":"predict","cpu":"x86-64-v3","threads":1,
+        "decisions":{"rows":8},"usual_us":2.0,"tuned_us":1.0}]}"#;
+    std::fs::write(&path, other).expect("a file");
+    for arguments in [&bench[..], &["compile", "lenet", "-o", "out"]] {
+        let said = error(arguments, 0);
+        assert!(
+            said.contains("warning: lenet.tune.json decides about no kernel of this model"),
+            "{said}"
+        );
+    }
+    std::fs::write(&path, "{").expect("a file");
+    let said = error(&bench, 1);
+    assert!(
+        said.contains("lenet.tune.json: EOF") && said.contains("tune again, or remove the file"),
+        "{said}"
+    );
+    let said = error(&["bench", "lenet", "--tune=-1"], 2);
+    assert!(said.contains("`-1` is no number of seconds"), "{said}");
 }

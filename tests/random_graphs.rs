@@ -8,7 +8,9 @@ use std::sync::Arc;
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::kernel::Combine;
 use netloom::ir::ops::Fold;
-use netloom::ir::{DType, Entry, Graph, Init, Op, Program, State, Tensor, Type, autodiff, oracle, sample};
+use netloom::ir::{
+    DType, Entry, Graph, Init, Op, Program, State, Tensor, Type, autodiff, fuse, oracle, passes, sample, text,
+};
 use netloom::{Session, compile};
 use proptest::prelude::*;
 use support::{THREADS, cpus, different_bits};
@@ -144,6 +146,20 @@ fn run_everywhere(program: &Program, inputs: &[(String, Tensor)], runs: usize) -
     first.expect("this machine runs some level")
 }
 
+/// The program cut into regions, as `netloom dump --stage regions` writes it.
+fn at_regions(program: &Program) -> Program {
+    let target = cpus()[0].target();
+    let cut = |entry: &Entry| Entry {
+        graph: fuse::cut(&passes::run(&entry.graph, &target, &mut |_| {})),
+        ..entry.clone()
+    };
+    let entries = program.entries.iter().map(cut).collect();
+    Program {
+        entries,
+        ..program.clone()
+    }
+}
+
 /// The same on Vulkan, where there is one; the layers have nothing to say.
 #[cfg(feature = "vulkan")]
 fn run_on_vulkan(program: &Program, inputs: &[(String, Tensor)]) -> Option<Vec<Tensor>> {
@@ -190,6 +206,11 @@ proptest! {
         let program = Program::pure("run", graph.clone());
         let found = run_everywhere(&program, &inputs, 1);
         assert_near(&found, &exact, &tolerances(&exact, &rounded), "f32", &graph);
+        let regions = at_regions(&program);
+        let again = text::parse_program("regions", &regions.to_string());
+        assert_eq!(again.as_ref(), Ok(&regions));
+        let continued = run_everywhere(&regions, &inputs, 1);
+        assert!(found.iter().zip(&continued).all(|(a, b)| different_bits(a, b).is_none()), "{regions}");
         if let Some(found) = run_on_vulkan(&program, &inputs) {
             assert_near(&found, &exact, &tolerances(&exact, &rounded), "Vulkan", &graph);
         }

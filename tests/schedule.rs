@@ -2,6 +2,7 @@
 //! oracle gives, and the same bits for every machine of a kind and any number of workers.
 
 use netloom::ir::builder::{Builder, Val};
+use netloom::ir::decisions::Tuned;
 use netloom::ir::kernel::{
     self, Buffer, BufferId, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
 };
@@ -104,6 +105,7 @@ fn check_region(
                 },
                 product_bytes,
                 winograd: true,
+                tuned: Tuned::NOTHING,
             };
             check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);
         }

@@ -14,8 +14,12 @@
 //!
 //! Every search is bounded, so the time is linear in the graph.
 
+mod given;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+
+pub use given::{check, cut};
 
 use crate::dtype::DType;
 use crate::graph::{Graph, Node, NodeId};
@@ -108,7 +112,11 @@ pub fn joined_parts(graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
 ///
 /// Every output of the graph that is computed, and nothing else that need not be, is written to memory. Inputs and constants of more than
 /// one element are read in place and belong to no region; an output that is itself an input or a constant has no region.
+/// A graph that says how it is cut is cut so.
 pub fn regions(graph: &Graph) -> Vec<Region> {
+    if graph.is_cut() {
+        return graph.regions().to_vec();
+    }
     let live = graph.live();
     let mut cut = Cut::new(graph);
     for (id, node) in graph.nodes().rev().filter(|(id, _)| live[id.at()]) {
@@ -142,7 +150,9 @@ pub fn singletons(graph: &Graph) -> Vec<Region> {
         .filter_map(|id| match &graph.node(id).op {
             // Parts are the outputs of their region, not regions.
             Op::Input(_) | Op::Const(_) | Op::Part(_) => None,
-            Op::Scan(_) | Op::If(_) | Op::While(_) => Some(compound(graph, id, &users[id.at()])),
+            Op::Scan(_) | Op::If(_) | Op::While(_) => {
+                Some(Region::new(graph, vec![id], users[id.at()].clone(), Vec::new()))
+            }
             _ => {
                 let mut nodes = vec![id];
                 let mut next = 0;
@@ -152,14 +162,7 @@ pub fn singletons(graph: &Graph) -> Vec<Region> {
                     nodes.extend(new);
                     next += 1;
                 }
-                nodes.sort_unstable();
-                Some(Region {
-                    kind: RegionKind::Kernel,
-                    inputs: inputs_of(graph, &nodes),
-                    nodes,
-                    outputs: vec![id],
-                    stopped: Vec::new(),
-                })
+                Some(Region::new(graph, nodes, vec![id], Vec::new()))
             }
         });
     regions.collect()
@@ -173,17 +176,6 @@ fn is_free(op: &Op) -> bool {
             View::Pad { .. } | View::Concat(_) | View::Windows { .. } => false,
         },
         _ => false,
-    }
-}
-
-/// The region of an op with bodies; `users` are its parts.
-fn compound(graph: &Graph, id: NodeId, users: &[NodeId]) -> Region {
-    Region {
-        kind: RegionKind::Compound,
-        nodes: vec![id],
-        inputs: inputs_of(graph, &[id]),
-        outputs: users.to_vec(),
-        stopped: Vec::new(),
     }
 }
 
@@ -256,7 +248,6 @@ struct Draft {
     folds: usize,
     /// Prefix, scatter, sort and ops with bodies take neither a contraction nor a fold nor further outputs.
     is_special: bool,
-    is_compound: bool,
     /// Its parts are written where they belong.
     is_join: bool,
 }
@@ -360,7 +351,6 @@ impl<'a> Cut<'a> {
             None => self.add_draft(Draft {
                 nodes: vec![of],
                 is_special: true,
-                is_compound: true,
                 ..Draft::default()
             }),
         };
@@ -932,19 +922,8 @@ impl<'a> Cut<'a> {
         let mut drafts: Vec<Option<Draft>> = self.drafts.into_iter().map(Some).collect();
         let take = |region: usize| {
             let mut draft = drafts[region].take().expect("each region once");
-            draft.nodes.sort_unstable();
             draft.outputs.sort_unstable();
-            Region {
-                kind: if draft.is_compound {
-                    RegionKind::Compound
-                } else {
-                    RegionKind::Kernel
-                },
-                inputs: inputs_of(self.graph, &draft.nodes),
-                nodes: draft.nodes,
-                outputs: draft.outputs,
-                stopped: draft.stopped,
-            }
+            Region::new(self.graph, draft.nodes, draft.outputs, draft.stopped)
         };
         order.into_iter().map(take).collect()
     }

@@ -12,12 +12,13 @@ mod petgraph;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
 use crate::error::{Loc, Problem};
-use crate::ops::Op;
+use crate::fuse::Region;
+use crate::ops::{Branch, Loop, Op, Scan};
 use crate::tensor::Type;
 
 /// A node: a position in its graph.
@@ -72,6 +73,8 @@ pub struct Graph {
     /// Each node by the hash of its op and operands.
     interned: HashTable<(u64, NodeId)>,
     hasher: RandomState,
+    /// How it is cut, once that is decided; who adds a node leaves it undecided.
+    regions: Vec<Region>,
     /// Found when petgraph first asks for them, forgotten when a node is added.
     edges: OnceLock<petgraph::Edges>,
 }
@@ -113,6 +116,7 @@ impl Graph {
         }
         self.nodes.push(Node { op, args, types, loc });
         self.edges.take();
+        self.regions.clear();
         self.interned.insert_unique(key, (key, id), |&(key, _)| key);
         Ok(id)
     }
@@ -222,6 +226,47 @@ impl Graph {
         live
     }
 
+    /// How the graph is cut, if that is decided, as the text of a later stage says it; else nothing.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Whether it is decided how the graph is cut.
+    pub fn is_cut(&self) -> bool {
+        !self.regions.is_empty()
+    }
+
+    /// The same graph, cut so. [`verify`](crate::verify()) checks whether it can be.
+    #[must_use]
+    pub fn with_regions(self, regions: Vec<Region>) -> Graph {
+        Graph { regions, ..self }
+    }
+
+    /// The same graph with every body of a loop or branch changed.
+    #[must_use]
+    pub fn with_bodies(&self, change: impl Fn(&Graph) -> Graph) -> Graph {
+        let changed = |body: &Arc<Graph>| Arc::new(change(body));
+        self.rebuild(|to, node, args| {
+            let op = match &node.op {
+                Op::Scan(scan) => Op::Scan(Scan {
+                    body: changed(&scan.body),
+                    ..scan.clone()
+                }),
+                Op::If(branch) => Op::If(Branch {
+                    then: changed(&branch.then),
+                    otherwise: changed(&branch.otherwise),
+                }),
+                Op::While(repeat) => Op::While(Loop {
+                    condition: changed(&repeat.condition),
+                    body: changed(&repeat.body),
+                    carried: repeat.carried,
+                }),
+                op => op.clone(),
+            };
+            to.push(op, args)
+        })
+    }
+
     /// A new graph made node by node: `make` is given the graph so far, each live node in order (inputs always, and first), and the
     /// new ids of its operands, and returns the new id. Dead nodes vanish and equal ones merge. What a pass is made of.
     ///
@@ -252,10 +297,11 @@ impl Graph {
     }
 }
 
-/// Two graphs are equal if they have equal nodes in the same order and equal outputs; places do not count.
+/// Two graphs are equal if they have equal nodes in the same order, equal outputs, and are cut alike; places do not count.
 impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
         self.outputs == other.outputs
+            && self.regions == other.regions
             && self.nodes.len() == other.nodes.len()
             && self
                 .nodes

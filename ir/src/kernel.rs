@@ -20,6 +20,10 @@ pub use expr::{AxisId, BufferId, Combine, Expr, ExprId, Exprs, LocalId};
 pub use nest::{Along, Bind, Contract, Limit, Lines, Local, Matrix, Nest, Operand, Product, Stmt, Strides};
 pub use prim::Prim;
 
+use std::hash::{Hash, Hasher};
+
+use fnv::FnvHasher;
+
 use crate::tensor::Type;
 
 /// A loop variable: takes every value from 0 to `extent` - 1.
@@ -120,4 +124,28 @@ pub enum Work {
         /// Largest first.
         descending: bool,
     },
+}
+
+impl Kernel {
+    /// A number that kernels have in common if they are the same code: the same in every process, so that files may name kernels by it.
+    pub fn key(&self) -> u64 {
+        let mut hasher = FnvHasher::default();
+        self.parts().hash(&mut hasher);
+        self.exprs.ids().for_each(|id| self.exprs.get(id).hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Whether two kernels are the same code, by whatever names.
+    pub fn is_same(&self, other: &Kernel) -> bool {
+        self.parts() == other.parts()
+            && self.exprs.len() == other.exprs.len()
+            && self.exprs.ids().all(|id| self.exprs.get(id) == other.exprs.get(id))
+    }
+
+    /// What makes kernels the same code, beside their expressions: everything but names.
+    fn parts(&self) -> (Vec<usize>, usize, Vec<(&Type, Role)>, &Work) {
+        let axes = self.axes.iter().map(|axis| axis.extent).collect();
+        let buffers = self.buffers.iter().map(|buffer| (&buffer.ty, buffer.role)).collect();
+        (axes, self.parallel, buffers, &self.work)
+    }
 }

@@ -17,7 +17,7 @@
 //!
 //! # Reading order
 //! [`dtype`], [`layout`], [`tensor`], [`error`], [`graph`], [`ops`], [`builder`], [`text`], [`verify`], [`program`], [`oracle`],
-//! [`autodiff`], [`watch`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`target`].
+//! [`autodiff`], [`watch`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`decisions`], [`target`].
 #![deny(unsafe_code)]
 
 // Tests within the crate share what measures graphs with those outside.
@@ -27,6 +27,7 @@ extern crate self as netloom_ir;
 pub mod autodiff;
 pub mod builder;
 pub mod cost;
+pub mod decisions;
 pub mod diff;
 pub mod dtype;
 pub mod error;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::dtype::{DType, Scalar};
 use crate::graph::{Graph, NodeId, Rebuild};
-use crate::ops::{Branch, Loop, Op, Scan, View};
+use crate::ops::{Op, View};
 use crate::target::Target;
 use crate::tensor::Tensor;
 use crate::verify::{has_bodies, verify};
@@ -117,7 +117,7 @@ pub struct Step<'a> {
     pub took: Duration,
 }
 
-/// The graph after all passes.
+/// The graph after all passes. One that says how it is cut is past them.
 ///
 /// # Panics
 /// If a pass fails or leaves a broken graph; the message names it and says what is wrong.
@@ -131,6 +131,9 @@ pub fn run(graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -
 /// As [`run`].
 pub fn run_list(passes: &[Pass], graph: &Graph, target: &Target, observer: &mut dyn FnMut(Step<'_>)) -> Graph {
     let mut improved = graph.clone();
+    if graph.is_cut() {
+        return improved;
+    }
     for round in 0..MAX_ROUNDS {
         let mut graph = Cow::Borrowed(&improved);
         for pass in passes {
@@ -190,26 +193,7 @@ fn run_pass(
 
 /// Improves the bodies of loops and branches, by all passes.
 fn improve_bodies(graph: &Graph, target: &Target) -> Graph {
-    let improve = |body: &Arc<Graph>| Arc::new(run(body, target, &mut |_| {}));
-    graph.rebuild(|to, node, args| {
-        let op = match &node.op {
-            Op::Scan(scan) => Op::Scan(Scan {
-                body: improve(&scan.body),
-                ..scan.clone()
-            }),
-            Op::If(branch) => Op::If(Branch {
-                then: improve(&branch.then),
-                otherwise: improve(&branch.otherwise),
-            }),
-            Op::While(whil) => Op::While(Loop {
-                condition: improve(&whil.condition),
-                body: improve(&whil.body),
-                carried: whil.carried,
-            }),
-            op => op.clone(),
-        };
-        to.push(op, args)
-    })
+    graph.with_bodies(|body| run(body, target, &mut |_| {}))
 }
 
 /// The scalar constant that a node is everywhere: a scalar constant, or a broadcast of one.
@@ -257,6 +241,7 @@ mod tests {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        tuned: crate::decisions::Tuned::NOTHING,
     };
 
     fn small() -> Graph {

@@ -45,7 +45,8 @@ impl Program {
     /// The same, where graphs are rewritten after scales have moved into kernels.
     fn prepared_by(&self, rewrite: impl Fn(&Graph) -> Graph) -> Program {
         let frozen = self.constant_states();
-        if frozen.is_empty() || self.entry(PREPARE).is_some() {
+        let is_cut = self.entries.iter().any(|entry| entry.graph.is_cut());
+        if frozen.is_empty() || self.entry(PREPARE).is_some() || is_cut {
             return self.clone();
         }
         let mut program = self.clone();

@@ -1,8 +1,12 @@
 //! What a schedule may know about a machine. Plain data: `netloom` fills it from the CPU or GPU found, or from `--cpu`.
 
+#[cfg(doc)]
+use crate::decisions::Decision;
+use crate::decisions::Tuned;
+
 /// The machine compiled for.
 ///
-/// Nothing here may change what is computed, only how fast: the number of threads and the size of caches are absent on
+/// Nothing here but what is said so may change what is computed, only how fast: the number of threads and the size of caches are absent on
 /// purpose (results must not depend on them), and schedules that read the rest keep the summation tree.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -18,8 +22,10 @@ pub struct Target {
     pub share_from: usize,
     /// Bytes of the largest operand that a GPU's hand-written shader of matrix products takes; 0 where generated kernels are used throughout.
     pub product_bytes: usize,
-    /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: the one choice here that results depend on.
+    /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: results depend on it.
     pub winograd: bool,
+    /// What is decided of CPU schedules instead of by their cost models: where that is [`Decision::Winograd`], results depend on it.
+    pub tuned: Tuned,
 }
 
 impl Target {

@@ -9,12 +9,14 @@
 //! 4. No two nodes have equal op and operands.
 //! 5. Inputs have distinct names, and the list of inputs holds them all, in order.
 //! 6. Outputs are nodes of the graph with one result, and have distinct names.
+//! 7. If the graph says how it is cut, it can be cut so ([`fuse::check`]).
 //!
 //! What each op asks of its operands, and of its bodies' inputs and outputs, is its class's [`Rules::infer`](crate::ops::Rules::infer).
 
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Problem, Problems};
+use crate::fuse;
 use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Attr, Op};
 use crate::tensor::Type;
@@ -48,6 +50,15 @@ pub fn verify(graph: &Graph) -> Result<(), Problems> {
     }
     check_inputs(graph, &mut problems);
     check_outputs(graph, &mut problems);
+    if graph.is_cut()
+        && problems.is_empty()
+        && let Err(wrong) = fuse::check(graph, graph.regions())
+    {
+        problems.extend(wrong.into_iter().map(|(number, message)| {
+            let region = number.map_or(String::new(), |number| format!("region {number}: "));
+            Problem::new(format!("{region}{message}"), crate::Loc::None)
+        }));
+    }
     if problems.is_empty() {
         Ok(())
     } else {

@@ -2,7 +2,8 @@
 
 mod support;
 
-use netloom_ir::{DType, fuse, sample};
+use netloom_ir::fuse::Region;
+use netloom_ir::{DType, NodeId, fuse, sample, text};
 use proptest::prelude::*;
 
 proptest! {
@@ -22,6 +23,43 @@ proptest! {
         let tolerance = 1e-4;
         support::kernels::check_kernels("one node each", &graph, &fuse::singletons(&graph), &inputs, tolerance);
         support::kernels::check_kernels("fused", &graph, &fuse::regions(&graph), &inputs, tolerance);
+    }
+
+    #[test]
+    fn regions_read_back(choices in prop::collection::vec(any::<u8>(), 0..80)) {
+        let cut = fuse::cut(&sample::graph(&choices, DType::F32));
+        prop_assert_eq!(text::parse("cut", &cut.to_string()), Ok(cut.clone()), "{}", &cut);
+        prop_assert_eq!(text::from_json(&text::to_json(&cut)), Ok(cut.clone()), "{}", &cut);
+        prop_assert_eq!(cut.regions(), fuse::regions(&cut.rebuild(|to, node, args| to.push(node.op.clone(), args))));
+    }
+
+    /// Whichever nodes a text puts together, a kernel comes of it that computes what they do, or the text is refused.
+    #[test]
+    fn any_regions_are_kernels_or_refused(
+        choices in prop::collection::vec(any::<u8>(), 8..40),
+        joined in prop::collection::vec(any::<bool>(), 40),
+        seed in any::<u64>(),
+    ) {
+        let graph = sample::graph(&choices, DType::F64).rebuild(|to, node, args| to.push(node.op.clone(), args));
+        let mut regions: Vec<Region> = Vec::new();
+        for (region, join) in fuse::singletons(&graph).into_iter().zip(joined) {
+            let both = regions.last().filter(|_| join).map(|last| {
+                let both = |a: &[NodeId], b: &[NodeId]| a.iter().chain(b).copied().collect::<Vec<_>>();
+                let (nodes, outputs) = (both(&last.nodes, &region.nodes), both(&last.outputs, &region.outputs));
+                Region::new(&graph, nodes, outputs, Vec::new())
+            });
+            let may_be_joined = |both: &Region| {
+                let all: Vec<Region> = regions[..regions.len() - 1].iter().chain([both]).cloned().collect();
+                // What later regions write is missing yet.
+                fuse::check(&graph, &all).err().is_none_or(|wrong| wrong.iter().all(|(region, _)| region.is_none()))
+            };
+            match both.filter(may_be_joined) {
+                Some(both) => *regions.last_mut().expect("the one that it is joined to") = both,
+                None => regions.push(region),
+            }
+        }
+        prop_assume!(fuse::check(&graph, &regions).is_ok());
+        support::kernels::check_kernels("joined by chance", &graph, &regions, &sample::inputs(&graph, seed), 1e-4);
     }
 }
 

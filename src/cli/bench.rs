@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use netloom::device::Choice;
 use netloom::eager::Eager;
 use netloom::formats::{npz, write_whole};
 use netloom::ir::cost::{self, Flops};
@@ -17,7 +18,7 @@ use netloom::plan::Plan;
 use netloom::profile::{self, KernelCost};
 use netloom::roofline::Limits;
 use netloom::train::model::median;
-use netloom::{Device, Error, Session};
+use netloom::{Cpu, Device, Error, Session};
 
 #[derive(Args)]
 pub struct Options {
@@ -60,6 +61,8 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    tuned: super::tuned::Tune,
+    #[command(flatten)]
     machine: super::Machine,
 }
 
@@ -79,43 +82,88 @@ impl Engine {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let (cpu, mut choice) = (options.machine.cpu()?, options.machine.choice()?);
-    let threads = options.machine.threads();
-    let arrays = options.input.as_deref().map(npz::load).transpose()?;
-    let wanted = if options.train { TRAIN_STEP } else { PREDICT };
-    let mut model = super::model::read(&options.open, options.batch, wanted, arrays.as_deref().unwrap_or(&[]))?;
-    let entry = match &model.program.entries[..] {
-        [only] => only.name.clone(),
-        _ => wanted.to_owned(),
-    };
-    model.entry(&entry)?;
-    model.program = model.program.only(&entry);
-    let weights = super::model::weights(options.weights.as_deref(), model.net)?;
-    if options.weights.is_some() {
-        weights.check(&model.program)?;
+    if let Some(limit) = options.tuned.tune {
+        let ready = Ready::on(&options.machine, options)?;
+        let inputs = arguments(&ready.plan, options.input.as_deref())?;
+        let inputs: Vec<&Tensor> = inputs.iter().collect();
+        let entries = [(ready.entry.as_str(), &inputs[..])];
+        super::tuned::store(
+            &options.open,
+            &ready.begun.program,
+            &ready.begun.session,
+            &entries,
+            limit,
+        )?;
     }
+    let machine = options.machine.with_stored(&options.open)?;
+    time(options, Ready::on(&machine, options)?, &machine.cpu()?)
+}
+
+/// A model ready to be timed.
+struct Ready {
+    name: String,
+    net: Option<&'static Net>,
+    entry: String,
+    plan: Plan,
+    choice: Choice,
+    begun: super::Begun,
+}
+
+impl Ready {
+    /// The model that options name, on a machine.
+    fn on(machine: &super::Machine, options: &Options) -> Result<Ready, Error> {
+        let mut choice = machine.choice()?;
+        let arrays = options.input.as_deref().map(npz::load).transpose()?;
+        let wanted = if options.train { TRAIN_STEP } else { PREDICT };
+        let mut model = super::model::read(&options.open, options.batch, wanted, arrays.as_deref().unwrap_or(&[]))?;
+        let entry = match &model.program.entries[..] {
+            [only] => only.name.clone(),
+            _ => wanted.to_owned(),
+        };
+        model.entry(&entry)?;
+        model.program = model.program.only(&entry);
+        let weights = super::model::weights(options.weights.as_deref(), model.net)?;
+        if options.weights.is_some() {
+            weights.check(&model.program)?;
+        }
+        let mut begun = super::begin(machine, &mut choice, model.program, weights, &entry, options.seed)?;
+        begun.session.prepare()?;
+        let plan = begun.session.executable().plan(&entry);
+        Ok(Ready {
+            name: model.name,
+            net: model.net,
+            plan: plan.cloned().expect("an entry of the program"),
+            entry,
+            choice,
+            begun,
+        })
+    }
+}
+
+/// Times it in the way that options say.
+fn time(options: &Options, ready: Ready, cpu: &Cpu) -> Result<(), Error> {
+    let Ready {
+        name,
+        net,
+        entry,
+        plan,
+        choice,
+        begun,
+    } = ready;
     let super::Begun {
         mut session,
         program,
         compile,
         load,
         planned,
-    } = super::begin(
-        &options.machine,
-        &mut choice,
-        model.program,
-        weights,
-        &entry,
-        options.seed,
-    )?;
+    } = begun;
+    let threads = options.machine.threads();
     let device = choice.device;
     let stages = session.executable().stages.clone();
     let is_cpu = matches!(device, Device::Cpu(_));
-    let executable = session.executable();
-    let plan = executable.plan(&entry).cloned().expect("an entry of the program");
+    let tuned = session.executable().tuned_count;
     let inputs = arguments(&plan, options.input.as_deref())?;
     let inputs: Vec<&Tensor> = inputs.iter().collect();
-    session.prepare()?;
     let seconds = Duration::from_secs_f64(options.seconds.max(0.0));
     if options.kernels {
         let limits = Limits::measure(&device, threads)?;
@@ -170,13 +218,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .entry(&entry)
         .map_or(Flops::default(), |entry| cost::total(&entry.graph));
     let mut report = serde_json::json!({
-        "model": model.name,
+        "model": name,
         "entry": entry,
         "device": device.name(),
         "fell_back": choice.fell_back,
         "cpu": is_cpu.then(|| cpu.name()),
         "threads": threads,
         "mode": if options.eager { "eager" } else { "compiled" },
+        "tuned": tuned,
         "seed": options.seed,
         "batch": plan.inputs.first().and_then(|port| port.ty.shape.first()),
         "median_ms": median_ms,
@@ -185,7 +234,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "compile_ms": milliseconds(compile),
         "load_ms": milliseconds(load),
         "stages_ms": stages,
-        "parameters": model.net.map(parameter_count).transpose()?,
+        "parameters": net.map(parameter_count).transpose()?,
         "flops": flops.all,
         "contraction_share": flops.contractions / flops.all.max(1.0),
         "kernels": kernels,

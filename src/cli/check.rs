@@ -52,7 +52,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let model = super::model::read(&options.open, options.batch, &options.entry, &arrays)?;
     model.entry(&options.entry)?;
     let program = model.program.only(&options.entry);
-    let (cpu, threads) = (options.machine.cpu()?, options.machine.threads());
+    let machine = options.machine.with_stored(&options.open)?;
+    let (cpu, threads) = (machine.cpu()?, machine.threads());
 
     // Those for which a program is prepared alike are checked together.
     let mut engines: Vec<Vec<Box<dyn Engine>>> = vec![vec![Box::new(Compiled::on(&cpu, threads))]];

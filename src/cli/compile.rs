@@ -1,10 +1,12 @@
 //! `netloom compile`: a model ahead of time.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use netloom::ahead::{self, Artefact, States};
 use netloom::ir::prepare::PREPARE;
+use netloom::ir::{Program, Tensor};
 use netloom::nn::training::{PREDICT, TRAIN_STEP};
 use netloom::{Cpu, Device, Error, Session, compile};
 
@@ -43,6 +45,8 @@ pub struct Options {
     #[arg(short, long)]
     out: PathBuf,
     #[command(flatten)]
+    tuned: super::tuned::Tune,
+    #[command(flatten)]
     machine: super::Machine,
 }
 
@@ -56,20 +60,21 @@ enum Emit {
     Sharedlib,
 }
 
-pub fn run(options: &Options) -> Result<(), Error> {
+/// The levels of a CPU that the code is for, the best first.
+fn cpus_for(options: &Options, machine: &super::Machine) -> Result<Vec<Cpu>, Error> {
     let named = |name: &str| {
         let cpu = match &options.target {
             Some(triple) => Cpu::for_triple(triple, Some(name).filter(|name| *name != "native"))?,
             None => Cpu::named(name)?,
         };
-        Ok::<Cpu, Error>(options.machine.allow(cpu))
+        Ok(machine.allow(cpu))
     };
-    let cpus = options
-        .machine
-        .cpu
-        .split(',')
-        .map(named)
-        .collect::<Result<Vec<_>, _>>()?;
+    machine.cpu.split(',').map(named).collect()
+}
+
+pub fn run(options: &Options) -> Result<(), Error> {
+    let mut machine = options.machine.with_stored(&options.open)?;
+    let mut cpus = cpus_for(options, &machine)?;
     let emit = match (options.emit, options.rust) {
         (Emit::Sharedlib, true) => {
             return Err(Error::Usage(
@@ -124,13 +129,23 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if options.weights.is_some() {
         weights.check(&whole)?;
     }
-    let executable = compile(&weights.begin(program.clone()), Cpu::native())?;
+    let here = match options.tuned.tune {
+        None => machine.allow(Cpu::native()),
+        Some(_) => cpus[0].clone(),
+    };
+    let executable = compile(&weights.begin(program.clone()), here)?;
+    machine.say_stored(&executable);
     let mut session = Session::with_weights(executable.into(), options.machine.threads(), options.seed, weights)?;
     // What can be computed before the program runs is among the states; the object need not compute it.
     session.prepare()?;
     let names: Vec<&str> = (whole.entries.iter().map(|entry| entry.name.as_str()))
         .filter(|name| *name != PREPARE)
         .collect();
+    if let Some(limit) = options.tuned.tune {
+        tune(options, &program, &session, &names, limit)?;
+        machine = options.machine.with_stored(&options.open)?;
+        cpus = cpus_for(options, &machine)?;
+    }
     let artefact = Artefact {
         name: &name,
         program: &program.with_entries(&names),
@@ -154,4 +169,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
         eprintln!("wrote {}", file.display());
     }
     Ok(())
+}
+
+/// Stores what is faster for entries, timed with made-up arguments.
+fn tune(options: &Options, program: &Program, session: &Session, names: &[&str], limit: Duration) -> Result<(), Error> {
+    let made_up = |name: &&str| super::bench::made_up_arguments(session, name);
+    let arguments = names.iter().map(made_up).collect::<Result<Vec<_>, _>>()?;
+    let arguments: Vec<Vec<&Tensor>> = arguments.iter().map(|tensors| tensors.iter().collect()).collect();
+    let entries = names.iter().copied().zip(arguments.iter().map(Vec::as_slice));
+    super::tuned::store(&options.open, program, session, &entries.collect::<Vec<_>>(), limit)
 }

@@ -28,7 +28,7 @@ pub struct Options {
     /// Examples in a batch
     #[arg(long)]
     batch: Option<usize>,
-    /// Where it is written, instead of standard output. Graphs as text are then a whole program, from which every command goes on: weights and
+    /// Where it is written, instead of standard output. Graphs and regions as text are then a whole program, from which every command goes on: weights and
     /// other large constants are put beside it, in a file of the same name that ends in `.safetensors`
     #[arg(short, long)]
     out: Option<PathBuf>,
@@ -48,8 +48,9 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let device = options.machine.device()?;
-    let target = options.machine.target(&device);
+    let machine = options.machine.with_stored(&options.open)?;
+    let device = machine.device()?;
+    let target = machine.target(&device);
     let usual = match options.stage.as_str() {
         "grad" => TRAIN_STEP,
         _ => PREDICT,
@@ -65,80 +66,62 @@ pub fn run(options: &Options) -> Result<(), Error> {
         "graph" | "grad" => model.program.only(&name),
         _ => model.program.only(&name).prepared_for(&target),
     };
-    let entry = &program.entries[0];
-    if let (Some(out), Format::Text) = (&options.out, options.format)
-        && let Some(entries) = entries_at(&options.stage, &program, &target)
-    {
-        return write_program(out, &Program { entries, ..program });
-    }
     if options.format == Format::Html {
         let program = model.program.only(&name).prepared_for(&target);
-        let page = page(options, &device, &model.name, &program, &name)?;
+        let page = page(options, &device, &target, &model.name, &program, &name)?;
         return super::write(options.out.as_deref(), &page);
     }
-    let shown = |graph: &Graph| match options.format {
-        Format::Text | Format::Html => graph.to_string(),
-        Format::Dot => text::dot(graph),
-        Format::Json => text::to_json(graph),
-    };
-    let written = match options.stage.as_str() {
-        "graph" | "grad" => shown(&entry.graph),
-        "optimized" => shown(&passes::run(&entry.graph, &target, &mut |_| {})),
-        "regions" => {
-            let graph = passes::run(&entry.graph, &target, &mut |_| {});
-            fuse::regions(&graph)
-                .iter()
-                .enumerate()
-                .map(|(number, region)| format!("region {number}: {region}\n"))
-                .collect()
+    let lowered = || lower(&program, &target);
+    let written = match (options.stage.as_str(), &device) {
+        ("kernel", _) => dump::kernels(&lowered()?),
+        ("nest", _) => dump::nests(&lowered()?),
+        ("plan", _) => dump::plans(&lowered()?),
+        ("clif", Device::Cpu(cpu)) => dump::clif(&lowered()?, cpu)?,
+        ("asm", Device::Cpu(cpu)) => dump::assembly(&lowered()?, cpu)?,
+        ("spirv", Device::Cpu(_)) => {
+            return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned()));
         }
-        "kernel" | "nest" | "plan" | "clif" | "asm" | "spirv" => {
-            let lowered = lower(&program, &target)?;
-            match (options.stage.as_str(), &device) {
-                ("kernel", _) => dump::kernels(&lowered),
-                ("nest", _) => dump::nests(&lowered),
-                ("plan", _) => dump::plans(&lowered),
-                ("clif", Device::Cpu(cpu)) => dump::clif(&lowered, cpu)?,
-                ("asm", Device::Cpu(cpu)) => dump::assembly(&lowered, cpu)?,
-                ("spirv", Device::Cpu(_)) => {
-                    return Err(Error::Usage("SPIR-V is for Vulkan: add `--device vulkan`".to_owned()));
-                }
-                #[cfg(feature = "vulkan")]
-                ("spirv", Device::Vulkan(device)) => dump::spirv(&lowered, device)?,
-                (stage, device) => {
-                    return Err(Error::Usage(format!(
-                        "there is no `{stage}` of kernels for {device}: leave `--device` out, or see the stage spirv"
-                    )));
-                }
+        #[cfg(feature = "vulkan")]
+        ("spirv", Device::Vulkan(device)) => dump::spirv(&lowered()?, device)?,
+        #[cfg(feature = "vulkan")]
+        (stage @ ("clif" | "asm"), Device::Vulkan(_)) => {
+            return Err(Error::Usage(format!(
+                "there is no `{stage}` of kernels for {device}: leave `--device` out, or see the stage spirv"
+            )));
+        }
+        (stage, _) => {
+            let entries = program.entries.iter().map(|entry| {
+                let graph = graph_at(stage, &entry.graph, &target)?;
+                Ok(Entry { graph, ..entry.clone() })
+            });
+            let entries = entries.collect::<Result<Vec<_>, Error>>()?;
+            let graph = &entries[0].graph;
+            match (options.format, &options.out) {
+                (Format::Text | Format::Html, Some(out)) => return write_program(out, &Program { entries, ..program }),
+                (Format::Text | Format::Html, None) => graph.to_string(),
+                (Format::Dot, _) => text::dot(graph),
+                (Format::Json, _) => text::to_json(graph),
             }
         }
-        pass => match after_pass(&entry.graph, &target, pass) {
-            Some(graph) => shown(&graph),
-            None => {
-                let known: Vec<&str> = passes::PASSES.iter().map(|pass| pass.name).collect();
-                return Err(Error::Unknown(format!(
-                    "there is no stage `{pass}`; the stages are graph, grad, optimized, regions, kernel, nest, clif, asm, spirv, \
-                     plan, and after each pass: {}",
-                    known.join(", ")
-                )));
-            }
-        },
     };
     super::write(options.out.as_deref(), &written)
 }
 
-/// The entries at a stage at which they are graphs still; nothing at a later one.
-fn entries_at(stage: &str, program: &Program, target: &Target) -> Option<Vec<Entry>> {
-    let at_stage = |graph: &Graph| match stage {
-        "graph" | "grad" => Some(graph.clone()),
-        "optimized" => Some(passes::run(graph, target, &mut |_| {})),
-        pass => after_pass(graph, target, pass),
-    };
-    let entry = |entry: &Entry| {
-        let graph = at_stage(&entry.graph)?;
-        Some(Entry { graph, ..entry.clone() })
-    };
-    program.entries.iter().map(entry).collect()
+/// A graph at a stage at which it is a graph still.
+fn graph_at(stage: &str, graph: &Graph, target: &Target) -> Result<Graph, Error> {
+    match stage {
+        "graph" | "grad" => Ok(graph.clone()),
+        "optimized" => Ok(passes::run(graph, target, &mut |_| {})),
+        "regions" => Ok(fuse::cut(&passes::run(graph, target, &mut |_| {}))),
+        pass => after_pass(graph, target, pass).ok_or_else(|| {
+            let known: Vec<&str> = passes::PASSES.iter().map(|pass| pass.name).collect();
+            Error::Unknown(format!(
+                "there is no stage `{pass}`; the stages are graph, grad, optimized, regions, kernel, nest, clif, asm, spirv, plan, and \
+                 after each pass: {}",
+                known.join(", ")
+            ))
+        }),
+    }
 }
 
 /// Writes a program as text from which every command goes on, and its large constants beside it.
@@ -154,7 +137,14 @@ fn write_program(out: &Path, program: &Program) -> Result<(), Error> {
 }
 
 /// The page of an entry.
-fn page(options: &Options, device: &Device, title: &str, program: &Program, entry: &str) -> Result<String, Error> {
+fn page(
+    options: &Options,
+    device: &Device,
+    target: &Target,
+    title: &str,
+    program: &Program,
+    entry: &str,
+) -> Result<String, Error> {
     let costs = match options.measure {
         false => None,
         true => {
@@ -165,7 +155,7 @@ fn page(options: &Options, device: &Device, title: &str, program: &Program, entr
             Some(profile::kernels(program, entry, &session, &inputs, limit)?)
         }
     };
-    let lowered = lower(program, &options.machine.target(device))?;
+    let lowered = lower(program, target)?;
     html(title, entry, &lowered, device, costs.as_deref())
 }
 

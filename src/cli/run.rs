@@ -64,6 +64,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let mut artefact = vulkan::Playing::open(folder, &device)?;
         return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
     }
+    let machine = options.machine.with_stored(&options.open)?;
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
     let mut model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
     let mut entries = model.program.entries.iter_mut();
@@ -78,9 +79,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if options.weights.is_some() {
         weights.check(&model.program)?;
     }
-    let mut choice = options.machine.choice()?;
+    let mut choice = machine.choice()?;
     let begun = super::begin(
-        &options.machine,
+        &machine,
         &mut choice,
         model.program,
         weights,

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use cranelift::codegen::isa::{self, OwnedTargetIsa};
 use cranelift::codegen::settings::{self, Configurable};
+use netloom_ir::decisions::Tuned;
 use netloom_ir::target::{Target, TargetKind};
 use target_lexicon::{Architecture, Triple};
 
@@ -33,6 +34,8 @@ pub struct Cpu {
     pub share_from: usize,
     /// Whether convolutions may be computed by Winograd's algorithm, see [`Target::winograd`].
     pub winograd: bool,
+    /// What is decided of schedules, see [`Target::tuned`].
+    pub tuned: Tuned,
 }
 
 /// The names that [`Cpu::named`] knows, beside `native`, and what each lets the code use: level, FMA.
@@ -79,6 +82,7 @@ impl Cpu {
             level,
             share_from: Target::SHARE_FROM,
             winograd: true,
+            tuned: Tuned::NOTHING,
         }
     }
 
@@ -121,6 +125,7 @@ impl Cpu {
                     has_fma: true,
                     share_from: Target::SHARE_FROM,
                     winograd: true,
+                    tuned: Tuned::NOTHING,
                 }),
                 Some(name) => Err(Error::UnknownCpu {
                     name: name.to_string(),
@@ -137,6 +142,7 @@ impl Cpu {
                 has_fma,
                 share_from: Target::SHARE_FROM,
                 winograd: true,
+                tuned: Tuned::NOTHING,
             }),
             None => Err(Error::UnknownCpu {
                 name: name.to_string(),
@@ -187,6 +193,7 @@ impl Cpu {
             share_from: self.share_from,
             product_bytes: 0,
             winograd: self.winograd,
+            tuned: self.tuned.clone(),
         }
     }
 

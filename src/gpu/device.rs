@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use netloom_ir::DType;
+use netloom_ir::decisions::Tuned;
 use netloom_ir::target::{Target, TargetKind};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
@@ -499,6 +500,7 @@ impl Device {
             share_from: 0,
             product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
             winograd: true,
+            tuned: Tuned::NOTHING,
         }
     }
 

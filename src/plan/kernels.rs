@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use netloom_ir::Target;
 use netloom_ir::fuse::Region;
 use netloom_ir::graph::{Graph, NodeId};
-use netloom_ir::kernel::{Axis, Buffer, Kernel, Nest, Work, build};
+use netloom_ir::kernel::{Kernel, Nest, build};
 use netloom_ir::layout::Layout;
 
 use crate::compile::Stages;
@@ -69,9 +69,9 @@ impl Kernels {
         for (buffer, id) in kernel.buffers.iter_mut().zip(values) {
             buffer.ty.layout = layouts.get(id).cloned().unwrap_or_default();
         }
-        let key = key(&kernel);
+        let key = kernel.key();
         let known = self.known.entry(key).or_default();
-        if let Some(&id) = known.iter().find(|id| same(&self.kernels[id.0], &kernel)) {
+        if let Some(&id) = known.iter().find(|id| self.kernels[id.0].is_same(&kernel)) {
             return id;
         }
         let id = KernelId(self.kernels.len());
@@ -88,6 +88,18 @@ impl Kernels {
     /// The number of distinct kernels.
     pub fn len(&self) -> usize {
         self.kernels.len()
+    }
+
+    /// Of how many something is decided by [`Target::tuned`].
+    pub fn tuned_count(&self) -> usize {
+        match &self.target.tuned {
+            nothing if nothing.is_empty() => 0,
+            tuned => self
+                .kernels
+                .iter()
+                .filter(|kernel| tuned.get(kernel.key()).is_some())
+                .count(),
+        }
     }
 
     /// Whether there is none.
@@ -124,36 +136,4 @@ fn name(graph: &Graph, region: &Region) -> String {
         names.drain(2..names.len() - 2);
     }
     names.join("_")
-}
-
-/// What makes kernels the same code: everything but names.
-fn parts(
-    kernel: &Kernel,
-) -> (
-    Vec<usize>,
-    usize,
-    Vec<(&netloom_ir::Type, netloom_ir::kernel::Role)>,
-    &Work,
-) {
-    let axes = kernel.axes.iter().map(|Axis { extent, .. }| *extent).collect();
-    let buffers = kernel
-        .buffers
-        .iter()
-        .map(|Buffer { ty, role, .. }| (ty, *role))
-        .collect();
-    (axes, kernel.parallel, buffers, &kernel.work)
-}
-
-fn key(kernel: &Kernel) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    parts(kernel).hash(&mut hasher);
-    for id in kernel.exprs.ids() {
-        kernel.exprs.get(id).hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-fn same(a: &Kernel, b: &Kernel) -> bool {
-    parts(a) == parts(b) && a.exprs.len() == b.exprs.len() && a.exprs.ids().all(|id| a.exprs.get(id) == b.exprs.get(id))
 }

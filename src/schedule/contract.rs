@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use netloom_ir::decisions::Decision;
 use netloom_ir::kernel::index::Affine;
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, Lines, Operand, Prim, Role, Stmt};
 use netloom_ir::{DType, Target};
@@ -166,7 +167,13 @@ impl Form {
         let (form, length) = (self.clone(), draft.extent(self.row));
         if self.along_rows
             || length >= ENOUGH_ROWS
-            || 2 * length > most_rows(self.dtype, target, tile_columns(target, draft.extent(self.column)))
+            || 2 * length
+                > most_rows(
+                    draft,
+                    self.dtype,
+                    target,
+                    tile_columns(draft, target, draft.extent(self.column)),
+                )
         {
             return form;
         }
@@ -259,36 +266,36 @@ pub fn direct(draft: &mut Draft, side: ExprId, along: &[AxisId]) -> Option<(Buff
 
 /// The rows and columns of a tile: as many as the registers hold, nearly dividing the result's. At least 8 sums in flight hide the latency
 /// of a fused multiply-add; measured, any such tile is at 98 % of an AVX-512 machine's peak, and 6 rows of 2 vectors at AVX2's.
-fn tile(dtype: DType, target: &Target, m: usize, n: usize) -> (usize, usize) {
-    let columns = tile_columns(target, n);
-    let most = most_rows(dtype, target, columns);
+fn tile(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize) -> (usize, usize) {
+    let columns = tile_columns(draft, target, n);
+    let most = most_rows(draft, dtype, target, columns);
     (m.div_ceil(m.div_ceil(most)), columns)
 }
 
-fn tile_columns(target: &Target, n: usize) -> usize {
-    let columns = if n > 16 && n.next_multiple_of(32) <= n.next_multiple_of(16) * 21 / 20 {
-        32
-    } else {
-        16
-    };
+fn tile_columns(draft: &Draft, target: &Target, n: usize) -> usize {
+    let is_full = n > 16 && n.next_multiple_of(32) <= n.next_multiple_of(16) * 21 / 20;
+    let usual = if is_full { 32 } else { 16 };
+    let columns = draft.decisions.get(Decision::Columns).unwrap_or(usual);
     if target.vector_registers < 32 { 16 } else { columns }
 }
 
 /// The most rows of a tile of so many columns.
-pub fn most_rows(dtype: DType, target: &Target, columns: usize) -> usize {
+pub fn most_rows(draft: &Draft, dtype: DType, target: &Target, columns: usize) -> usize {
     let vectors = (columns * dtype.size_bytes()).div_ceil(4 * target.vector_lanes);
     let sums = match (target.vector_registers, target.vector_lanes) {
         (32.., _) => 28,
         (_, 8..) => 12,
         _ => 8,
     };
-    (sums / vectors).max(1)
+    let decided = draft.decisions.get(Decision::Rows).unwrap_or(usize::MAX);
+    (sums / vectors).clamp(1, decided)
 }
 
 /// How many of `count` tiles side by side one task computes before it writes them, so that what is written runs along many lanes: about
-/// 128, or twice that where there are tasks enough.
-fn side_by_side(count: usize, size: usize, others: usize) -> usize {
-    let most = (if others < 16 { 128 } else { 256 } / size).max(1);
+/// 128, or twice that where there are tasks enough, if it is not decided.
+fn side_by_side(draft: &Draft, count: usize, size: usize, others: usize) -> usize {
+    let usual = if others < 16 { 128 } else { 256 };
+    let most = (draft.decisions.get(Decision::Strip).unwrap_or(usual) / size).max(1);
     let waste = |each: &usize| (count.next_multiple_of(*each), std::cmp::Reverse(*each));
     (most / 2 + 1..=most)
         .min_by_key(waste)
@@ -317,10 +324,10 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let n = band.as_ref().map_or(draft.extent(column), |band| band.columns);
     // Rows are counted in lines from here on.
     let (rows, columns) = match line {
-        None => tile(dtype, target, m, n),
+        None => tile(draft, dtype, target, m, n),
         Some(_) => {
-            let columns = tile_columns(target, n);
-            let most = most_rows(dtype, target, columns) / length;
+            let columns = tile_columns(draft, target, n);
+            let most = most_rows(draft, dtype, target, columns) / length;
             // Every tile reads all of its side of B, which costs as much as some rows; what two tiles share is computed twice.
             let cost = |lines: &usize| m.div_ceil(*lines) * (lines * length + READING);
             ((1..=most).min_by_key(cost).expect("a line fits into a tile"), columns)
@@ -330,11 +337,11 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let bands = band.as_ref().map_or(1, |band| band.count);
     let others = draft.count(&outer) * bands;
     let (high, wide) = match along_rows {
-        true => (side_by_side(tiles, rows, others * panels).min(m / rows), 1),
+        true => (side_by_side(draft, tiles, rows, others * panels).min(m / rows), 1),
         false if band.is_some() => (1, panels),
         false => {
             let fit = STRIP_BYTES / (draft.count(k) * columns * dtype.size_bytes()).max(1);
-            (1, side_by_side(panels, columns, others * tiles).min(fit.max(1)))
+            (1, side_by_side(draft, panels, columns, others * tiles).min(fit.max(1)))
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
@@ -603,7 +610,7 @@ impl Band {
             (form.outer.iter().copied()).find(|&axis| !a_free.contains(&axis) && is_pitch(address.factor(axis)))?;
         let (pitch, extent) = (address.factor(axis) as usize, draft.extent(axis));
         let rows = draft.extent(form.row);
-        let padded = |n: usize| n.next_multiple_of(tile(form.dtype, target, rows, n).1);
+        let padded = |n: usize| n.next_multiple_of(tile(draft, form.dtype, target, rows, n).1);
         let band = |lines: usize| Band {
             axis,
             pitch,
@@ -616,7 +623,10 @@ impl Band {
             .filter(|band| band.columns <= Band::COLUMNS)
             .min_by_key(|band| band.count * padded(band.columns))?;
         let fills = best.count * padded(best.columns) * 20 < extent * padded(length) * 19;
-        let (width, high) = (padded(best.columns), tile(form.dtype, target, rows, best.columns).0);
+        let (width, high) = (
+            padded(best.columns),
+            tile(draft, form.dtype, target, rows, best.columns).0,
+        );
         (fills && matches!(source(draft, form, width, (rows, high)), Source::Direct)).then_some(best)
     }
 }
@@ -739,11 +749,13 @@ fn ahead(draft: &mut Draft, form: &Form) -> usize {
     let size = form.dtype.size_bytes();
     let bytes = draft.count(&draft.free(form.b)) * size;
     let innermost = *form.k.last().expect("a sum over an axis");
-    match direct(draft, form.b, &form.k) {
-        Some((_, address)) if bytes >= FAR_BYTES => {
-            (AHEAD_BYTES / size).max(address.factor(innermost) as usize * AHEAD_STEPS)
-        }
-        _ => 0,
+    let usual = if bytes >= FAR_BYTES { AHEAD_BYTES } else { 0 };
+    match (
+        draft.decisions.get(Decision::Ahead).unwrap_or(usual),
+        direct(draft, form.b, &form.k),
+    ) {
+        (0, _) | (_, None) => 0,
+        (bytes, Some((_, address))) => (bytes / size).max(address.factor(innermost) as usize * AHEAD_STEPS),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use netloom_ir::decisions::Decisions;
 use netloom_ir::kernel::index::{self, Affine};
 use netloom_ir::kernel::{
     Axis, AxisId, Bind, Buffer, BufferId, Expr, ExprId, Exprs, Kernel, Local, LocalId, Nest, Prim, Role, Stmt, Store,
@@ -61,6 +62,8 @@ impl Grain {
 /// The nest so far. Both arenas know the same axes.
 pub struct Draft {
     pub grain: Grain,
+    /// What cost models need not decide.
+    pub decisions: Decisions,
     /// Fewer shares than this leave the machine idle.
     pub few: usize,
     /// What is computed: the kernel's expressions, with folds.
@@ -80,6 +83,7 @@ impl Draft {
         }
         Draft {
             grain: Grain::of(target),
+            decisions: target.tuned.of(kernel),
             few: match target.kind {
                 TargetKind::Cpu => 64,
                 TargetKind::Vulkan => target.invocations.max(1024),

@@ -93,7 +93,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let zero = draft.int(0);
     let (m, taps) = (draft.extent(row), draft.count(&form.taps));
     // Rows that were computed twice would be summed twice.
-    let most = most_rows(dtype, target, LANES);
+    let most = most_rows(draft, dtype, target, LANES);
     let rows = (1..=most.min(m))
         .rev()
         .find(|&rows| m.is_multiple_of(rows))

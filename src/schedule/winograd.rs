@@ -10,6 +10,7 @@ mod transform;
 
 use std::collections::{BTreeSet, HashMap};
 
+use netloom_ir::decisions::Decision;
 use netloom_ir::kernel::index::affine;
 use netloom_ir::kernel::nest::LANES;
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Operand, Prim, Role, Stmt};
@@ -134,9 +135,12 @@ impl Form {
         Some(found)
     }
 
-    /// The size of squares that takes the least time, if that is clearly less than a contraction takes. In nanoseconds of one core of the
+    /// The size of squares decided, or the one that takes the least time, if that is clearly less than a contraction takes. In nanoseconds of one core of the
     /// machine of `BENCHMARKS.md`; what counts are the ratios.
     fn best_size(&self, draft: &Draft) -> Option<usize> {
+        if let Some(size) = draft.decisions.get(Decision::Winograd) {
+            return (size > 0).then_some(size);
+        }
         /// Multiplications and additions a nanosecond.
         const RATE: f64 = 55.0;
         /// The transforms of a square of the image, of the result, and of a filter, each of [`LANES`] channels.
@@ -234,13 +238,16 @@ impl<'f> Plan<'f> {
         let columns = if wide { 2 * LANES } else { LANES };
         let panels = form.filter_count(draft) / columns;
         let squares = form.squares(draft, size);
-        let most = most_rows(DType::F32, target, columns);
+        let most = most_rows(draft, DType::F32, target, columns);
         let rows = squares.div_ceil(squares.div_ceil(most));
         let groups = squares.div_ceil(rows);
         let channels = form.channel_count(draft);
         let blocks = channels / LANES;
         let bytes = |elements: usize| places * elements * size_of::<f32>();
-        let filters_at_once = FEW_SQUARES * squares > panels * columns;
+        let filters_at_once = match draft.decisions.get(Decision::FiltersFirst) {
+            Some(decided) => decided == 1,
+            None => FEW_SQUARES * squares > panels * columns,
+        };
         let fits = |each: &usize| blocks.is_multiple_of(*each) && bytes(each * LANES * columns) <= FILTER_BYTES;
         let each = match filters_at_once {
             true => blocks,

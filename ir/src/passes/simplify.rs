@@ -298,6 +298,7 @@ mod tests {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        tuned: crate::decisions::Tuned::NOTHING,
     };
 
     /// Values at which equations fail if they can: NaN, infinities, both zeros, denormals, the ends of each type.

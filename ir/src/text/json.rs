@@ -15,7 +15,8 @@
 //! operands and outputs name them by position. Attributes have the names that the text form gives them, the one without a
 //! name `""`. A number, a list of numbers, a boolean and a string are themselves; the others are `{"word": "max"}`, `{"dtype":
 //! "f32"}`, `{"type": "f32[8,4]"}`, a constant `{"type": "f32[2]", "bytes": "0000803f00000040"}` (little-endian), and a body
-//! `{"nodes": .., "outputs": ..}`.
+//! `{"nodes": .., "outputs": ..}`. A graph that is cut has `regions` too, in order: `{"outputs": [7], "nodes": [4, 5, 7], "without": [{"node": 3,
+//! "reason": "2 regions need it, and it is not computed twice"}]}`.
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use serde_json::{Map, Value, json};
 use super::parse::{bytes_of, check_numbers, parse_type};
 use crate::dtype::DType;
 use crate::error::{Loc, Problem, Problems};
+use crate::fuse::{self, Region};
 use crate::graph::{Graph, NodeId};
 use crate::ops::{self, Attr, Attrs};
 use crate::tensor::{Tensor, Type};
@@ -73,7 +75,21 @@ fn graph_value(graph: &Graph) -> Value {
         .outputs
         .iter()
         .map(|(name, id)| json!({"name": name, "node": id.0}));
-    json!({"nodes": nodes.collect::<Vec<_>>(), "outputs": outputs.collect::<Vec<_>>()})
+    let mut value = json!({"nodes": nodes.collect::<Vec<_>>(), "outputs": outputs.collect::<Vec<_>>()});
+    if graph.is_cut() {
+        value["regions"] = graph.regions().iter().map(region_value).collect();
+    }
+    value
+}
+
+fn region_value(region: &Region) -> Value {
+    let numbers = |ids: &[NodeId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+    let stopped = region.stopped.iter();
+    json!({
+        "outputs": numbers(&region.outputs),
+        "nodes": numbers(&region.nodes),
+        "without": stopped.map(|(id, reason)| json!({"node": id.0, "reason": reason})).collect::<Vec<_>>(),
+    })
 }
 
 fn attr_value(attr: &Attr) -> Value {
@@ -136,7 +152,29 @@ fn graph_of(value: &Value) -> Result<Graph, String> {
         }
         graph.outputs.push((name.to_owned(), id));
     }
-    Ok(graph)
+    if value["regions"].is_null() {
+        return Ok(graph);
+    }
+    let regions = list(value, "regions")?.iter().map(|region| region_of(region, &graph));
+    let regions = regions.collect::<Result<Vec<_>, _>>()?;
+    match fuse::check(&graph, &regions).map_err(|mut wrong| wrong.swap_remove(0)) {
+        Ok(()) => Ok(graph.with_regions(regions)),
+        Err((Some(number), message)) => Err(format!("region {number}: {message}")),
+        Err((None, message)) => Err(message),
+    }
+}
+
+fn region_of(value: &Value, graph: &Graph) -> Result<Region, String> {
+    let nodes = |name| {
+        list(value, name)?
+            .iter()
+            .map(|id| node_of(id, graph))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let stopped = list(value, "without")?.iter();
+    let stopped = stopped.map(|stop| Ok((node_of(&stop["node"], graph)?, text(stop, "reason")?.to_owned())));
+    let stopped = stopped.collect::<Result<_, String>>()?;
+    Ok(Region::new(graph, nodes("nodes")?, nodes("outputs")?, stopped))
 }
 
 fn attr_of(value: &Value) -> Result<Attr, String> {

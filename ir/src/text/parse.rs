@@ -7,7 +7,8 @@
 //! file      = (graph | (state | entry)*)
 //! state     = "state" name ":" type "=" (constant | graph | "prepared" | "given" | "data")
 //! entry     = "entry" name "=" graph
-//! graph     = "graph" "(" (name ":" type),* ")" "{" statement* "return" (name "=")? operand),* "}"
+//! graph     = "graph" "(" (name ":" type),* ")" "{" statement* region* "return" (name "=")? operand),* "}"
+//! region    = "region" operand,* "=" operand,* ("without" operand string)*
 //! statement = (label | name) (":" type),* "=" op attribute? operand,* (word "=" attribute)*
 //! operand   = label | name | literal
 //! literal   = (number | "inf" | "nan" | "true" | "false") (":" dtype)?
@@ -24,6 +25,7 @@ use super::print::operand;
 use super::stored::reference;
 use crate::dtype::{DType, Scalar};
 use crate::error::{Loc, Problem, Problems};
+use crate::fuse::{self, Region};
 use crate::graph::{Graph, NodeId};
 use crate::layout::{Digit, Layout};
 use crate::ops::{self, Attr, Attrs, Input, Op, View};
@@ -146,6 +148,8 @@ struct Scope<'s> {
     graph: Graph,
     /// What each label and name stands for; `None` if its statement was wrong.
     names: HashMap<Named<'s>, Option<NodeId>>,
+    /// How it is cut, if the text says so, each region with its place.
+    regions: Vec<(Token<'s>, Region)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -215,7 +219,10 @@ impl<'s> Parser<'s> {
                 } => self.entry().map(|entry| program.entries.push(entry)),
                 found => Err(self.wrong_at(
                     found,
-                    format!("expected `graph`, `state` or `entry`, found {}", show(found)),
+                    format!(
+                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs and regions are read",
+                        show(found)
+                    ),
                 )),
             };
             self.recover(item, start);
@@ -297,6 +304,8 @@ impl<'s> Parser<'s> {
                     self.recover(outputs, start);
                     break;
                 }
+                // A value may have this name, too.
+                (Kind::Word, "region") if !matches!(self.peek().text, ":" | "=") => self.region(&mut scope, first),
                 _ => {
                     self.at = start;
                     self.statement(&mut scope)
@@ -304,14 +313,77 @@ impl<'s> Parser<'s> {
             };
             self.recover(statement, start);
         }
-        while self.peek().kind == Kind::Newline {
-            self.at += 1;
-        }
+        self.skip_newlines();
+        let end = self.peek();
         self.expect("}")?;
+        if self.problems.len() == known_problems && !scope.regions.is_empty() {
+            self.cut(&mut scope, end);
+        }
         if self.problems.len() > known_problems {
             Err(Stop::Reported)
         } else {
             Ok(scope.graph)
+        }
+    }
+
+    /// A region, from after the keyword, with the reasons on the lines below it.
+    fn region(&mut self, scope: &mut Scope<'s>, place: Token<'s>) -> Parsed<()> {
+        let outputs = self.nodes(scope)?;
+        self.expect("=")?;
+        let nodes = self.nodes(scope)?;
+        self.statement_end()?;
+        let mut stopped = Vec::new();
+        loop {
+            self.skip_newlines();
+            if self.peek().text != "without" || matches!(self.peek_after(1).text, ":" | "=") {
+                break;
+            }
+            self.at += 1;
+            let id = self.node(scope)?;
+            let reason = self.next();
+            if reason.kind != Kind::Text {
+                let message = format!(
+                    "expected why the region ends there, as a string, found {}",
+                    show(reason)
+                );
+                return Err(self.wrong_at(reason, message));
+            }
+            stopped.push((id, reason.text.to_owned()));
+            self.statement_end()?;
+        }
+        let region = Region::new(&scope.graph, nodes, outputs, stopped);
+        scope.regions.push((place, region));
+        Ok(())
+    }
+
+    /// Nodes of the graph so far, with commas between them.
+    fn nodes(&mut self, scope: &Scope<'s>) -> Parsed<Vec<NodeId>> {
+        let mut nodes = vec![self.node(scope)?];
+        while self.take(",") {
+            nodes.push(self.node(scope)?);
+        }
+        Ok(nodes)
+    }
+
+    fn node(&mut self, scope: &Scope<'s>) -> Parsed<NodeId> {
+        let place = self.peek();
+        match self.operand()? {
+            Operand::Named(named) => self.find(scope, place, &named),
+            Operand::Literal(_) => Err(self.wrong_at(place, "expected a label or a name, found a number")),
+        }
+    }
+
+    /// Cuts the graph as its text says, or reports why it cannot be cut so.
+    fn cut(&mut self, scope: &mut Scope<'s>, end: Token<'s>) {
+        let (places, regions): (Vec<_>, Vec<_>) = std::mem::take(&mut scope.regions).into_iter().unzip();
+        match fuse::check(&scope.graph, &regions) {
+            Ok(()) => scope.graph = std::mem::take(&mut scope.graph).with_regions(regions),
+            Err(wrong) => {
+                for (number, message) in wrong {
+                    let stop = self.wrong_at(number.map_or(end, |number| places[number]), message);
+                    self.report(stop);
+                }
+            }
         }
     }
 

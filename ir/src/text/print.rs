@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 
 use super::{MAX_NUMBERS, lex, stored};
 use crate::dtype::{DType, Scalar};
+use crate::fuse::Region;
 use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Attr, Op, View};
 use crate::program::{Init, Program};
@@ -65,6 +66,7 @@ fn print_graph(f: &mut fmt::Formatter<'_>, graph: &Graph, depth: usize) -> fmt::
         body.node(id)?;
     }
     body.flush()?;
+    graph.regions().iter().try_for_each(|region| body.region(region))?;
     body.indent()?;
     f.write_str("return")?;
     for (place, (name, id)) in graph.outputs.iter().enumerate() {
@@ -211,6 +213,20 @@ impl Body<'_, '_> {
         self.f.write_char('\n')
     }
 
+    /// `region %7 = %4, %5, %7  # reads x, %3`, then why it holds no more, a line each.
+    fn region(&mut self, region: &Region) -> fmt::Result {
+        let graph = self.graph;
+        let list = |ids: &[NodeId]| ids.iter().map(|&id| operand(graph, id)).collect::<Vec<_>>().join(", ");
+        let (outputs, nodes, inputs) = (list(&region.outputs), list(&region.nodes), list(&region.inputs));
+        self.indent()?;
+        writeln!(self.f, "region {outputs} = {nodes}  # reads {inputs}")?;
+        for (id, reason) in &region.stopped {
+            self.indent()?;
+            writeln!(self.f, "  without {} \"{reason}\"", operand(graph, *id))?;
+        }
+        Ok(())
+    }
+
     fn attr(&mut self, attr: &Attr) -> fmt::Result {
         match attr {
             Attr::Tensor(tensor) => print_tensor(self.f, tensor),
@@ -236,6 +252,9 @@ fn labelled(graph: &Graph) -> Vec<bool> {
         for &arg in node.args.iter().filter(|&&arg| !is_inline(graph, node, arg)) {
             labelled[arg.at()] = true;
         }
+    }
+    for region in graph.regions() {
+        region.nodes.iter().for_each(|id| labelled[id.at()] = true);
     }
     labelled
 }

@@ -1,0 +1,172 @@
+//! Graphs that say how they are cut, so that the text of a later stage is read and gone on from: by the compiler's own choice ([`cut`]), or by
+//! whoever wrote the text, whose regions are checked as every other stage's result is.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, places, regions};
+use crate::graph::{Graph, NodeId};
+use crate::ops::Op;
+use crate::verify::has_bodies;
+
+/// The most values at different indices that one kernel computes: what bounds a kernel, whatever regions a text asks for.
+const MOST_VALUES: usize = 4096;
+
+/// The graph with its regions, and so every body in it.
+#[must_use]
+pub fn cut(graph: &Graph) -> Graph {
+    let cut = graph.with_bodies(cut);
+    let regions = regions(&cut);
+    cut.with_regions(regions)
+}
+
+impl Region {
+    /// A region of these nodes, in graph order, that writes these results; what it reads, and whether it is a kernel, follow.
+    pub fn new(graph: &Graph, mut nodes: Vec<NodeId>, outputs: Vec<NodeId>, stopped: Vec<(NodeId, String)>) -> Region {
+        nodes.sort_unstable();
+        nodes.dedup();
+        let is_compound = nodes.iter().any(|&id| has_bodies(&graph.node(id).op));
+        Region {
+            kind: if is_compound {
+                RegionKind::Compound
+            } else {
+                RegionKind::Kernel
+            },
+            inputs: inputs_of(graph, &nodes),
+            nodes,
+            outputs,
+            stopped,
+        }
+    }
+}
+
+/// Whether every stage after this one can rely on these regions of a graph; otherwise what is wrong, each with the number of its region, or
+/// with none if a region is missing.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<(Option<usize>, String)>> {
+    let mut wrong = Vec::new();
+    let mut written: HashSet<NodeId> = HashSet::new();
+    for (number, region) in regions.iter().enumerate() {
+        let found = match region.kind {
+            RegionKind::Compound => compound_problem(graph, region),
+            RegionKind::Kernel => kernel_problem(graph, region),
+        };
+        let is_late = |id: &&NodeId| !is_given(&graph.node(**id).op) && !written.contains(id);
+        let late = region.inputs.iter().find(is_late).map(|id| {
+            format!("the region reads {id}, which no region before it writes: let it hold {id} too, or let one before it write {id}")
+        });
+        let twice = region.outputs.iter().find(|id| !written.insert(**id));
+        let twice = twice.map(|id| format!("{id} is written twice: let one region write it, once"));
+        wrong.extend(
+            [found, late, twice]
+                .into_iter()
+                .flatten()
+                .map(|message| (Some(number), message)),
+        );
+    }
+    for (name, id) in &graph.outputs {
+        if !is_given(&graph.node(*id).op) && !written.contains(id) {
+            wrong.push((None, format!("no region writes {id}, the output `{name}`")));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Whether a node's value lies in memory before any region runs.
+fn is_given(op: &Op) -> bool {
+    matches!(op, Op::Input(_) | Op::Const(_))
+}
+
+fn compound_problem(graph: &Graph, region: &Region) -> Option<String> {
+    let [id] = region.nodes[..] else {
+        return Some("an op with bodies is a region of its own".to_owned());
+    };
+    let is_part = |output: &NodeId| {
+        let node = graph.node(*output);
+        matches!(node.op, Op::Part(_)) && node.args == [id]
+    };
+    let other = region.outputs.iter().find(|output| !is_part(output));
+    other.map(|output| format!("the region writes {output}, which is no part of {id}"))
+}
+
+fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
+    let ops = || region.nodes.iter().map(|&id| (id, &graph.node(id).op));
+    if region.outputs.is_empty() || region.outputs.len() > MOST_OUTPUTS {
+        let count = region.outputs.len();
+        return Some(format!(
+            "a region writes from 1 to {MOST_OUTPUTS} values, this one {count}"
+        ));
+    }
+    if region.nodes.len() > MOST_NODES {
+        return Some(format!(
+            "a region holds at most {MOST_NODES} nodes, this one {}",
+            region.nodes.len()
+        ));
+    }
+    if let Some(output) = region.outputs.iter().find(|output| !region.nodes.contains(output)) {
+        return Some(format!("the region writes {output} and does not hold it"));
+    }
+    if let Some((id, op)) = ops().find(|(_, op)| is_given(op) || matches!(op, Op::Part(_))) {
+        return Some(format!(
+            "{id}, of `{}`, is read from memory: no region holds it",
+            op.name()
+        ));
+    }
+    let is_special = |op: &Op| matches!(op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_));
+    let contractions = ops().filter(|(_, op)| is_contraction(op)).count();
+    let is_alone = contractions + usize::from(ops().any(|(_, op)| matches!(op, Op::Fold(_)))) <= 1;
+    if let Some((id, op)) = ops().find(|(_, op)| is_special(op)) {
+        if region.outputs != [id] || contractions > 0 || ops().filter(|(_, op)| is_special(op)).count() > 1 {
+            let name = op.name();
+            return Some(format!(
+                "`{name}`, {id}, is all that its region writes, and stands with no contraction or other of its kind"
+            ));
+        }
+    } else if !is_alone {
+        return Some("a region has one contraction, or folds; put the others into regions before it".to_owned());
+    }
+    let shape = |id: &NodeId| &graph.ty(*id).shape;
+    let widest = region.outputs.iter().max_by_key(|id| shape(id).len())?;
+    if let Some(other) = region.outputs.iter().find(|id| !shape(widest).starts_with(shape(id))) {
+        return Some(format!(
+            "one region cannot write both {widest} and {other}: the shape of one must begin with the other's"
+        ));
+    }
+    let too_large =
+        || format!("the region computes more than {MOST_VALUES} values at different indices: cut it into several");
+    (!is_small(graph, region)).then(too_large)
+}
+
+/// Whether a kernel computes no more values than it may. A node is computed once for each way on which its index changes from the region's
+/// results to it: on the same way its value is known, as it is to all operands of an elementwise function.
+fn is_small(graph: &Graph, region: &Region) -> bool {
+    let mut ways: HashMap<NodeId, HashSet<u64>> = HashMap::new();
+    let mut count = 0;
+    for &id in region.nodes.iter().rev() {
+        let mut own = ways.remove(&id).unwrap_or_default();
+        if region.outputs.contains(&id) {
+            own.insert(0);
+        }
+        count += own.len();
+        let node = graph.node(id);
+        if count * places(node) as usize > MOST_VALUES {
+            return false;
+        }
+        for (place, arg) in node.args.iter().enumerate() {
+            let on = ways.entry(*arg).or_default();
+            match node.op {
+                Op::Map(_) => on.extend(&own),
+                _ => on.extend(own.iter().flat_map(|&way| {
+                    (0..places(node)).map(move |copy| {
+                        let mut hasher = DefaultHasher::new();
+                        (way, id, place, copy).hash(&mut hasher);
+                        hasher.finish()
+                    })
+                })),
+            }
+        }
+    }
+    true
+}
