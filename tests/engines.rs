@@ -241,6 +241,27 @@ fn long_sums_lose_no_more_than_their_order_may() {
     check(&cpus(), &[1, 2, 3, 7], &cases);
 }
 
+/// A part of something joined may begin anywhere, and what reads several neighbours at once wants to begin at multiples of them.
+#[test]
+fn parts_at_odd_places_are_summed_and_multiplied() {
+    for before in 1..5 {
+        let case = exact_case(format!("part after {before}"), |b| {
+            let (head, x) = (
+                b.input("head", DType::F32, [before]),
+                b.input("x", DType::F32, [64 * 64]),
+            );
+            let part = x * 2.0;
+            let whole = Val::concat(&[head, part], 0);
+            let square = part.reshape([64, 64]);
+            // Small whole numbers: sums are exact in any order.
+            let total = part.round().sum_all();
+            let product = square.round().matmul(square.round());
+            whole + (total + product.sum_all()).broadcast([before + 64 * 64])
+        });
+        check(&cpus(), &[1], &[case]);
+    }
+}
+
 #[test]
 fn prefixes_sorts_and_choices_of_the_greatest() {
     let mut cases = Vec::new();

@@ -164,6 +164,9 @@ pub struct Listing {
     pub timed: Vec<(KernelId, Vec<NodeId>)>,
 }
 
+/// Bytes of a texel of four `f32`.
+const FOUR_BYTES: u64 = 16;
+
 /// Which kernels have something to themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Apart {
@@ -397,11 +400,12 @@ impl<'a> Lister<'a> {
         }
         let windows =
             (spans.iter().zip(&kernel.buffers)).flat_map(|(&span, buffer)| self.windows(span, buffer.bindings.len()));
-        let views = (spans.iter().zip(&kernel.buffers)).flat_map(|(&span, buffer)| {
-            [buffer.views.one, buffer.views.four]
-                .into_iter()
-                .flatten()
-                .map(move |_| span)
+        let views = spans.iter().zip(&kernel.buffers).flat_map(|(&span, buffer)| {
+            // A view has whole texels; what is read of four neighbours at once lies in such.
+            let whole = span.bytes / FOUR_BYTES * FOUR_BYTES;
+            let four = Span { bytes: whole, ..span };
+            let views = [buffer.views.one.map(|_| span), buffer.views.four.map(|_| four)];
+            views.into_iter().flatten()
         });
         let bound: Vec<Span> = windows.chain(views).collect();
         for (number, touched) in kernel.touched.iter().enumerate() {

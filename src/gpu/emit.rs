@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use netloom_ir::DType;
-use netloom_ir::kernel::nest::LANES;
+use netloom_ir::kernel::nest::{FOUR, LANES};
 use netloom_ir::kernel::{
     AxisId, Bind, Buffer, BufferId, Combine, Expr, ExprId, LocalId, Nest, Prim, Product, Role, Stmt,
 };
@@ -31,9 +31,11 @@ use crate::device::Floats;
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use crate::plan::alias;
+use fours::Four;
 use prim::{Prims, memory, register};
 
 mod fma;
+mod fours;
 pub mod prim;
 mod product;
 
@@ -62,10 +64,11 @@ fn group(invocations: u64) -> u32 {
 /// If the device lacks a type that the nest computes with.
 pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
     let (bindings, views) = (bindings(nest, traits), views(nest, traits));
+    let fours = fours::of(nest, traits);
     phases(nest)
         .map(|body| match body {
             [Stmt::Product(shape)] => Ok(product::emit(shape, &bindings, &views, traits)),
-            _ => emit_phase(nest, body, &bindings, &views, traits),
+            _ => emit_phase(nest, body, &bindings, &views, &fours, traits),
         })
         .collect()
 }
@@ -104,7 +107,7 @@ pub fn bindings(nest: &Nest, traits: &Traits) -> Vec<Range<u32>> {
 pub struct Views {
     /// One element each: where a phase only reads the buffer, it is read through that.
     pub one: Option<u32>,
-    /// Four elements each, for the shader of matrix products.
+    /// Four elements each, for the shader of matrix products and for sums of neighbours.
     pub four: Option<u32>,
 }
 
@@ -113,6 +116,7 @@ pub struct Views {
 /// An operand over which an output may lie has none: reads and writes of one element would take different ways.
 pub fn views(nest: &Nest, traits: &Traits) -> Vec<Views> {
     let bindings = bindings(nest, traits);
+    let fours = fours::of(nest, traits);
     let mut next = bindings.last().map_or(0, |last| last.end);
     let mut take = |is_viewed: bool| {
         next += u32::from(is_viewed);
@@ -136,7 +140,7 @@ pub fn views(nest: &Nest, traits: &Traits) -> Vec<Views> {
         });
         Views {
             one: take(is_viewed),
-            four: take(is_multiplied),
+            four: take(is_multiplied || is_viewed && fours.iter().any(|four| four.buffer.at() == at)),
         }
     };
     nest.buffers.iter().enumerate().map(view).collect()
@@ -147,6 +151,7 @@ fn emit_phase(
     body: &[Stmt],
     bindings: &[Range<u32>],
     views: &[Views],
+    fours: &[Four],
     traits: &Traits,
 ) -> Result<Phase, Error> {
     let invocations = invocations(nest, body);
@@ -170,6 +175,7 @@ fn emit_phase(
         narrow: Vec::new(),
         bindings,
         views,
+        fours,
         buffers: nest.buffers.iter().map(|_| None).collect(),
         push,
         worker,
@@ -336,6 +342,8 @@ enum Key {
 struct Declared {
     /// The variable of its texels, if it is read as such, or one for each binding.
     texels: Option<Word>,
+    /// The variable of its texels of four elements.
+    fours: Option<Word>,
     windows: Vec<Word>,
     /// The index of the tensor's first element.
     base: Word,
@@ -355,6 +363,8 @@ struct Cx<'a> {
     /// By buffer, the bindings it has, and those of its views.
     bindings: &'a [Range<u32>],
     views: &'a [Views],
+    /// What loops may read four at a time.
+    fours: &'a [Four],
     buffers: Vec<Option<Declared>>,
     push: Word,
     worker: Word,
@@ -402,8 +412,8 @@ impl Cx<'_> {
     fn declare(&mut self, buffer: BufferId, written: &Writes) {
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
         let writable = written.buffers.contains(&buffer);
-        let texels = self.views[buffer.at()].one.filter(|_| !writable);
-        let texels = texels.map(|binding| self.w.texels(binding));
+        let Views { one, four } = self.views[buffer.at()];
+        let [texels, fours] = [one, four].map(|view| Some(self.w.texels(view.filter(|_| !writable)?)));
         let windows = match texels {
             Some(_) => Vec::new(),
             None => (self.bindings[buffer.at()].clone())
@@ -411,7 +421,12 @@ impl Cx<'_> {
                 .collect(),
         };
         let base = self.w.push_constant(self.push, buffer.0);
-        self.buffers[buffer.at()] = Some(Declared { texels, windows, base });
+        self.buffers[buffer.at()] = Some(Declared {
+            texels,
+            fours,
+            windows,
+            base,
+        });
     }
 
     fn declared(&self, buffer: BufferId) -> &Declared {
@@ -472,11 +487,77 @@ impl Cx<'_> {
             (Bind::Lanes, _) => self.emit_lanes(axis, extent, body, &writes),
             _ => {
                 self.hoist(body, &writes, constant.is_some());
-                let extent = self.index(extent);
-                self.emit_range(extent, |cx, at| cx.emit_iteration(axis, at, |cx| cx.emit_body(body)));
+                let fours = self.fours_of(axis, body);
+                let each = |cx: &mut Self| {
+                    let extent = cx.index(extent);
+                    cx.emit_range(extent, |cx, at| cx.emit_iteration(axis, at, |cx| cx.emit_body(body)));
+                };
+                match constant {
+                    Some(extent) if fours::has_fours(extent) && !fours.is_empty() => {
+                        // All tensors of a program begin at multiples of four elements but parts of others.
+                        let is_aligned = self.begin_at_fours(&fours);
+                        self.emit_choice(is_aligned, |cx| cx.emit_fours(axis, extent as u32, body, &fours), each);
+                    }
+                    _ => each(self),
+                }
             }
         }
         self.forget(&writes);
+    }
+
+    /// The loads that a loop over an axis may do four at a time, of what this phase only reads.
+    fn fours_of(&self, axis: AxisId, body: &[Stmt]) -> Vec<Four> {
+        let [Stmt::Accumulate { value, .. }] = body else {
+            return Vec::new();
+        };
+        let fours = self
+            .fours
+            .iter()
+            .filter(|four| (four.axis, four.value) == (axis, *value));
+        let is_read = |four: &&Four| self.declared(four.buffer).fours.is_some();
+        fours.filter(is_read).copied().collect()
+    }
+
+    /// Whether the tensors begin at multiples of four elements.
+    fn begin_at_fours(&mut self, fours: &[Four]) -> Word {
+        let mut all = self.w.u32(0);
+        for four in fours {
+            let base = self.declared(four.buffer).base;
+            all = self.w.op(Op::BitwiseOr, Kind::U32, &[all, base]);
+        }
+        let mask = self.w.u32(FOUR as u32 - 1);
+        let rest = self.w.op(Op::BitwiseAnd, Kind::U32, &[all, mask]);
+        let zero = self.w.u32(0);
+        self.w.op(Op::IEqual, Kind::Bool, &[rest, zero])
+    }
+
+    /// A loop, four iterations at a time, with one fetch for these loads of all four.
+    fn emit_fours(&mut self, axis: AxisId, extent: u32, body: &[Stmt], fours: &[Four]) {
+        let count = self.w.u32(extent / FOUR as u32);
+        self.emit_range(count, |cx, number| {
+            let four = cx.w.u32(FOUR as u32);
+            let first = cx.w.op(Op::IMul, Kind::U32, &[number, four]);
+            let mut read = Vec::new();
+            cx.emit_iteration(axis, first, |cx| {
+                for four in fours {
+                    let place = cx.places.of(&mut cx.nest, four.load);
+                    let (index, two) = (cx.pointer(&place), cx.w.u32(FOUR.ilog2()));
+                    let index = cx.w.op(Op::ShiftRightLogical, Kind::U32, &[index, two]);
+                    let texels = cx.declared(four.buffer).fours.expect("it is declared with them");
+                    read.push(cx.w.fetch::<FOUR>(texels, index));
+                }
+            });
+            for lane in 0..FOUR {
+                let offset = cx.w.u32(lane as u32);
+                let at = cx.w.op(Op::IAdd, Kind::U32, &[first, offset]);
+                cx.emit_iteration(axis, at, |cx| {
+                    for (four, elements) in fours.iter().zip(&read) {
+                        cx.learn(Key::Value(four.load), elements[lane]);
+                    }
+                    cx.emit_body(body);
+                });
+            }
+        });
     }
 
     /// A loop from 0 while below `extent`.
@@ -671,7 +752,8 @@ impl Cx<'_> {
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
         let index = self.own_index(buffer, index);
         if let Some(texels) = self.declared(buffer).texels {
-            return self.w.fetch(texels, index);
+            let [element] = self.w.fetch(texels, index);
+            return element;
         }
         let windows = self.declared(buffer).windows.clone();
         if let [window] = windows[..] {

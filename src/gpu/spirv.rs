@@ -268,13 +268,13 @@ impl Writer {
         id
     }
 
-    /// The element at an index of a buffer of texels.
-    pub fn fetch(&mut self, texels: Word, index: Word) -> Word {
+    /// The elements of the texel at an index of a buffer of texels.
+    pub fn fetch<const COUNT: usize>(&mut self, texels: Word, index: Word) -> [Word; COUNT] {
         let ty = self.texel_buffer();
         let image = self.typed(Op::Load, ty, &[texels]);
         let vector = self.vector(Kind::F32, 4);
         let texel = self.typed(Op::ImageFetch, vector, &[image, index]);
-        self.extract(Kind::F32, texel, 0)
+        std::array::from_fn(|at| self.extract(Kind::F32, texel, at as u32))
     }
 
     /// The type of a vector.
