@@ -41,7 +41,7 @@ fn candidate(draft: &mut Draft, task: &Task) -> Option<ExprId> {
                 _ => None,
             })
             .collect();
-        draft.count(&over) <= MOST_TERMS
+        (1..=MOST_TERMS).contains(&draft.count(&over))
             && draft.folds(&[value]).is_empty()
             && parallel.is_subset(&draft.free(fold))
             && (1..=MOST_LOADS).contains(&loads.len())
