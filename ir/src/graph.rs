@@ -236,7 +236,7 @@ impl Graph {
         !self.regions.is_empty()
     }
 
-    /// The same graph, cut so. [`verify`](crate::verify()) checks whether it can be.
+    /// The same graph, cut so. [`crate::verify`] checks whether it can be.
     #[must_use]
     pub fn with_regions(self, regions: Vec<Region>) -> Graph {
         Graph { regions, ..self }
