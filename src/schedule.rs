@@ -15,6 +15,7 @@ mod fold;
 mod prefix;
 mod product;
 mod registers;
+mod rows;
 mod scatter;
 mod sliding;
 mod sort;
@@ -31,6 +32,7 @@ use contract::Form;
 use draft::{Draft, Grain, Task};
 use fold::Plan;
 use registers::Block;
+use rows::Rows;
 
 /// With fewer shares than this some of many workers have nothing to do.
 const SHARES: usize = 16;
@@ -141,6 +143,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.push(registers::schedule(draft, &group, &block));
                     break;
                 }
+                Step::Rows(rows) => {
+                    phases.push(rows::schedule(draft, &group, &rows));
+                    break;
+                }
                 Step::Loops(plan) => {
                     phases.push(fold::schedule(draft, &group, plan));
                     break;
@@ -169,6 +175,8 @@ enum Step {
     Product(Product),
     /// Write the loops: of a fold in blocks.
     Block(Block),
+    /// Write the loops: of results of few lanes each.
+    Rows(Rows),
     /// Write the loops: of anything else.
     Loops(Plan),
 }
@@ -207,7 +215,10 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
             (None, None) => match Block::of(draft, group, &folds, target) {
                 Some(block) if block.is_long(draft, group) => Step::Stage(block.fold),
                 Some(block) => Step::Block(block),
-                None => Step::Loops(plan),
+                None => match Rows::of(draft, group, &plan) {
+                    Some(rows) => Step::Rows(rows),
+                    None => Step::Loops(plan),
+                },
             },
         };
     };

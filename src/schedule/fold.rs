@@ -27,9 +27,9 @@ const SIMPLE: usize = 24;
 /// The order of the loops.
 pub struct Plan {
     /// The axis along vector lanes.
-    lane: Option<AxisId>,
+    pub lane: Option<AxisId>,
     /// The others, outermost first: those that folds use, then those that only stores range over.
-    outer: Vec<AxisId>,
+    pub outer: Vec<AxisId>,
 }
 
 impl Plan {
