@@ -210,6 +210,25 @@ fn graphs_that_are_wrong_are_shown_at_their_line() {
 }
 
 #[test]
+fn options_that_artefacts_do_not_have() {
+    let folder = folder();
+    let x = [("x".to_owned(), Tensor::zeros(DType::F32, [1, 2]))];
+    npz::save(&folder.path().join("x.npz"), &x).expect("a file");
+    assert!(
+        netloom(folder.path(), &["compile", "tiny", "--out", "artefact"])
+            .status
+            .success()
+    );
+    let run = ["run", "artefact", "--input", "x.npz", "--output", "y.npz"];
+    for (option, message) in [
+        (&["--nan"][..], "holds no checks for NaN"),
+        (&["--weights", "x.safetensors"], "has its weights already"),
+    ] {
+        refuses(folder.path(), &[&run, option].concat(), 1, &[message]);
+    }
+}
+
+#[test]
 fn files_in_the_way_of_folders() {
     let folder = folder();
     stripes(folder.path(), 40);

@@ -43,14 +43,17 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Error> {
     let arrays = npz::load(&options.input)?;
     let folder = Path::new(&options.open.model);
-    let takes_no_weights = || match &options.weights {
-        None => Ok(()),
-        Some(_) => Err(Error::Usage(
+    let as_compiled = || match (&options.weights, options.nan) {
+        (None, false) => Ok(()),
+        (Some(_), _) => Err(Error::Usage(
             "an artefact has its weights already; leave out `--weights`, or compile it with them".to_owned(),
+        )),
+        (None, true) => Err(Error::Usage(
+            "an artefact holds no checks for NaN; run the model that it was compiled from with `--nan`".to_owned(),
         )),
     };
     if folder.join(manifest::FILE).exists() {
-        takes_no_weights()?;
+        as_compiled()?;
         let mut artefact = Running::open(folder, options.machine.threads(), options.seed)?;
         return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
     }
@@ -60,7 +63,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             let message = "the artefact is for Vulkan; add `--device vulkan`";
             return Err(Error::Usage(message.to_owned()));
         };
-        takes_no_weights()?;
+        as_compiled()?;
         let mut artefact = vulkan::Playing::open(folder, &device)?;
         return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
     }
