@@ -38,8 +38,8 @@ pub enum Slot {
     Accumulator(usize),
 }
 
-/// From so many bytes on a buffer is written past the caches: none holds it until it is read, and a line that is written there is first brought from
-/// memory, half as much again to move.
+/// What is made from so many bytes and has as many is written past the caches: memory is what it waits for, and a line that is written there is first brought
+/// from it, half as much again to move. What is made from less, as the results of contractions are, waits for other things.
 const STREAM_BYTES: usize = 32 << 20;
 
 /// Takes apart a loop over `axis` bound to lanes, together with a serial loop over `rows` directly around it, if one is given. May add
@@ -61,6 +61,10 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
         indices: BTreeMap::new(),
         lane: None,
     };
+    let large: Vec<BufferId> = (0..analysis.buffers.len() as u32)
+        .map(BufferId)
+        .filter(|buffer| analysis.buffers[buffer.at()].ty.len_bytes() >= STREAM_BYTES)
+        .collect();
     let accumulates = body.iter().any(|stmt| matches!(stmt, Stmt::Accumulate { .. }));
     let (mut stored, mut accumulations) = (Vec::new(), 0);
     for stmt in body {
@@ -70,11 +74,11 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
                     return None;
                 }
                 stored.push(*buffer);
+                let dtype = analysis.buffers[buffer.at()].ty.dtype;
+                let is_cold = large.contains(buffer) && analysis.reads(&large, *value);
                 let value = analysis.value(*value)?;
                 let slot = analysis.contiguous(*buffer, index)?;
-                let ty = &analysis.buffers[buffer.at()].ty;
-                let (dtype, elements) = (ty.dtype, ty.layout.len(&ty.shape));
-                match dtype.size_bytes() == 4 && 4 * elements >= STREAM_BYTES && !accumulates {
+                match is_cold && dtype.size_bytes() == 4 && !accumulates {
                     true => Sink::Stream(dtype, slot, value),
                     false => Sink::Store(dtype, slot, value),
                 }
