@@ -345,6 +345,8 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
+    // As many tiles as blocks hold need no more rows than this.
+    let rows = m.div_ceil(blocks * high);
     let source = source(draft, form, columns * wide, (m, rows));
     let b_free = draft.free(form.b);
     let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
