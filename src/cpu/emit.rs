@@ -21,7 +21,7 @@ use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
-use super::isa::{Cpu, Effort, Level, Place as Home};
+use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
 use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
@@ -174,7 +174,7 @@ impl Shared {
             return Ok(function);
         }
         let mut signature = tile::signature(module);
-        let assembled = self.cpu.level > Level::Portable;
+        let assembled = assembled::is_assembled(&tile, self.cpu.level);
         if assembled {
             signature.call_conv = CallConv::SystemV;
         }
