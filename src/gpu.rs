@@ -56,6 +56,16 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
+    /// The device lacks what was asked for.
+    #[error("`{device}` lacks {what}, which {asked} needs; do not ask for it, or use another device or `--device cpu`")]
+    LacksAsked {
+        /// Its name.
+        device: String,
+        /// What is missing.
+        what: &'static str,
+        /// What needs it.
+        asked: &'static str,
+    },
     /// Several kernels for which the device lacks something, or allows too little.
     #[error("{} kernels cannot run on this device: {}", .0.len(), lines(.0))]
     Several(Vec<Error>),

@@ -105,6 +105,7 @@ fn check_region(
                 },
                 product_bytes,
                 winograd: true,
+                f16: kind == TargetKind::Vulkan,
                 tuned: Tuned::NOTHING,
             };
             check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);

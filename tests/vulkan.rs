@@ -30,6 +30,8 @@ use netloom::plan::kernels::Makers;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::train::{Augmentation, Dataset, FitOptions, Model, ModelOptions};
 use netloom::{Cpu, Session, compile};
+use rspirv::dr::{Module, Operand};
+use rspirv::spirv::Capability;
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
 
 /// Values in [0, 1), or classes.
@@ -622,7 +624,7 @@ fn modules_are_valid() {
             ("sums", x.prefix(Combine::Sum, 0, false)),
             ("gathered", x.gather(i, 0)),
             ("scattered", x.scatter(i, x, 0, Some(Combine::Sum))),
-            ("half", half.tanh()),
+            ("half", half.tanh() * half),
             ("wide", x.cast(DType::F64).exp()),
         ])
         .expect("a graph");
@@ -640,7 +642,12 @@ fn modules_are_valid() {
     ];
     let folder = tempfile::tempdir().expect("a folder");
     let mut checked = 0;
-    for program in &programs {
+    let devices = [Some(device), support::vulkan_with_f16()];
+    for (device, program) in devices
+        .iter()
+        .flatten()
+        .flat_map(|device| programs.iter().map(move |program| (device, program)))
+    {
         let lowered = lower(program, &device.target()).expect("it lowers");
         for nest in lowered.kernels.nests() {
             for phase in emit::emit(nest, &device.traits).expect("the device has what it needs") {
@@ -670,6 +677,42 @@ fn modules_are_valid() {
         }
     }
     assert!(checked > 20, "{checked} modules");
+}
+
+/// Halves are computed with as such only where that was asked for: then modules say so. The bits are the same.
+#[test]
+fn halves_are_computed_with_only_when_asked() {
+    let (Some(usual), Some(asked)) = (support::vulkan(), support::vulkan_with_f16()) else {
+        return;
+    };
+    let b = Builder::new();
+    let [x, y] = ["x", "y"].map(|name| b.input(name, DType::F16, [300]));
+    let product = x.reshape([20, 15]).matmul(y.reshape([15, 20]));
+    let graph = b
+        .finish([("z", (x * y + 0.5).relu() / y), ("product", product * 0.5)])
+        .expect("a graph");
+    let inputs = sample::inputs(&graph, 3);
+    let program = Program::pure("run", graph);
+    let results = [(&usual, false), (&asked, true)].map(|(device, is_asked)| {
+        let lowered = lower(&program, &device.target()).expect("it lowers");
+        let nests = lowered.kernels.nests().iter();
+        let phases = nests.flat_map(|nest| emit::emit(nest, &device.traits).expect("modules"));
+        let f16 = Operand::Capability(Capability::Float16);
+        let modules: Vec<Module> = phases.map(|phase| phase.module).collect();
+        assert!(modules.len() > 1);
+        let computes = |module: &Module| module.capabilities.iter().any(|of| of.operands[0] == f16);
+        assert!(modules.iter().all(|module| computes(module) == is_asked));
+        let executable = compile(&program, Arc::clone(device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let results = session.call("run", &given).expect("a run");
+        assert_eq!(device.messages(), [""; 0]);
+        results
+    });
+    let [usual, asked] = &results;
+    for ((name, usual), (_, asked)) in usual.iter().zip(asked) {
+        assert_eq!(support::different_bits(usual, asked), None, "{name}");
+    }
 }
 
 /// What the shader computes, as shows in the nests: sums of so many products of numbers below 1, right within rounding.

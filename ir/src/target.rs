@@ -24,6 +24,8 @@ pub struct Target {
     pub product_bytes: usize,
     /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: results depend on it.
     pub winograd: bool,
+    /// Whether `f16` are added, subtracted and multiplied as such, not in `f32`: the same values but for subnormal ones, which some GPUs drop.
+    pub f16: bool,
     /// What is decided of CPU schedules instead of by their cost models: where that is [`Decision::Winograd`], results depend on it.
     pub tuned: Tuned,
 }

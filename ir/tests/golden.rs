@@ -49,6 +49,7 @@ fn target() -> Target {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        f16: false,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }
 }

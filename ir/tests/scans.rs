@@ -15,6 +15,7 @@ const TARGET: Target = Target {
     share_from: Target::SHARE_FROM,
     product_bytes: 0,
     winograd: false,
+    f16: false,
     tuned: netloom_ir::decisions::Tuned::NOTHING,
 };
 

@@ -158,7 +158,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         rust: options.rust,
     };
     let files = match options.machine.device.as_str() {
-        "cpu" => ahead::write(&artefact, &options.out)?,
+        "cpu" if !options.machine.f16_arithmetic => ahead::write(&artefact, &options.out)?,
         _ => match options.machine.device()? {
             Device::Cpu(_) => ahead::write(&artefact, &options.out)?,
             #[cfg(feature = "vulkan")]

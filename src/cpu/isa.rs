@@ -193,6 +193,7 @@ impl Cpu {
             share_from: self.share_from,
             product_bytes: 0,
             winograd: self.winograd,
+            f16: false,
             tuned: self.tuned.clone(),
         }
     }

@@ -20,6 +20,7 @@ pub enum Kind {
     U16,
     U32,
     U64,
+    F16,
     F32,
     F64,
 }
@@ -91,6 +92,7 @@ impl Writer {
             Kind::U16 => int(16),
             Kind::U32 => int(32),
             Kind::U64 => int(64),
+            Kind::F16 => float(16),
             Kind::F32 => float(32),
             Kind::F64 => float(64),
         };
@@ -98,6 +100,7 @@ impl Writer {
             Kind::U8 => self.capability(Capability::StorageBuffer8BitAccess),
             Kind::U16 => self.capability(Capability::StorageBuffer16BitAccess),
             Kind::U64 => self.capability(Capability::Int64),
+            Kind::F16 => self.capability(Capability::Float16),
             Kind::F64 => self.capability(Capability::Float64),
             Kind::Bool | Kind::U32 | Kind::F32 => {}
         }
@@ -203,11 +206,14 @@ impl Writer {
     pub fn storage(&mut self, binding: u32, element: Kind, writable: bool) -> Word {
         let size = match element {
             Kind::U8 => 1,
-            Kind::U16 => 2,
+            Kind::U16 | Kind::F16 => 2,
             Kind::U32 | Kind::F32 | Kind::Bool => 4,
             Kind::U64 | Kind::F64 => 8,
         };
         let ty = self.kind(element);
+        if element == Kind::F16 {
+            self.capability(Capability::StorageBuffer16BitAccess);
+        }
         // Structures that are decorated differently must differ, so none is shared between kinds or directions.
         let key = (Op::TypeRuntimeArray, vec![ty, u32::from(writable)]);
         let block = match self.others.get(&key) {

@@ -298,6 +298,7 @@ mod tests {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        f16: false,
         tuned: crate::decisions::Tuned::NOTHING,
     };
 
