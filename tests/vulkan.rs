@@ -11,6 +11,7 @@ use std::sync::Arc;
 use netloom::check::{Compiled, Engine, Options as Checking, check};
 use netloom::compile::lower;
 use netloom::eager::Eager;
+use netloom::formats::npz;
 use netloom::gpu::device::{Device, Options, Pretend};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::{Builder, Val};
@@ -358,10 +359,10 @@ fn report(arguments: &[&str], device: &str) -> (String, serde_json::Value) {
     (said, report)
 }
 
-/// A convolution that Vulkan computes by Winograd's algorithm, with filters that `prepare` transforms: what the device runs is what is shown of it
-/// and what is checked.
+/// A convolution that Vulkan computes by Winograd's algorithm, with filters that `prepare` transforms: what the device runs is what is shown of it,
+/// what is checked, and what an artefact does.
 #[test]
-fn what_is_shown_and_checked_is_what_the_device_runs() {
+fn what_is_shown_checked_and_compiled_is_what_the_device_runs() {
     if support::vulkan().is_none() {
         return;
     }
@@ -413,6 +414,25 @@ fn what_is_shown_and_checked_is_what_the_device_runs() {
     let kernels = |nests: &str| nests.lines().filter(|line| line.starts_with("nest ")).count();
     assert_eq!(checked(true), kernels(&gpu), "{report}");
     assert_eq!(checked(false), kernels(&cpu), "{report}");
+
+    let x = sample::tensor(&Type::new(DType::F32, [1, 64, 28, 28]), &mut 2);
+    npz::save(&folder.path().join("x.npz"), &[("x".to_owned(), x)]).expect("a file");
+    let results = [("artefact", &[][..]), ("direct", &["--direct"])].map(|(artefact, options)| {
+        let compile = ["compile", "conv.nl", "--device", "vulkan", "-o", artefact];
+        netloom(&[&compile[..], options].concat());
+        let run = |model: &str, options: &[&str]| {
+            let run = [
+                "run", model, "--input", "x.npz", "--output", "y.npz", "--device", "vulkan",
+            ];
+            netloom(&[&run[..], options].concat());
+            npz::load(&folder.path().join("y.npz")).expect("the results")
+        };
+        let (played, here) = (run(artefact, &[]), run("conv.nl", options));
+        assert_eq!(played, here, "{artefact}");
+        played
+    });
+    // Winograd's algorithm rounds otherwise, and so shows.
+    assert_ne!(results[0], results[1]);
 }
 
 /// Where kernels' time goes on the device, in sum and as a trace.
