@@ -1,6 +1,7 @@
 //! Every kernel of graphs of every form, scheduled for every kind of CPU and GPU: the nest is proved inside its buffers, gives what the
 //! oracle gives, and the same bits for every machine of a kind and any number of workers.
 
+use netloom::compile::lower;
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::decisions::Tuned;
 use netloom::ir::kernel::{
@@ -8,7 +9,9 @@ use netloom::ir::kernel::{
 };
 use netloom::ir::ops::{Conv, Window};
 use netloom::ir::target::{Target, TargetKind};
-use netloom::ir::{DType, Graph, Op, Scalar, Tensor, Type, fuse, oracle};
+use netloom::ir::{DType, Graph, Op, Program, Scalar, Tensor, Type, fuse, oracle};
+use netloom::nn::training::program;
+use netloom::nn::zoo;
 use netloom::schedule;
 
 /// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products. Those of a list give the same bits.
@@ -396,4 +399,63 @@ fn prefixes_scatters_sorts() {
             b.input("x", DType::F32, [n, 3]).argsort(0, true)
         });
     }
+}
+
+/// What the shader of products reads four at a time begins at a multiple of four elements: tensors of so many are placed at such, parts of what is
+/// joined and steps of loops too, and of others the shader reads single elements.
+#[test]
+fn what_is_read_by_fours_begins_at_fours() {
+    let target = Target {
+        kind: TargetKind::Vulkan,
+        vector_lanes: 4,
+        vector_registers: 64,
+        invocations: 128,
+        share_from: 0,
+        product_bytes: 1 << 27,
+        winograd: true,
+        f16: false,
+        tuned: Tuned::NOTHING,
+    };
+    let mut placed = 0;
+    for (net, batch) in [("lstm", 4), ("squeezenet", 2), ("googlenet", 1)] {
+        let net = zoo::find(net).expect("a network");
+        let whole = program(
+            &(net.layers)(),
+            &net.input(batch),
+            &net.target(batch),
+            &(net.training)(),
+        );
+        let lowered = lower(&whole.expect("a program"), &target).expect("it lowers");
+        for step in lowered.plans.iter().flat_map(|plan| &plan.steps) {
+            step.places(&mut |place| {
+                if place.bytes.is_multiple_of(16) {
+                    assert!(place.offset.is_multiple_of(16), "{}: {place:?}", net.name);
+                    assert!(
+                        place.strides.iter().all(|stride| stride % 16 == 0),
+                        "{}: {place:?}",
+                        net.name
+                    );
+                    placed += 1;
+                }
+            });
+        }
+    }
+    assert!(placed > 1000, "{placed} places");
+
+    let by_fours = |more: usize| {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [64 * 64 + more]).slice(0, 0, 64 * 64);
+        let product = x.reshape([64, 64]).matmul(b.input("w", DType::F32, [64, 512]));
+        let graph = b.finish([("y", product)]).expect("a graph");
+        let lowered = lower(&Program::pure("run", graph), &target).expect("it lowers");
+        let is_x = |nest: &Nest, side: &Matrix| nest.buffers[side.buffer.at()].ty.count() == 64 * 64 + more;
+        let nests = lowered.kernels.nests().iter();
+        let products = nests.filter_map(|nest| match &nest.body[0] {
+            Stmt::Product(product) => [&product.a, &product.b].into_iter().find(|side| is_x(nest, side)),
+            _ => None,
+        });
+        products.map(|side| side.fours.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(by_fours(4), [true]);
+    assert_eq!(by_fours(1), [false]);
 }

@@ -213,8 +213,10 @@ fn multiplied(
     };
     if product.depth.len() == 1 && product.depth[0].is_multiple_of(FOUR) {
         let by_fours = |side: &Matrix, firsts: &[usize], seconds: &[usize]| {
+            // Tensors that are so many elements begin at multiples of four, wherever they lie: the planner aligns them to that.
+            let is_aligned = draft.buffers[side.buffer.at()].ty.count().is_multiple_of(FOUR);
             let mut ways = [Along::Second, Along::First].into_iter();
-            ways.find(|&along| side.has_fours(along, (firsts, seconds)))
+            ways.find(|&along| is_aligned && side.has_fours(along, (firsts, seconds)))
         };
         product.a.fours = by_fours(&product.a, &[product.rows], &product.depth);
         if product.a.fours.is_some() && product.limits.is_empty() {
