@@ -12,7 +12,7 @@ use netloom::check::{Compiled, Engine, Options as Checking, check};
 use netloom::compile::lower;
 use netloom::eager::Eager;
 use netloom::formats::npz;
-use netloom::gpu::device::{Device, Options, Pretend};
+use netloom::gpu::device::{Device, Options, Pretend, Traits};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::kernel::{Combine, Stmt};
@@ -20,8 +20,9 @@ use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::prepare::PREPARE;
 use netloom::ir::sample::SplitMix;
+use netloom::ir::target::Matrices;
 use netloom::ir::{
-    DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
+    DType, Entry, Graph, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
 };
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Dropout, Recurrent};
 use netloom::nn::training::{PREDICT, TRAIN_STEP, program};
@@ -31,8 +32,8 @@ use netloom::plan::kernels::Makers;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::train::{Augmentation, Dataset, FitOptions, Model, ModelOptions};
 use netloom::{Cpu, Session, compile};
-use rspirv::dr::{Module, Operand};
-use rspirv::spirv::Capability;
+use rspirv::dr::{Instruction, Module, Operand};
+use rspirv::spirv::{Capability, Op as Opcode};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
 
 /// Values in [0, 1), or classes.
@@ -655,9 +656,11 @@ fn modules_are_valid() {
     let product = b
         .finish([("product", Val::einsum("mk,kn->mn", &[x, w]))])
         .expect("a graph");
+    let halves = of_halves("bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]);
     let programs = [
         Program::pure("run", graph),
         Program::pure("run", product),
+        Program::pure("run", halves),
         training("lenet", 4).0,
     ];
     let folder = tempfile::tempdir().expect("a folder");
@@ -784,6 +787,112 @@ fn products_are_right_by_the_shader() {
             let product = Val::einsum(spec, &[x, w]);
             if goes_on { (product * 0.5 + 1.0).relu() } else { product }
         });
+    }
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// An einsum of halves.
+fn of_halves(spec: &str, x: [usize; 3], w: [usize; 3]) -> Graph {
+    let b = Builder::new();
+    let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F16, shape));
+    b.finish([("y", Val::einsum(spec, &[x, w]))]).expect("a graph")
+}
+
+/// The module of a product by matrices, whether or not this device has them: it reads back as it was written, says what it needs, and multiplies matrices
+/// of the shape that it was told.
+#[test]
+fn modules_declare_the_matrices_that_they_multiply() {
+    let Some(device) = support::vulkan_with_f16() else {
+        return;
+    };
+    let traits = Traits {
+        matrices: Some(Matrices {
+            rows: 16,
+            columns: 8,
+            depth: 4,
+            bytes: 1 << 20,
+        }),
+        ..device.traits.clone()
+    };
+    let target = Target {
+        matrices: traits.matrices,
+        ..device.target()
+    };
+    let program = Program::pure("run", of_halves("bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]));
+    let lowered = lower(&program, &target).expect("it lowers");
+    let [nest] = lowered.kernels.nests() else {
+        panic!("one kernel")
+    };
+    let phases = emit::emit(nest, &traits).expect("modules");
+    assert_eq!(phases[0].invocations, 2 * 2 * 8 * u64::from(traits.subgroup));
+    let words = spirv::words(&phases[0].module);
+    let module = rspirv::dr::load_words(&words).expect("it reads back");
+    assert_eq!(spirv::words(&module), words);
+    let mut named = module.capabilities.iter().map(|of| of.operands[0].clone());
+    assert!(named.any(|of| of == Operand::Capability(Capability::CooperativeMatrixKHR)));
+    let constant = |id: &Operand| {
+        let mut globals = module.types_global_values.iter();
+        let found = globals.find(|global| global.result_id == id.id_ref_any());
+        match found.expect("a constant").operands[0] {
+            Operand::LiteralBit32(value) => value,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let is_shape = |global: &&Instruction| global.class.opcode == Opcode::TypeCooperativeMatrixKHR;
+    let shapes = module.types_global_values.iter().filter(is_shape);
+    let shapes: Vec<[u32; 3]> = shapes
+        .map(|ty| [2, 3, 4].map(|at| constant(&ty.operands[at])))
+        .collect();
+    assert_eq!(shapes, [[16, 4, 0], [4, 8, 1], [16, 8, 2]]);
+}
+
+/// Products of halves, by cooperative matrices on a device that has them: as large as these, with edges, a batch, and in each layout.
+#[test]
+fn products_of_halves_are_right() {
+    let Some(device) = support::vulkan_with_f16() else {
+        return;
+    };
+    let Matrices {
+        rows, columns, depth, ..
+    } = device.traits.matrices.unwrap_or(Matrices {
+        rows: 16,
+        columns: 16,
+        depth: 16,
+        bytes: 0,
+    });
+    let (m, n, k) = (3 * rows, 5 * columns, 4 * depth);
+    for (spec, x, w, is_whole) in [
+        ("bmk,bkn->bmn", [1, m, k], [1, k, n], true),
+        ("bmk,bnk->bmn", [3, m, k], [3, n, k], true),
+        ("bkm,bkn->bmn", [3, k, m], [3, k, n], true),
+        ("bkm,bnk->bnm", [2, k, m], [2, n, k], true),
+        ("bmk,bkn->bmn", [1, m + 1, k], [1, k, n], false),
+    ] {
+        let graph = of_halves(spec, x, w);
+        let inputs = sample::inputs(&graph, 5);
+        let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+        let expected = oracle::run(&graph, &named)
+            .expect("the oracle runs it")
+            .swap_remove(0)
+            .1;
+        let program = Program::pure("run", graph);
+        let lowered = lower(&program, &device.target()).expect("it lowers");
+        let mut stmts = lowered.kernels.nests().iter().flat_map(|nest| &nest.body);
+        let is_product = stmts.any(|stmt| matches!(stmt, Stmt::Product(_)));
+        assert_eq!(is_product, is_whole && device.traits.matrices.is_some(), "{spec}");
+        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let found = session.call("run", &given).expect("a run").swap_remove(0).1;
+        for (at, (found, expected)) in found.scalars().zip(expected.scalars()).enumerate() {
+            let (found, expected) = (found.as_f64(), expected.as_f64());
+            // Sums of `k` numbers below 1 in f32, in any order, and the rounding of both to a half.
+            let bound = (k * k) as f64 * f64::from(f32::EPSILON) / 2.0 + expected.abs() * f64::powi(2.0, -10);
+            assert!(
+                (found - expected).abs() <= bound,
+                "{spec}: [{at}] is {found}, not {expected}"
+            );
+        }
     }
     assert_eq!(device.messages(), [""; 0]);
 }

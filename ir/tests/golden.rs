@@ -50,6 +50,7 @@ fn target() -> Target {
         product_bytes: 0,
         winograd: false,
         f16: false,
+        matrices: None,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }
 }

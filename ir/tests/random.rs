@@ -191,6 +191,7 @@ fn target() -> netloom_ir::Target {
         product_bytes: 0,
         winograd: false,
         f16: false,
+        matrices: None,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }
 }

@@ -16,6 +16,7 @@ const TARGET: Target = Target {
     product_bytes: 0,
     winograd: false,
     f16: false,
+    matrices: None,
     tuned: netloom_ir::decisions::Tuned::NOTHING,
 };
 

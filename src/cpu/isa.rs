@@ -194,6 +194,7 @@ impl Cpu {
             product_bytes: 0,
             winograd: self.winograd,
             f16: false,
+            matrices: None,
             tuned: self.tuned.clone(),
         }
     }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use netloom_ir::DType;
 use netloom_ir::decisions::Tuned;
-use netloom_ir::target::{Target, TargetKind};
+use netloom_ir::target::{Matrices, Target, TargetKind};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
-use vulkano::device::{DeviceCreateInfo, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
+use vulkano::device::{DeviceCreateInfo, DeviceExtensions, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
 use vulkano::instance::debug::{
     DebugUtilsMessageSeverity, DebugUtilsMessageType, DebugUtilsMessenger, DebugUtilsMessengerCallback,
     DebugUtilsMessengerCreateInfo, ValidationFeatureEnable,
@@ -25,6 +25,7 @@ use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
 
 use super::Error;
 use super::cache::Cache;
+use super::matrices;
 use super::probe;
 use super::spirv::Kind;
 use crate::device::Floats;
@@ -59,6 +60,10 @@ pub struct Traits {
     /// The most bytes of an operand of the hand-written shader of matrix products; 0 where generated kernels are as fast, or the device lacks
     /// what the shader needs.
     pub product_bytes: u64,
+    /// Invocations in a subgroup.
+    pub subgroup: u32,
+    /// Matrices of halves that a subgroup multiplies at once, because f16 arithmetic was asked for.
+    pub matrices: Option<Matrices>,
     /// The most bytes of a data set that are kept in the device's memory.
     pub data_bytes: u64,
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
@@ -220,11 +225,7 @@ fn describe(number: usize, device: &PhysicalDevice) -> Description {
         group: properties.max_compute_work_group_invocations,
         allocation_bytes: properties.max_memory_allocation_size.unwrap_or(u64::MAX),
         features: features(device),
-        on_request: f16_lacks(device)
-            .is_none()
-            .then_some("f16 arithmetic")
-            .into_iter()
-            .collect(),
+        on_request: on_request(device),
         unused: unused(device),
         floats32: floats(device, false)[1],
         usable: compute_family(device).is_some(),
@@ -244,13 +245,29 @@ fn features(device: &PhysicalDevice) -> Vec<&'static str> {
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
 
+/// How cooperative matrices are called.
+const MATRICES: &str = "cooperative matrices";
+
+/// The features of which netloom makes use if asked.
+fn on_request(device: &PhysicalDevice) -> Vec<&'static str> {
+    let has_f16 = f16_lacks(device).is_none();
+    let all = [
+        (has_f16, "f16 arithmetic"),
+        (has_f16 && matrices::of_halves(device).is_some(), MATRICES),
+    ];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
 /// The features that may be there and of which netloom makes no use.
 fn unused(device: &PhysicalDevice) -> Vec<&'static str> {
     let has = device.supported_features();
     let all = [
         (has.shader_int8, "i8 arithmetic"),
         (has.shader_int16, "i16 arithmetic"),
-        (has.cooperative_matrix, "cooperative matrices"),
+        (
+            has.cooperative_matrix && !on_request(device).contains(&MATRICES),
+            MATRICES,
+        ),
     ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
@@ -362,7 +379,7 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Whether `f16` may be added, subtracted and multiplied as such, not in `f32`. Each result is rounded to nearest all the same, so no bit
     /// changes, but devices that do not promise to keep subnormal numbers may take results below 2⁻¹⁴ for zero. Contractions, other sums and all
-    /// further functions are computed in `f32`.
+    /// further functions are computed in `f32`; contractions by cooperative matrices, where the device has them, whose sums are taken in an order of its own.
     pub f16_arithmetic: bool,
     /// For tests of what other devices do and allow.
     pub pretend: Option<Pretend>,
@@ -437,9 +454,12 @@ impl Device {
                 asked: "f16 arithmetic",
             });
         }
+        let matrices = options.f16_arithmetic.then(|| matrices::of_halves(chosen)).flatten();
         let has = chosen.supported_features();
         let features = DeviceFeatures {
             shader_float16: options.f16_arithmetic,
+            cooperative_matrix: matrices.is_some(),
+            vulkan_memory_model: matrices.is_some(),
             shader_float64: has.shader_float64,
             shader_int64: has.shader_int64,
             storage_buffer8_bit_access: has.storage_buffer8_bit_access,
@@ -450,6 +470,10 @@ impl Device {
             Arc::clone(chosen),
             DeviceCreateInfo {
                 enabled_features: features,
+                enabled_extensions: DeviceExtensions {
+                    khr_cooperative_matrix: matrices.is_some(),
+                    ..DeviceExtensions::empty()
+                },
                 queue_create_infos: vec![QueueCreateInfo {
                     queue_family_index: family,
                     ..QueueCreateInfo::default()
@@ -493,6 +517,8 @@ impl Device {
                 groups: limits.max_compute_work_group_count,
                 texels: texels(chosen),
                 product_bytes: product_bytes(chosen),
+                subgroup: limits.subgroup_size.unwrap_or(1),
+                matrices,
                 data_bytes,
                 binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
                     .max(limits.min_texel_buffer_offset_alignment.as_devicesize())
@@ -536,6 +562,7 @@ impl Device {
             product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
             winograd: true,
             f16: self.traits.f16,
+            matrices: self.traits.matrices,
             tuned: Tuned::NOTHING,
         }
     }

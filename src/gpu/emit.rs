@@ -36,6 +36,7 @@ use prim::{Prims, memory, register};
 
 mod fma;
 mod fours;
+mod matrices;
 pub mod prim;
 mod product;
 
@@ -67,7 +68,10 @@ pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
     let fours = fours::of(nest, traits);
     phases(nest)
         .map(|body| match body {
-            [Stmt::Product(shape)] => Ok(product::emit(shape, &bindings, &views, traits)),
+            [Stmt::Product(product)] => Ok(match nest.buffers[product.a.buffer.at()].ty.dtype {
+                DType::F16 => matrices::emit(nest, product, &bindings, traits),
+                _ => product::emit(product, &bindings, &views, traits),
+            }),
             _ => emit_phase(nest, body, &bindings, &views, &fours, traits),
         })
         .collect()
@@ -157,11 +161,8 @@ fn emit_phase(
     let invocations = invocations(nest, body);
     let mut w = Writer::empty();
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
-    let inputs = [BuiltIn::WorkgroupId, BuiltIn::NumWorkgroups].map(|input| [0, 1].map(|at| w.input(input, at)));
-    let [[column, row], [columns, _]] = inputs;
+    let number = w.group_number();
     let item = w.input(BuiltIn::LocalInvocationId, 0);
-    let before = w.op(Op::IMul, Kind::U32, &[row, columns]);
-    let number = w.op(Op::IAdd, Kind::U32, &[before, column]);
     let group = group(invocations);
     let size = w.u32(group);
     let first = w.op(Op::IMul, Kind::U32, &[number, size]);
@@ -562,27 +563,9 @@ impl Cx<'_> {
 
     /// A loop from 0 while below `extent`.
     fn emit_range(&mut self, extent: Word, emit: impl FnOnce(&mut Self, Word)) {
-        let counter = self.w.local(Kind::U32);
-        let zero = self.w.u32(0);
-        self.w.store(counter, zero);
-        let [head, test, run, next, end] = std::array::from_fn(|_| self.w.id());
-        self.w.jump(head);
-        self.w.begin(head);
-        self.w.merge_loop(end, next);
-        self.w.jump(test);
-        self.w.begin(test);
-        let at = self.w.load(Kind::U32, counter);
-        let more = self.w.op(Op::SLessThan, Kind::Bool, &[at, extent]);
-        self.w.branch(more, run, end);
-        self.w.begin(run);
-        emit(self, at);
-        self.w.jump(next);
-        self.w.begin(next);
-        let one = self.w.u32(1);
-        let after = self.w.op(Op::IAdd, Kind::U32, &[at, one]);
-        self.w.store(counter, after);
-        self.w.jump(head);
-        self.w.begin(end);
+        let counting = self.w.begin_loop(extent);
+        emit(self, counting.at);
+        self.w.end_loop(counting);
     }
 
     /// Runs `emit` with the axis bound to a value; what it computes is forgotten afterwards.

@@ -25,6 +25,16 @@ pub enum Kind {
     F64,
 }
 
+/// A loop that has begun.
+pub struct Counting {
+    /// The number of the iteration.
+    pub at: Word,
+    counter: Word,
+    head: Word,
+    next: Word,
+    end: Word,
+}
+
 /// A module with one compute entry point, `main`.
 pub struct Writer {
     module: Module,
@@ -77,6 +87,15 @@ impl Writer {
         push_capability(&mut self.module, capability);
     }
 
+    /// Declares cooperative matrices of halves, which take Vulkan's own memory model.
+    pub fn declare_matrices(&mut self) {
+        self.capability(Capability::CooperativeMatrixKHR);
+        self.capability(Capability::VulkanMemoryModel);
+        let name = Operand::LiteralString("SPV_KHR_cooperative_matrix".into());
+        let extension = Instruction::new(Op::Extension, None, None, vec![name]);
+        self.module.extensions.push(extension);
+    }
+
     // Types and constants.
 
     /// The word of a kind; declares the capability that it needs.
@@ -121,8 +140,8 @@ impl Writer {
         id
     }
 
-    /// A type made of others, once.
-    fn composite(&mut self, op: Op, parts: &[Word]) -> Word {
+    /// A type made of others and of constants, once.
+    pub fn composite(&mut self, op: Op, parts: &[Word]) -> Word {
         let key = (op, parts.to_vec());
         if let Some(&id) = self.others.get(&key) {
             return id;
@@ -162,6 +181,17 @@ impl Writer {
         };
         let id = self.global(op, Some(ty), operands);
         self.constants.insert((kind, bits), id);
+        id
+    }
+
+    /// The zero of a type.
+    pub fn null(&mut self, ty: Word) -> Word {
+        let key = (Op::ConstantNull, vec![ty]);
+        if let Some(&id) = self.others.get(&key) {
+            return id;
+        }
+        let id = self.global(Op::ConstantNull, Some(ty), vec![]);
+        self.others.insert(key, id);
         id
     }
 
@@ -352,10 +382,18 @@ impl Writer {
         self.extract(Kind::U32, value, component)
     }
 
+    /// The number of the workgroup, of those in two dimensions.
+    pub fn group_number(&mut self) -> Word {
+        let [column, row] = [0, 1].map(|at| self.input(BuiltIn::WorkgroupId, at));
+        let columns = self.input(BuiltIn::NumWorkgroups, 0);
+        let before = self.op(Op::IMul, Kind::U32, &[row, columns]);
+        self.op(Op::IAdd, Kind::U32, &[before, column])
+    }
+
     /// A variable of `main`.
     pub fn local(&mut self, kind: Kind) -> Word {
         let ty = self.kind(kind);
-        self.function_variable(ty)
+        self.variable_of(ty)
     }
 
     /// An array of `main`.
@@ -363,7 +401,7 @@ impl Writer {
         let ty = self.kind(kind);
         let length = self.u32(count);
         let array = self.composite(Op::TypeArray, &[ty, length]);
-        self.function_variable(array)
+        self.variable_of(array)
     }
 
     /// The address of an element of an array of `main`.
@@ -373,7 +411,8 @@ impl Writer {
         self.typed(Op::AccessChain, pointer, &[array, index])
     }
 
-    fn function_variable(&mut self, ty: Word) -> Word {
+    /// A variable of `main` of a type.
+    pub fn variable_of(&mut self, ty: Word) -> Word {
         let pointer = self.pointer(StorageClass::Function, ty);
         let id = self.id();
         let operands = vec![Operand::StorageClass(StorageClass::Function)];
@@ -452,7 +491,8 @@ impl Writer {
         self.op(Op::Bitcast, kind, &[value])
     }
 
-    fn effect(&mut self, op: Op, operands: &[Word]) {
+    /// An operation without a result.
+    pub fn effect(&mut self, op: Op, operands: &[Word]) {
         let operands = operands.iter().map(|&operand| Operand::IdRef(operand)).collect();
         self.block.instructions.push(Instruction::new(op, None, None, operands));
     }
@@ -492,6 +532,48 @@ impl Writer {
         ];
         let instruction = Instruction::new(Op::LoopMerge, None, None, operands);
         self.block.instructions.push(instruction);
+    }
+
+    /// Begins a loop from 0 while below `extent`.
+    pub fn begin_loop(&mut self, extent: Word) -> Counting {
+        let counter = self.local(Kind::U32);
+        let zero = self.u32(0);
+        self.store(counter, zero);
+        let [head, test, run, next, end] = std::array::from_fn(|_| self.id());
+        self.jump(head);
+        self.begin(head);
+        self.merge_loop(end, next);
+        self.jump(test);
+        self.begin(test);
+        let at = self.load(Kind::U32, counter);
+        let more = self.op(Op::SLessThan, Kind::Bool, &[at, extent]);
+        self.branch(more, run, end);
+        self.begin(run);
+        Counting {
+            at,
+            counter,
+            head,
+            next,
+            end,
+        }
+    }
+
+    /// Ends it.
+    pub fn end_loop(&mut self, counting: Counting) {
+        let Counting {
+            at,
+            counter,
+            head,
+            next,
+            end,
+        } = counting;
+        self.jump(next);
+        self.begin(next);
+        let one = self.u32(1);
+        let after = self.op(Op::IAdd, Kind::U32, &[at, one]);
+        self.store(counter, after);
+        self.jump(head);
+        self.begin(end);
     }
 
     fn end_block(&mut self) {
@@ -546,13 +628,18 @@ impl Writer {
             Some(arithmetic),
             vec![Operand::LiteralString("GLSL.std.450".into())],
         ));
+        let has_own_model = |of: &Instruction| of.operands[0] == Operand::Capability(Capability::VulkanMemoryModel);
+        let memory_model = match module.capabilities.iter().any(has_own_model) {
+            true => MemoryModel::Vulkan,
+            false => MemoryModel::GLSL450,
+        };
         module.memory_model = Some(Instruction::new(
             Op::MemoryModel,
             None,
             None,
             vec![
                 Operand::AddressingModel(AddressingModel::Logical),
-                Operand::MemoryModel(MemoryModel::GLSL450),
+                Operand::MemoryModel(memory_model),
             ],
         ));
         let mut header = ModuleHeader::new(next);

@@ -299,6 +299,7 @@ mod tests {
         product_bytes: 0,
         winograd: false,
         f16: false,
+        matrices: None,
         tuned: crate::decisions::Tuned::NOTHING,
     };
 
