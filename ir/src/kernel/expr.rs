@@ -3,7 +3,7 @@
 //! Expressions live in one arena, [`Exprs`], and are interned: equal expressions have equal ids, so a kernel is a DAG and a
 //! common subexpression is computed once. Operands come before users. Index arithmetic is ordinary `i64` arithmetic.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};
