@@ -33,6 +33,7 @@ mod stored;
 pub use dot::dot;
 pub use json::{VERSION, from_json, to_json};
 pub use parse::{parse, parse_program, parse_program_with};
+pub(crate) use print::{Name, literal_text};
 pub use print::{op_summary, summary};
 pub use stored::{reference, stored};
 

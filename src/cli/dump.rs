@@ -74,6 +74,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let lowered = || lower(&program, &target);
     let written = match (options.stage.as_str(), &device) {
         ("kernel", _) => dump::kernels(&lowered()?),
+        ("nest", Device::Cpu(_)) if let Some(out) = &options.out => {
+            return write_program(out, &dump::scheduled(&program, &lowered()?));
+        }
         ("nest", _) => dump::nests(&lowered()?),
         ("plan", _) => dump::plans(&lowered()?),
         ("clif", Device::Cpu(cpu)) => dump::clif(&lowered()?, cpu)?,

@@ -21,7 +21,7 @@ use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
-use super::isa::{Cpu, Effort, Level, Place as Home};
+use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
 use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
@@ -130,13 +130,13 @@ impl Emitter {
     }
 
     /// Declares the function of a nest, and spells it.
-    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Context>, Error> {
+    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Box<Context>>, Error> {
         let signature = kernel_signature(module);
         let name = free_name(module, &nest.name);
         let id = module
             .declare_function(&name, Linkage::Local, &signature)
             .map_err(Error::module)?;
-        let mut context = Context::new();
+        let mut context = Box::new(Context::new());
         context.func.signature = signature;
         context.func.name = UserFuncName::user(0, id.as_u32());
         emit_function(module, &mut self.shared, &mut context, &mut self.functions, nest)
@@ -159,7 +159,7 @@ impl Shared {
             return Ok(function);
         }
         let mut signature = tile::signature(module);
-        let assembled = self.cpu.level > Level::Portable;
+        let assembled = assembled::is_assembled(&tile, self.cpu.level);
         if assembled {
             signature.call_conv = CallConv::SystemV;
         }

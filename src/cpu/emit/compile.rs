@@ -30,11 +30,11 @@ const MOST_WAITING: usize = 32;
 /// Compiles so many functions, by as many threads as there are cores: the others begin as this one spells, and it helps when there is nothing more to
 /// spell, or too much is waiting. Gives them in their order.
 pub fn compile_all(
-    drafts: impl Iterator<Item = Result<Draft<Context>, Error>>,
+    drafts: impl Iterator<Item = Result<Draft<Box<Context>>, Error>>,
     count: usize,
     isa: &dyn TargetIsa,
 ) -> Result<Vec<Draft<Compiled>>, Error> {
-    let compiled = |Draft { name, id, mut code }: Draft<Context>| match compile(id, &mut code, isa) {
+    let compiled = |Draft { name, id, mut code }: Draft<Box<Context>>| match compile(id, &mut code, isa) {
         Ok(code) => Ok(Draft { name, id, code }),
         Err(source) => Err(Error::kernel(&name, source)),
     };
