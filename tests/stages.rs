@@ -77,6 +77,37 @@ fn every_stage_of_graphs_goes_on() {
     assert!(message(folder).contains("beside the text"), "{}", message(folder));
 }
 
+/// What only shows a stage says so when it is taken for a model, whatever the command.
+#[test]
+fn listings_are_no_models() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let stages = [
+        ("kernel", "without the graph"),
+        ("plan", "without the graph"),
+        ("clif", "is final"),
+        ("asm", "is final"),
+    ];
+    for (stage, reason) in stages {
+        netloom(folder, &["dump", "lenet", "--stage", stage, "-o", "listing.nl"]);
+        for command in [&["bench"][..], &["dump"], &["compile", "-o", "artefact"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+                .args(command)
+                .arg("listing.nl")
+                .current_dir(folder)
+                .output();
+            let output = output.expect("the command runs");
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success());
+            assert!(
+                message.contains(stage) && message.contains(reason),
+                "{command:?} {stage}: {message}"
+            );
+            assert!(message.contains("--stage nest -o FILE.nl"), "{message}");
+        }
+    }
+}
+
 /// What is read of a program's text and the constants beside it: the same program.
 fn read_back(program: &Program) -> Program {
     let stored: HashMap<String, Arc<Tensor>> = text::stored(program).into_iter().collect();
