@@ -12,6 +12,7 @@ mod collapse;
 mod contract;
 mod draft;
 mod fold;
+mod narrow;
 mod prefix;
 mod product;
 mod registers;
@@ -19,6 +20,8 @@ mod rows;
 mod scatter;
 mod sliding;
 mod sort;
+mod stretch;
+mod turn;
 mod unroll;
 mod winograd;
 
@@ -33,12 +36,15 @@ use draft::{Draft, Grain, Task};
 use fold::Plan;
 use registers::Block;
 use rows::Rows;
+use turn::Turn;
 
 /// With fewer shares than this some of many workers have nothing to do.
 const SHARES: usize = 16;
 
 /// Makes every decision for a kernel.
 pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
+    let narrowed = target.f16.then(|| narrow::narrowed(kernel));
+    let kernel = narrowed.as_ref().unwrap_or(kernel);
     let mut draft = Draft::new(kernel, target);
     let (name, mut phases, alone) = match &kernel.work {
         Work::Stores(stores) => {
@@ -46,6 +52,7 @@ pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
             let tasks = blocks::spell(&mut draft, tasks);
             let tasks = unroll::unroll(&mut draft, tasks);
             let tasks = collapse::collapse(&mut draft, tasks);
+            let tasks = stretch::stretch(&mut draft, tasks);
             let alone = match draft.decisions.get(Decision::Alone) {
                 Some(decided) => decided == 1,
                 None => draft::cost(&draft, &tasks) < target.share_from,
@@ -143,6 +150,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.push(registers::schedule(draft, &group, &block));
                     break;
                 }
+                Step::Turn(turn) => {
+                    phases.push(turn::schedule(draft, &group, &turn));
+                    break;
+                }
                 Step::Rows(rows) => {
                     phases.push(rows::schedule(draft, &group, &rows));
                     break;
@@ -177,6 +188,8 @@ enum Step {
     Block(Block),
     /// Write the loops: of results of few lanes each.
     Rows(Rows),
+    /// Write the loops: of a copy against the grain.
+    Turn(Turn),
     /// Write the loops: of anything else.
     Loops(Plan),
 }
@@ -215,9 +228,10 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
             (None, None) => match Block::of(draft, group, &folds, target) {
                 Some(block) if block.is_long(draft, group) => Step::Stage(block.fold),
                 Some(block) => Step::Block(block),
-                None => match Rows::of(draft, group, &plan) {
-                    Some(rows) => Step::Rows(rows),
-                    None => Step::Loops(plan),
+                None => match (Turn::of(draft, group, &plan), Rows::of(draft, group, &plan)) {
+                    (Some(turn), _) => Step::Turn(turn),
+                    (None, Some(rows)) => Step::Rows(rows),
+                    (None, None) => Step::Loops(plan),
                 },
             },
         };
@@ -344,14 +358,16 @@ struct Pieces {
     whole: ExprId,
 }
 
-/// Cuts a fold along its longest axis into pieces of at most so many elements, if they have one each.
+/// Cuts a fold into pieces of at most so many elements: along its outermost axis, so that each piece runs over whole lines, unless one step
+/// of that is too long; then along its longest.
 fn cut(draft: &mut Draft, fold: ExprId, length: usize) -> Pieces {
     let Expr::Fold { with, over, .. } = draft.source.get(fold).clone() else {
         unreachable!("a fold")
     };
-    let axis = *over
-        .iter()
-        .max_by_key(|&&axis| draft.extent(axis))
+    let longest = || over.iter().max_by_key(|&&axis| draft.extent(axis));
+    let is_short = |axis: &&AxisId| draft.count(&over) <= length * draft.extent(**axis);
+    let axis = *(over.first().filter(is_short))
+        .or_else(longest)
         .expect("a fold over an axis");
     let extent = draft.extent(axis);
     let others = draft.count(&over) / extent;

@@ -12,6 +12,7 @@ use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
 use super::fold::once;
+use super::turn::SIDE;
 
 /// Bytes of the panels that one task computes side by side: half of a second-level cache of 1 MiB, so that they stay there from one block
 /// of rows to the next.
@@ -20,6 +21,8 @@ const STRIP_BYTES: usize = 512 << 10;
 /// processors: what is read again and again must not take more.
 const FIRST_CACHE: (usize, usize) = (4 << 10, 8);
 const SECOND_CACHE: (usize, usize) = (128 << 10, 8);
+/// The second cache of most processors with AVX-512 (Intel's for servers, AMD's since Zen 5; Zen 4 has the one above).
+const WIDE_SECOND_CACHE: (usize, usize) = (128 << 10, 16);
 /// Tiles of so many rows read a panel of B seldom enough to share the second cache's sets with no one; lower ones have half of them.
 const HIGH_TILE: usize = 12;
 
@@ -345,7 +348,9 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
-    let source = source(draft, form, columns * wide, (m, rows));
+    // As many tiles as blocks hold need no more rows than this.
+    let rows = m.div_ceil(blocks * high);
+    let source = source(draft, form, target, columns * wide, (m, rows));
     let b_free = draft.free(form.b);
     let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
     // A task is a strip of panels for one block of rows, or for all where it must pack the strip first. Where that makes few tasks, the strips are
@@ -627,7 +632,7 @@ impl Band {
             padded(best.columns),
             tile(draft, form.dtype, target, rows, best.columns).0,
         );
-        (fills && matches!(source(draft, form, width, (rows, high)), Source::Direct)).then_some(best)
+        (fills && matches!(source(draft, form, target, width, (rows, high)), Source::Direct)).then_some(best)
     }
 }
 
@@ -710,7 +715,7 @@ enum Source {
 }
 
 /// Where B is best read, for tiles side by side of so many columns together, and a result of so many rows in tiles of so many.
-fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, usize)) -> Source {
+fn source(draft: &mut Draft, form: &Form, target: &Target, width: usize, (rows, high): (usize, usize)) -> Source {
     let Form {
         column,
         ref k,
@@ -730,7 +735,10 @@ fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, us
     // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what a hundred rows gain.
     let again = |&axis: &AxisId| {
         let bytes = address.factor(axis) as usize * form.dtype.size_bytes();
-        let (period, ways) = SECOND_CACHE;
+        let (period, ways) = match target.vector_registers {
+            32.. => WIDE_SECOND_CACHE,
+            _ => SECOND_CACHE,
+        };
         crowds(
             draft.extent(axis),
             bytes,
@@ -797,16 +805,33 @@ fn pack(
     let lane = draft.axis("lane", columns.min(n));
     let mut known = known.clone();
     let zero = draft.int(0);
+    // Against the grain, rows are columns of B, of which a line of the cache holds several.
+    let is_turned = direct(draft, form.b, k)
+        .is_some_and(|(_, address)| k.len() == 1 && address.factor(k[0]) == 1 && address.factor(column) > 1);
+    let mut rows = None;
     // By all workers together, the panels and the outermost axis of the sum are shared out.
     let (task, inner, number, panel) = if from.is_none() {
-        let axes: Vec<AxisId> = outer.iter().copied().chain([panel, k[0]]).collect();
+        let extent = draft.extent(k[0]);
+        let part = match is_turned {
+            true => draft.axis("square", extent.div_ceil(SIDE)),
+            false => k[0],
+        };
+        let axes: Vec<AxisId> = outer.iter().copied().chain([panel, part]).collect();
         let (task, values) = draft.share(&axes);
         let mut number = zero;
         for (&axis, &value) in axes.iter().zip(&values) {
             known.insert(draft.source.axis(axis), value);
-            if axis != k[0] {
+            if axis != part {
                 number = draft.mul_add(number, draft.extent(axis), value);
             }
+        }
+        if is_turned {
+            let row = draft.axis("row", extent.min(SIDE));
+            let start = draft.mul_add(values[outer.len() + 1], SIDE, zero);
+            let row_value = draft.exprs.axis(row);
+            let at = draft.i64(Prim::Add, start, row_value);
+            known.insert(draft.source.axis(k[0]), at);
+            rows = Some((row, draft.rest(extent, start, SIDE)));
         }
         (task, &k[1..], number, values[outer.len()])
     } else {
@@ -832,13 +857,19 @@ fn pack(
         index: vec![number, at, lane_value],
         value,
     };
-    let body = vec![Stmt::Loop {
+    let lanes = Stmt::Loop {
         axis: lane,
         extent: valid,
         bind: Bind::Lanes,
         body: vec![store],
-    }];
-    let body = draft.nested(inner, body);
+    };
+    let rows = rows.into_iter().fold(lanes, |body, (axis, extent)| Stmt::Loop {
+        axis,
+        extent,
+        bind: Bind::Serial,
+        body: vec![body],
+    });
+    let body = draft.nested(inner, vec![rows]);
     (
         buffer,
         draft.all(task, if from.is_none() { Bind::Workers } else { Bind::Serial }, body),
