@@ -51,6 +51,10 @@ fn every_stage_of_graphs_goes_on() {
         for stage in ["graph", "optimized", "simplify", "regions", "nest"] {
             netloom(folder, &["dump", model, "--stage", stage, "-o", "stage.nl"]);
             assert_eq!(results(folder, "stage.nl"), expected, "{model} from {stage}");
+            let written = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
+            netloom(folder, &["dump", "stage.nl", "--stage", stage, "-o", "again.nl"]);
+            let again = std::fs::read_to_string(folder.join("again.nl")).expect("it was written");
+            assert_eq!(again, written, "{model} at {stage} again");
             netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
             assert_eq!(results(folder, "artefact"), expected, "{model} compiled from {stage}");
         }
