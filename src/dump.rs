@@ -21,6 +21,23 @@ use crate::error::Error;
 use crate::gpu;
 use crate::plan::{Base, KernelId, Kernels, Place, Plan, Step};
 
+/// How a listing begins, before its stage.
+const LISTING: &str = "; netloom dump --stage ";
+
+/// A listing of a stage: its first line says what it is, in case it is taken for a model.
+pub fn headed(stage: &str, text: &str) -> String {
+    format!("{LISTING}{stage}\n{text}")
+}
+
+/// Why a text is no model, if it is a listing.
+pub fn why_no_model(text: &str) -> Option<String> {
+    let stage = text.strip_prefix(LISTING)?.lines().next()?;
+    Some(match stage {
+        "clif" | "asm" | "spirv" => format!("the text lists the stage {stage}: machine code is final"),
+        _ => format!("the text lists the stage {stage} by itself, without the graph"),
+    })
+}
+
 /// The distinct kernels: what each computes.
 pub fn kernels(lowered: &Lowered) -> String {
     let every = (0..lowered.kernels.len()).map(KernelId);

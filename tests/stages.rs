@@ -51,6 +51,10 @@ fn every_stage_of_graphs_goes_on() {
         for stage in ["graph", "optimized", "simplify", "regions", "nest"] {
             netloom(folder, &["dump", model, "--stage", stage, "-o", "stage.nl"]);
             assert_eq!(results(folder, "stage.nl"), expected, "{model} from {stage}");
+            let written = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
+            netloom(folder, &["dump", "stage.nl", "--stage", stage, "-o", "again.nl"]);
+            let again = std::fs::read_to_string(folder.join("again.nl")).expect("it was written");
+            assert_eq!(again, written, "{model} at {stage} again");
             netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
             assert_eq!(results(folder, "artefact"), expected, "{model} compiled from {stage}");
         }
@@ -75,6 +79,37 @@ fn every_stage_of_graphs_goes_on() {
     assert!(message(folder).contains("is not the one meant"), "{}", message(folder));
     std::fs::remove_file(folder.join("stage.safetensors")).expect("it was there");
     assert!(message(folder).contains("beside the text"), "{}", message(folder));
+}
+
+/// What only shows a stage says so when it is taken for a model, whatever the command.
+#[test]
+fn listings_are_no_models() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let stages = [
+        ("kernel", "without the graph"),
+        ("plan", "without the graph"),
+        ("clif", "is final"),
+        ("asm", "is final"),
+    ];
+    for (stage, reason) in stages {
+        netloom(folder, &["dump", "lenet", "--stage", stage, "-o", "listing.nl"]);
+        for command in [&["bench"][..], &["dump"], &["compile", "-o", "artefact"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+                .args(command)
+                .arg("listing.nl")
+                .current_dir(folder)
+                .output();
+            let output = output.expect("the command runs");
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success());
+            assert!(
+                message.contains(stage) && message.contains(reason),
+                "{command:?} {stage}: {message}"
+            );
+            assert!(message.contains("--stage nest -o FILE.nl"), "{message}");
+        }
+    }
 }
 
 /// What is read of a program's text and the constants beside it: the same program.

@@ -222,7 +222,7 @@ impl<'s> Parser<'s> {
                 found => Err(self.wrong_at(
                     found,
                     format!(
-                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs and regions are read",
+                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs, regions and nests with their graphs are read",
                         show(found)
                     ),
                 )),
