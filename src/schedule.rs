@@ -20,6 +20,7 @@ mod rows;
 mod scatter;
 mod sliding;
 mod sort;
+mod stretch;
 mod unroll;
 mod winograd;
 
@@ -49,6 +50,7 @@ pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
             let tasks = blocks::spell(&mut draft, tasks);
             let tasks = unroll::unroll(&mut draft, tasks);
             let tasks = collapse::collapse(&mut draft, tasks);
+            let tasks = stretch::stretch(&mut draft, tasks);
             let alone = match draft.decisions.get(Decision::Alone) {
                 Some(decided) => decided == 1,
                 None => draft::cost(&draft, &tasks) < target.share_from,
@@ -347,14 +349,16 @@ struct Pieces {
     whole: ExprId,
 }
 
-/// Cuts a fold along its longest axis into pieces of at most so many elements, if they have one each.
+/// Cuts a fold into pieces of at most so many elements: along its outermost axis, so that each piece runs over whole lines, unless one step
+/// of that is too long; then along its longest.
 fn cut(draft: &mut Draft, fold: ExprId, length: usize) -> Pieces {
     let Expr::Fold { with, over, .. } = draft.source.get(fold).clone() else {
         unreachable!("a fold")
     };
-    let axis = *over
-        .iter()
-        .max_by_key(|&&axis| draft.extent(axis))
+    let longest = || over.iter().max_by_key(|&&axis| draft.extent(axis));
+    let is_short = |axis: &&AxisId| draft.count(&over) <= length * draft.extent(**axis);
+    let axis = *(over.first().filter(is_short))
+        .or_else(longest)
         .expect("a fold over an axis");
     let extent = draft.extent(axis);
     let others = draft.count(&over) / extent;

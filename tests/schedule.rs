@@ -182,6 +182,18 @@ fn maps() {
             b.input("x", DType::F32, [3, n]) + b.input("y", DType::F32, [n]).broadcast([3, n])
         });
     }
+    // Each line is read for several lines that are written; of many, each for itself.
+    for by in [2, 3, 7] {
+        check("enlarged", 0.0, |b| {
+            let x = b.input("x", DType::F32, [3, 8, 1, 9, 1]);
+            x.broadcast([3, 8, by, 9, by]).reshape([3, 8 * by, 9 * by]) + 1.0
+        });
+        check("enlarged and scaled", 0.0, |b| {
+            let x = b.input("x", DType::F32, [2, 8, 1, 9, 1]);
+            let x = x.broadcast([2, 8, by, 9, by]).reshape([2, 8 * by, 9 * by]);
+            x * b.input("y", DType::F32, [2, 8 * by, 9 * by])
+        });
+    }
     check("long", 0.0, |b| b.input("x", DType::F32, [3, 7001]) + 1.0);
     check("tanh", 1e-6, |b| b.input("x", DType::F32, [2, 50]).tanh());
 }
@@ -194,6 +206,9 @@ fn folds() {
         check("tall column sums", 0.0, |b| b.input("x", DType::F32, [n, 20]).sum([0]));
         check("everything", 0.0, |b| b.input("x", DType::F32, [3, n, 4]).sum_all());
         check("channels", 0.0, |b| b.input("x", DType::F32, [2, 3, n]).sum([0, 2]));
+        check("channels of many", 0.0, |b| {
+            b.input("x", DType::F32, [67, 3, n]).sum([0, 2])
+        });
         check("integers", 0.0, |b| b.input("x", DType::I32, [5, n]).max_over([1]));
     }
     check("long row", 0.0, |b| b.input("x", DType::F32, [10007]).sum_all());

@@ -119,11 +119,13 @@ fn adam<'g>(
     let second = moment("second") * beta2 + gradient * gradient * (1.0 - beta2);
     scope.update("first", first);
     scope.update("second", second);
-    // The corrections 1 - βᵗ depend on the step alone: scalars, computed once a run.
+    // The corrections 1 - βᵗ depend on the step alone: scalars, computed once a run. The second's root, by which the root of each element
+    // would be divided, multiplies the fraction instead (the end of Kingma and Ba's section 2).
     let steps = scope.step().cast(DType::F32) + 1.0;
     let correction = |beta: f64| -(steps * beta.ln()).expm1();
-    let size = rate / correction(beta1);
-    first * size / (second.sqrt() / correction(beta2).sqrt() + epsilon)
+    let root = correction(beta2).sqrt();
+    let size = rate * root / correction(beta1);
+    first * size / (second.sqrt() + root * epsilon)
 }
 
 /// The learning rate as a function of the number of steps done.

@@ -20,6 +20,8 @@ const STRIP_BYTES: usize = 512 << 10;
 /// processors: what is read again and again must not take more.
 const FIRST_CACHE: (usize, usize) = (4 << 10, 8);
 const SECOND_CACHE: (usize, usize) = (128 << 10, 8);
+/// The second cache of most processors with AVX-512 (Intel's for servers, AMD's since Zen 5; Zen 4 has the one above).
+const WIDE_SECOND_CACHE: (usize, usize) = (128 << 10, 16);
 /// Tiles of so many rows read a panel of B seldom enough to share the second cache's sets with no one; lower ones have half of them.
 const HIGH_TILE: usize = 12;
 
@@ -345,7 +347,9 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         }
     };
     let (blocks, strips) = (tiles.div_ceil(high), panels.div_ceil(wide));
-    let source = source(draft, form, columns * wide, (m, rows));
+    // As many tiles as blocks hold need no more rows than this.
+    let rows = m.div_ceil(blocks * high);
+    let source = source(draft, form, target, columns * wide, (m, rows));
     let b_free = draft.free(form.b);
     let b_outer: Vec<AxisId> = outer.iter().copied().filter(|axis| b_free.contains(axis)).collect();
     // A task is a strip of panels for one block of rows, or for all where it must pack the strip first. Where that makes few tasks, the strips are
@@ -627,7 +631,7 @@ impl Band {
             padded(best.columns),
             tile(draft, form.dtype, target, rows, best.columns).0,
         );
-        (fills && matches!(source(draft, form, width, (rows, high)), Source::Direct)).then_some(best)
+        (fills && matches!(source(draft, form, target, width, (rows, high)), Source::Direct)).then_some(best)
     }
 }
 
@@ -710,7 +714,7 @@ enum Source {
 }
 
 /// Where B is best read, for tiles side by side of so many columns together, and a result of so many rows in tiles of so many.
-fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, usize)) -> Source {
+fn source(draft: &mut Draft, form: &Form, target: &Target, width: usize, (rows, high): (usize, usize)) -> Source {
     let Form {
         column,
         ref k,
@@ -730,7 +734,10 @@ fn source(draft: &mut Draft, form: &Form, width: usize, (rows, high): (usize, us
     // A panel that is read many times and thrown out each time is copied; measured, the copy costs as much as what a hundred rows gain.
     let again = |&axis: &AxisId| {
         let bytes = address.factor(axis) as usize * form.dtype.size_bytes();
-        let (period, ways) = SECOND_CACHE;
+        let (period, ways) = match target.vector_registers {
+            32.. => WIDE_SECOND_CACHE,
+            _ => SECOND_CACHE,
+        };
         crowds(
             draft.extent(axis),
             bytes,

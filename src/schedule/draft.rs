@@ -293,14 +293,7 @@ impl Draft {
 
     /// Every expression of the source below one, itself included, operands first.
     pub fn below(&self, roots: &[ExprId]) -> Vec<ExprId> {
-        let mut seen = BTreeSet::new();
-        let mut open = roots.to_vec();
-        while let Some(id) = open.pop() {
-            if seen.insert(id) {
-                open.extend(self.source.operands(id));
-            }
-        }
-        seen.into_iter().collect()
+        self.source.below(roots).into_iter().collect()
     }
 
     /// The folds below some expressions, inner ones first.

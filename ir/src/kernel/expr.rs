@@ -3,7 +3,7 @@
 //! Expressions live in one arena, [`Exprs`], and are interned: equal expressions have equal ids, so a kernel is a DAG and a
 //! common subexpression is computed once. Operands come before users. Index arithmetic is ordinary `i64` arithmetic.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};
@@ -289,6 +289,17 @@ impl Exprs {
             Expr::Const(DType::I64, bits) => Some(bits as i64),
             _ => None,
         }
+    }
+
+    /// Every expression that some are made of, themselves included, operands first.
+    pub fn below(&self, roots: &[ExprId]) -> BTreeSet<ExprId> {
+        let (mut seen, mut open) = (BTreeSet::new(), roots.to_vec());
+        while let Some(id) = open.pop() {
+            if seen.insert(id) {
+                open.extend(self.operands(id));
+            }
+        }
+        seen
     }
 
     /// The direct operands of an expression, index operands of loads included.

@@ -3,8 +3,6 @@
 //! A serial loop that adds up what lies side by side fetches a texel of four elements for every four iterations, and adds them one after the other as
 //! before, so no bit changes. lavapipe takes as long for a texel of four as for one of one: it reads 22 GB/s instead of 7.
 
-use std::collections::BTreeSet;
-
 use netloom_ir::DType;
 use netloom_ir::kernel::index::{self, Linear};
 use netloom_ir::kernel::nest::FOUR;
@@ -43,7 +41,7 @@ pub fn of(nest: &Nest, traits: &Traits) -> Vec<Four> {
     }
     let mut exprs = nest.exprs.clone();
     for (axis, value) in sums {
-        let below = below(&nest.exprs, value);
+        let below = nest.exprs.below(&[value]);
         if below.len() <= MOST {
             let fours = below
                 .iter()
@@ -86,17 +84,6 @@ pub fn has_fours(extent: i64) -> bool {
     extent >= FEWEST && extent % FOUR as i64 == 0
 }
 
-/// An expression and all that it is made of.
-fn below(exprs: &Exprs, value: ExprId) -> BTreeSet<ExprId> {
-    let (mut seen, mut open) = (BTreeSet::new(), vec![value]);
-    while let Some(id) = open.pop() {
-        if seen.insert(id) {
-            open.extend(exprs.operands(id));
-        }
-    }
-    seen
-}
-
 /// The load, if it reads neighbours along the axis and begins at a multiple of four.
 fn four(nest: &Nest, exprs: &mut Exprs, (axis, value): (AxisId, ExprId), load: ExprId) -> Option<Four> {
     let Expr::Load {
@@ -113,7 +100,7 @@ fn four(nest: &Nest, exprs: &mut Exprs, (axis, value): (AxisId, ExprId), load: E
     let own = exprs.axis(axis);
     let (along, others): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(term, _)| *term == own);
     // What the axis also moves by way of a division has a term of its own, which must then go on in fours as well.
-    let moves = |term: ExprId| below(exprs, term).contains(&own);
+    let moves = |term: ExprId| exprs.below(&[term]).contains(&own);
     let in_fours = |by: i64| by % FOUR as i64 == 0;
     let is_regular = others.iter().all(|&(term, by)| in_fours(by) && !moves(term));
     let is_four = matches!(along[..], [(_, 1)]) && is_regular && in_fours(constant);
