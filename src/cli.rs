@@ -96,6 +96,9 @@ struct Machine {
     /// Where it runs: cpu, vulkan, vulkan:N (see `netloom devices`), or auto: a GPU if there is one
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// On Vulkan, let f16 be added, subtracted and multiplied as such instead of in f32; `netloom devices` says where it may be asked for
+    #[arg(long)]
+    f16_arithmetic: bool,
     /// What is stored beside the model of its schedules.
     #[arg(skip)]
     stored: Option<tuned::Stored>,
@@ -145,7 +148,7 @@ impl Machine {
 
     /// The device.
     fn choice(&self) -> Result<Choice, Error> {
-        Device::named(&self.device, self.cpu()?)
+        Device::named(&self.device, self.cpu()?, self.f16_arithmetic)
     }
 
     /// The device, for what nothing can stand in for.

@@ -9,7 +9,7 @@ use netloom_ir::{DType, Target};
 use crate::cpu::isa::Cpu;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
-use crate::gpu;
+use crate::gpu::{self, emit::prim::register};
 
 /// What a program is compiled for.
 #[derive(Clone, Debug)]
@@ -22,13 +22,21 @@ pub enum Device {
 }
 
 impl Device {
-    /// The device that a user names: `cpu`, `vulkan`, `vulkan:N`, or `auto`, which is Vulkan if it has a GPU and otherwise the CPU.
+    /// The device that a user names: `cpu`, `vulkan`, `vulkan:N`, or `auto`, which is Vulkan if it has a GPU and otherwise the CPU. With
+    /// `f16_arithmetic` it may compute halves as such.
     ///
     /// # Errors
-    /// If there is no such device.
-    pub fn named(name: &str, cpu: Cpu) -> Result<Choice, Error> {
-        if name == "cpu" {
-            return Ok(Choice::of(Device::Cpu(cpu)));
+    /// If there is no such device, or it lacks what was asked for.
+    pub fn named(name: &str, cpu: Cpu, f16_arithmetic: bool) -> Result<Choice, Error> {
+        match (name, f16_arithmetic) {
+            ("cpu", false) => return Ok(Choice::of(Device::Cpu(cpu))),
+            ("cpu", true) => {
+                return Err(Error::Usage(
+                    "code for CPUs computes f16 in f32; leave `--f16-arithmetic` out, or use `--device vulkan`"
+                        .to_owned(),
+                ));
+            }
+            _ => {}
         }
         let unknown = || Error::Unknown(format!("unknown device `{name}`; known: cpu, vulkan, vulkan:N, auto"));
         let number = match name.split_once(':') {
@@ -36,7 +44,7 @@ impl Device {
             None if name == "vulkan" || name == "auto" => None,
             _ => return Err(unknown()),
         };
-        match (Device::vulkan(number), name) {
+        match (Device::vulkan(number, f16_arithmetic), name) {
             // A Vulkan that runs on the CPU itself is slower than our own code.
             (Ok(found), "auto") if found.name().ends_with("(cpu)") => {
                 let reason = format!("the only Vulkan device is {}", found.name());
@@ -50,13 +58,16 @@ impl Device {
     }
 
     #[cfg(feature = "vulkan")]
-    fn vulkan(number: Option<usize>) -> Result<Device, Error> {
-        let device = gpu::device::Device::open(&gpu::device::Options::usual(number))?;
-        Ok(Device::Vulkan(device))
+    fn vulkan(number: Option<usize>, f16_arithmetic: bool) -> Result<Device, Error> {
+        let options = gpu::device::Options {
+            f16_arithmetic,
+            ..gpu::device::Options::usual(number)
+        };
+        Ok(Device::Vulkan(gpu::device::Device::open(&options)?))
     }
 
     #[cfg(not(feature = "vulkan"))]
-    fn vulkan(_number: Option<usize>) -> Result<Device, Error> {
+    fn vulkan(_number: Option<usize>, _f16_arithmetic: bool) -> Result<Device, Error> {
         Err(Error::Usage(
             "this program was built without Vulkan; build it with the feature `vulkan`, or use `--device cpu`"
                 .to_owned(),
@@ -77,9 +88,7 @@ impl Device {
         match (self, dtype) {
             (Device::Cpu(_), _) => Floats::IEEE,
             #[cfg(feature = "vulkan")]
-            (Device::Vulkan(device), DType::F64) => device.traits.floats64,
-            #[cfg(feature = "vulkan")]
-            (Device::Vulkan(device), _) => device.traits.floats32,
+            (Device::Vulkan(device), dtype) => device.traits.floats(register(dtype, &device.traits)),
         }
     }
 
@@ -161,12 +170,12 @@ impl Choice {
 }
 
 /// What a device promises of floats of one width. Vulkan leaves each of these to devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Floats {
     /// Results are rounded to nearest even.
     pub nearest: bool,
-    /// Subnormal numbers are kept, not taken for zero.
-    pub subnormals: bool,
+    /// Numbers of smaller magnitude may be taken for zero: the least that is not subnormal, or 0 where these are kept too.
+    pub least: f64,
     /// Infinities, NaN and the sign of zero are kept.
     pub specials: bool,
 }
@@ -175,7 +184,7 @@ impl Floats {
     /// As IEEE 754 says.
     pub const IEEE: Floats = Floats {
         nearest: true,
-        subnormals: true,
+        least: 0.0,
         specials: true,
     };
 }
@@ -184,7 +193,7 @@ impl fmt::Display for Floats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lacking = [
             (self.nearest, "rounding to nearest"),
-            (self.subnormals, "subnormals"),
+            (self.least == 0.0, "subnormals"),
             (self.specials, "infinities and NaN"),
         ];
         let lacking: Vec<&str> = lacking.iter().filter(|(has, _)| !has).map(|(_, name)| *name).collect();

@@ -1,6 +1,6 @@
 //! The Vulkan backend: nests to compute pipelines.
 //!
-//! [`device`] finds a device and says what it can do. [`emit`] spells a nest in SPIR-V, through [`spirv`]; of [`modules`], which are data, [`code`]
+//! [`device`] finds a device and says what it can do, [`matrices`] which it multiplies at once. [`emit`] spells a nest in SPIR-V, through [`spirv`]; of [`modules`], which are data, [`code`]
 //! makes pipelines, with a [`cache`] on disk; [`commands`] turns a plan into lists of commands, data too, and [`record`] these into command
 //! buffers, once; [`player`] holds memory, [`runner`] a session's, [`submit`] hands commands to the device. [`dispatch`] runs operation by operation
 //! instead; [`script`] writes modules and commands down for other programs, and reads them.
@@ -12,6 +12,7 @@ pub mod commands;
 pub mod device;
 pub mod dispatch;
 pub mod emit;
+pub mod matrices;
 pub mod modules;
 pub mod player;
 pub mod probe;
@@ -55,6 +56,16 @@ pub enum Error {
         kernel: String,
         /// What is missing.
         what: &'static str,
+    },
+    /// The device lacks what was asked for.
+    #[error("`{device}` lacks {what}, which {asked} needs; do not ask for it, or use another device or `--device cpu`")]
+    LacksAsked {
+        /// Its name.
+        device: String,
+        /// What is missing.
+        what: &'static str,
+        /// What needs it.
+        asked: &'static str,
     },
     /// Several kernels for which the device lacks something, or allows too little.
     #[error("{} kernels cannot run on this device: {}", .0.len(), lines(.0))]

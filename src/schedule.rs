@@ -12,6 +12,7 @@ mod collapse;
 mod contract;
 mod draft;
 mod fold;
+mod narrow;
 mod prefix;
 mod product;
 mod registers;
@@ -42,6 +43,8 @@ const SHARES: usize = 16;
 
 /// Makes every decision for a kernel.
 pub fn choose(kernel: &Kernel, target: &Target) -> Nest {
+    let narrowed = target.f16.then(|| narrow::narrowed(kernel));
+    let kernel = narrowed.as_ref().unwrap_or(kernel);
     let mut draft = Draft::new(kernel, target);
     let (name, mut phases, alone) = match &kernel.work {
         Work::Stores(stores) => {

@@ -1,14 +1,17 @@
 //! Every kernel of graphs of every form, scheduled for every kind of CPU and GPU: the nest is proved inside its buffers, gives what the
 //! oracle gives, and the same bits for every machine of a kind and any number of workers.
 
+use netloom::compile::lower;
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::decisions::Tuned;
 use netloom::ir::kernel::{
     self, Buffer, BufferId, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
 };
 use netloom::ir::ops::{Conv, Window};
-use netloom::ir::target::{Target, TargetKind};
-use netloom::ir::{DType, Graph, Op, Scalar, Tensor, Type, fuse, oracle};
+use netloom::ir::target::{Matrices, Target, TargetKind};
+use netloom::ir::{DType, Graph, Op, Program, Scalar, Tensor, Type, fuse, oracle};
+use netloom::nn::training::program;
+use netloom::nn::zoo;
 use netloom::schedule;
 
 /// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products. Those of a list give the same bits.
@@ -105,6 +108,13 @@ fn check_region(
                 },
                 product_bytes,
                 winograd: true,
+                f16: kind == TargetKind::Vulkan,
+                matrices: (product_bytes > 0).then_some(Matrices {
+                    rows: 16,
+                    columns: 8,
+                    depth: 8,
+                    bytes: product_bytes,
+                }),
                 tuned: Tuned::NOTHING,
             };
             check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);
@@ -284,6 +294,12 @@ fn contractions() {
             .matmul(b.input("w", DType::F32, [70, 50]));
         (x + b.input("b", DType::F32, [50]).broadcast([40, 50])).tanh()
     });
+    check("halves", 0.0, |b| {
+        let product = b
+            .input("x", DType::F16, [32, 24])
+            .matmul(b.input("w", DType::F16, [24, 40]));
+        product * b.input("s", DType::F16, [32, 40])
+    });
     check("integers", 0.0, |b| {
         b.input("x", DType::I32, [5, 8])
             .matmul(b.input("y", DType::I32, [8, 18]))
@@ -412,5 +428,112 @@ fn prefixes_scatters_sorts() {
         check("sort downwards", 0.0, |b| {
             b.input("x", DType::F32, [n, 3]).argsort(0, true)
         });
+    }
+}
+
+/// What the shader of products reads four at a time begins at a multiple of four elements: tensors of so many are placed at such, parts of what is
+/// joined and steps of loops too, and of others the shader reads single elements.
+#[test]
+fn what_is_read_by_fours_begins_at_fours() {
+    let target = Target {
+        kind: TargetKind::Vulkan,
+        vector_lanes: 4,
+        vector_registers: 64,
+        invocations: 128,
+        share_from: 0,
+        product_bytes: 1 << 27,
+        winograd: true,
+        f16: false,
+        matrices: None,
+        tuned: Tuned::NOTHING,
+    };
+    let mut placed = 0;
+    for (net, batch) in [("lstm", 4), ("squeezenet", 2), ("googlenet", 1)] {
+        let net = zoo::find(net).expect("a network");
+        let whole = program(
+            &(net.layers)(),
+            &net.input(batch),
+            &net.target(batch),
+            &(net.training)(),
+        );
+        let lowered = lower(&whole.expect("a program"), &target).expect("it lowers");
+        for step in lowered.plans.iter().flat_map(|plan| &plan.steps) {
+            step.places(&mut |place| {
+                if place.bytes.is_multiple_of(16) {
+                    assert!(place.offset.is_multiple_of(16), "{}: {place:?}", net.name);
+                    assert!(
+                        place.strides.iter().all(|stride| stride % 16 == 0),
+                        "{}: {place:?}",
+                        net.name
+                    );
+                    placed += 1;
+                }
+            });
+        }
+    }
+    assert!(placed > 1000, "{placed} places");
+
+    let by_fours = |more: usize| {
+        let b = Builder::new();
+        let x = b.input("x", DType::F32, [64 * 64 + more]).slice(0, 0, 64 * 64);
+        let product = x.reshape([64, 64]).matmul(b.input("w", DType::F32, [64, 512]));
+        let graph = b.finish([("y", product)]).expect("a graph");
+        let lowered = lower(&Program::pure("run", graph), &target).expect("it lowers");
+        let is_x = |nest: &Nest, side: &Matrix| nest.buffers[side.buffer.at()].ty.count() == 64 * 64 + more;
+        let nests = lowered.kernels.nests().iter();
+        let products = nests.filter_map(|nest| match &nest.body[0] {
+            Stmt::Product(product) => [&product.a, &product.b].into_iter().find(|side| is_x(nest, side)),
+            _ => None,
+        });
+        products.map(|side| side.fours.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(by_fours(4), [true]);
+    assert_eq!(by_fours(1), [false]);
+}
+
+/// Halves are left to matrices that fit: whole, contiguous along one axis, with lines at multiples of 16 bytes.
+#[test]
+fn products_of_halves_are_left_to_matrices_that_fit() {
+    let is_left = |spec: &str, x: &[usize], w: &[usize], dtype: DType, matrices: Option<Matrices>| {
+        let target = Target {
+            kind: TargetKind::Vulkan,
+            vector_lanes: 4,
+            vector_registers: 64,
+            invocations: 128,
+            share_from: 0,
+            product_bytes: 0,
+            winograd: true,
+            f16: true,
+            matrices,
+            tuned: Tuned::NOTHING,
+        };
+        let b = Builder::new();
+        let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, dtype, shape));
+        let graph = b.finish([("y", Val::einsum(spec, &[x, w]))]).expect("a graph");
+        let lowered = lower(&Program::pure("run", graph), &target).expect("it lowers");
+        let mut stmts = lowered.kernels.nests().iter().flat_map(|nest| &nest.body);
+        stmts.any(|stmt| matches!(stmt, Stmt::Product(_)))
+    };
+    let matrices = Some(Matrices {
+        rows: 16,
+        columns: 8,
+        depth: 16,
+        bytes: 1 << 16,
+    });
+    for (spec, x, w, fits) in [
+        ("mk,kn->mn", &[32, 48][..], &[48, 24][..], true),
+        ("km,nk->mn", &[48, 32], &[24, 48], true),
+        ("bmk,bkn->bmn", &[3, 32, 48], &[3, 48, 24], true),
+        ("mk,kn->mn", &[31, 48], &[48, 24], false),
+        ("mk,kn->mn", &[32, 40], &[40, 24], false),
+        ("mk,kn->mn", &[32, 48], &[48, 23], false),
+        // Of columns a twelfth of a line apart nothing is contiguous.
+        ("mks,kns->mns", &[32, 48, 12], &[48, 24, 12], false),
+        // Too large to be bound at once.
+        ("mk,kn->mn", &[32, 1040], &[1040, 24], false),
+    ] {
+        assert_eq!(is_left(spec, x, w, DType::F16, matrices), fits, "{spec} {x:?} {w:?}");
+        assert!(!is_left(spec, x, w, DType::F16, None), "{spec} {x:?} {w:?}");
+        assert!(!is_left(spec, x, w, DType::F32, matrices), "{spec} {x:?} {w:?}");
     }
 }

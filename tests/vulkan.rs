@@ -11,7 +11,8 @@ use std::sync::Arc;
 use netloom::check::{Compiled, Engine, Options as Checking, check};
 use netloom::compile::lower;
 use netloom::eager::Eager;
-use netloom::gpu::device::{Device, Options, Pretend};
+use netloom::formats::npz;
+use netloom::gpu::device::{Device, Options, Pretend, Traits};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::kernel::{Combine, Stmt};
@@ -19,8 +20,9 @@ use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::prepare::PREPARE;
 use netloom::ir::sample::SplitMix;
+use netloom::ir::target::Matrices;
 use netloom::ir::{
-    DType, Entry, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
+    DType, Entry, Graph, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
 };
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Dropout, Recurrent};
 use netloom::nn::training::{PREDICT, TRAIN_STEP, program};
@@ -30,6 +32,8 @@ use netloom::plan::kernels::Makers;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::train::{Augmentation, Dataset, FitOptions, Model, ModelOptions};
 use netloom::{Cpu, Session, compile};
+use rspirv::dr::{Instruction, Module, Operand};
+use rspirv::spirv::{Capability, Op as Opcode};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
 
 /// Values in [0, 1), or classes.
@@ -356,10 +360,10 @@ fn report(arguments: &[&str], device: &str) -> (String, serde_json::Value) {
     (said, report)
 }
 
-/// A convolution that Vulkan computes by Winograd's algorithm, with filters that `prepare` transforms: what the device runs is what is shown of it
-/// and what is checked.
+/// A convolution that Vulkan computes by Winograd's algorithm, with filters that `prepare` transforms: what the device runs is what is shown of it,
+/// what is checked, and what an artefact does.
 #[test]
-fn what_is_shown_and_checked_is_what_the_device_runs() {
+fn what_is_shown_checked_and_compiled_is_what_the_device_runs() {
     if support::vulkan().is_none() {
         return;
     }
@@ -411,6 +415,25 @@ fn what_is_shown_and_checked_is_what_the_device_runs() {
     let kernels = |nests: &str| nests.lines().filter(|line| line.starts_with("nest ")).count();
     assert_eq!(checked(true), kernels(&gpu), "{report}");
     assert_eq!(checked(false), kernels(&cpu), "{report}");
+
+    let x = sample::tensor(&Type::new(DType::F32, [1, 64, 28, 28]), &mut 2);
+    npz::save(&folder.path().join("x.npz"), &[("x".to_owned(), x)]).expect("a file");
+    let results = [("artefact", &[][..]), ("direct", &["--direct"])].map(|(artefact, options)| {
+        let compile = ["compile", "conv.nl", "--device", "vulkan", "-o", artefact];
+        netloom(&[&compile[..], options].concat());
+        let run = |model: &str, options: &[&str]| {
+            let run = [
+                "run", model, "--input", "x.npz", "--output", "y.npz", "--device", "vulkan",
+            ];
+            netloom(&[&run[..], options].concat());
+            npz::load(&folder.path().join("y.npz")).expect("the results")
+        };
+        let (played, here) = (run(artefact, &[]), run("conv.nl", options));
+        assert_eq!(played, here, "{artefact}");
+        played
+    });
+    // Winograd's algorithm rounds otherwise, and so shows.
+    assert_ne!(results[0], results[1]);
 }
 
 /// Where kernels' time goes on the device, in sum and as a trace.
@@ -622,7 +645,7 @@ fn modules_are_valid() {
             ("sums", x.prefix(Combine::Sum, 0, false)),
             ("gathered", x.gather(i, 0)),
             ("scattered", x.scatter(i, x, 0, Some(Combine::Sum))),
-            ("half", half.tanh()),
+            ("half", half.tanh() * half),
             ("wide", x.cast(DType::F64).exp()),
         ])
         .expect("a graph");
@@ -633,14 +656,21 @@ fn modules_are_valid() {
     let product = b
         .finish([("product", Val::einsum("mk,kn->mn", &[x, w]))])
         .expect("a graph");
+    let halves = of_halves("bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]);
     let programs = [
         Program::pure("run", graph),
         Program::pure("run", product),
+        Program::pure("run", halves),
         training("lenet", 4).0,
     ];
     let folder = tempfile::tempdir().expect("a folder");
     let mut checked = 0;
-    for program in &programs {
+    let devices = [Some(device), support::vulkan_with_f16()];
+    for (device, program) in devices
+        .iter()
+        .flatten()
+        .flat_map(|device| programs.iter().map(move |program| (device, program)))
+    {
         let lowered = lower(program, &device.target()).expect("it lowers");
         for nest in lowered.kernels.nests() {
             for phase in emit::emit(nest, &device.traits).expect("the device has what it needs") {
@@ -670,6 +700,42 @@ fn modules_are_valid() {
         }
     }
     assert!(checked > 20, "{checked} modules");
+}
+
+/// Halves are computed with as such only where that was asked for: then modules say so. The bits are the same.
+#[test]
+fn halves_are_computed_with_only_when_asked() {
+    let (Some(usual), Some(asked)) = (support::vulkan(), support::vulkan_with_f16()) else {
+        return;
+    };
+    let b = Builder::new();
+    let [x, y] = ["x", "y"].map(|name| b.input(name, DType::F16, [300]));
+    let product = x.reshape([20, 15]).matmul(y.reshape([15, 20]));
+    let graph = b
+        .finish([("z", (x * y + 0.5).relu() / y), ("product", product * 0.5)])
+        .expect("a graph");
+    let inputs = sample::inputs(&graph, 3);
+    let program = Program::pure("run", graph);
+    let results = [(&usual, false), (&asked, true)].map(|(device, is_asked)| {
+        let lowered = lower(&program, &device.target()).expect("it lowers");
+        let nests = lowered.kernels.nests().iter();
+        let phases = nests.flat_map(|nest| emit::emit(nest, &device.traits).expect("modules"));
+        let f16 = Operand::Capability(Capability::Float16);
+        let modules: Vec<Module> = phases.map(|phase| phase.module).collect();
+        assert!(modules.len() > 1);
+        let computes = |module: &Module| module.capabilities.iter().any(|of| of.operands[0] == f16);
+        assert!(modules.iter().all(|module| computes(module) == is_asked));
+        let executable = compile(&program, Arc::clone(device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let results = session.call("run", &given).expect("a run");
+        assert_eq!(device.messages(), [""; 0]);
+        results
+    });
+    let [usual, asked] = &results;
+    for ((name, usual), (_, asked)) in usual.iter().zip(asked) {
+        assert_eq!(support::different_bits(usual, asked), None, "{name}");
+    }
 }
 
 /// What the shader computes, as shows in the nests: sums of so many products of numbers below 1, right within rounding.
@@ -721,6 +787,112 @@ fn products_are_right_by_the_shader() {
             let product = Val::einsum(spec, &[x, w]);
             if goes_on { (product * 0.5 + 1.0).relu() } else { product }
         });
+    }
+    assert_eq!(device.messages(), [""; 0]);
+}
+
+/// An einsum of halves.
+fn of_halves(spec: &str, x: [usize; 3], w: [usize; 3]) -> Graph {
+    let b = Builder::new();
+    let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F16, shape));
+    b.finish([("y", Val::einsum(spec, &[x, w]))]).expect("a graph")
+}
+
+/// The module of a product by matrices, whether or not this device has them: it reads back as it was written, says what it needs, and multiplies matrices
+/// of the shape that it was told.
+#[test]
+fn modules_declare_the_matrices_that_they_multiply() {
+    let Some(device) = support::vulkan_with_f16() else {
+        return;
+    };
+    let traits = Traits {
+        matrices: Some(Matrices {
+            rows: 16,
+            columns: 8,
+            depth: 4,
+            bytes: 1 << 20,
+        }),
+        ..device.traits.clone()
+    };
+    let target = Target {
+        matrices: traits.matrices,
+        ..device.target()
+    };
+    let program = Program::pure("run", of_halves("bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]));
+    let lowered = lower(&program, &target).expect("it lowers");
+    let [nest] = lowered.kernels.nests() else {
+        panic!("one kernel")
+    };
+    let phases = emit::emit(nest, &traits).expect("modules");
+    assert_eq!(phases[0].invocations, 2 * 2 * 8 * u64::from(traits.subgroup));
+    let words = spirv::words(&phases[0].module);
+    let module = rspirv::dr::load_words(&words).expect("it reads back");
+    assert_eq!(spirv::words(&module), words);
+    let mut named = module.capabilities.iter().map(|of| of.operands[0].clone());
+    assert!(named.any(|of| of == Operand::Capability(Capability::CooperativeMatrixKHR)));
+    let constant = |id: &Operand| {
+        let mut globals = module.types_global_values.iter();
+        let found = globals.find(|global| global.result_id == id.id_ref_any());
+        match found.expect("a constant").operands[0] {
+            Operand::LiteralBit32(value) => value,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let is_shape = |global: &&Instruction| global.class.opcode == Opcode::TypeCooperativeMatrixKHR;
+    let shapes = module.types_global_values.iter().filter(is_shape);
+    let shapes: Vec<[u32; 3]> = shapes
+        .map(|ty| [2, 3, 4].map(|at| constant(&ty.operands[at])))
+        .collect();
+    assert_eq!(shapes, [[16, 4, 0], [4, 8, 1], [16, 8, 2]]);
+}
+
+/// Products of halves, by cooperative matrices on a device that has them: as large as these, with edges, a batch, and in each layout.
+#[test]
+fn products_of_halves_are_right() {
+    let Some(device) = support::vulkan_with_f16() else {
+        return;
+    };
+    let Matrices {
+        rows, columns, depth, ..
+    } = device.traits.matrices.unwrap_or(Matrices {
+        rows: 16,
+        columns: 16,
+        depth: 16,
+        bytes: 0,
+    });
+    let (m, n, k) = (3 * rows, 5 * columns, 4 * depth);
+    for (spec, x, w, is_whole) in [
+        ("bmk,bkn->bmn", [1, m, k], [1, k, n], true),
+        ("bmk,bnk->bmn", [3, m, k], [3, n, k], true),
+        ("bkm,bkn->bmn", [3, k, m], [3, k, n], true),
+        ("bkm,bnk->bnm", [2, k, m], [2, n, k], true),
+        ("bmk,bkn->bmn", [1, m + 1, k], [1, k, n], false),
+    ] {
+        let graph = of_halves(spec, x, w);
+        let inputs = sample::inputs(&graph, 5);
+        let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+        let expected = oracle::run(&graph, &named)
+            .expect("the oracle runs it")
+            .swap_remove(0)
+            .1;
+        let program = Program::pure("run", graph);
+        let lowered = lower(&program, &device.target()).expect("it lowers");
+        let mut stmts = lowered.kernels.nests().iter().flat_map(|nest| &nest.body);
+        let is_product = stmts.any(|stmt| matches!(stmt, Stmt::Product(_)));
+        assert_eq!(is_product, is_whole && device.traits.matrices.is_some(), "{spec}");
+        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let found = session.call("run", &given).expect("a run").swap_remove(0).1;
+        for (at, (found, expected)) in found.scalars().zip(expected.scalars()).enumerate() {
+            let (found, expected) = (found.as_f64(), expected.as_f64());
+            // Sums of `k` numbers below 1 in f32, in any order, and the rounding of both to a half.
+            let bound = (k * k) as f64 * f64::from(f32::EPSILON) / 2.0 + expected.abs() * f64::powi(2.0, -10);
+            assert!(
+                (found - expected).abs() <= bound,
+                "{spec}: [{at}] is {found}, not {expected}"
+            );
+        }
     }
     assert_eq!(device.messages(), [""; 0]);
 }

@@ -16,10 +16,11 @@ use netloom::ir::kernel::Combine;
 use netloom::ir::{DType, Program, Tensor};
 use netloom::{Cpu, Session, compile};
 
-/// What `netloom bench` says, and whether it succeeds, with changes to its environment.
-fn bench(device: &str, environment: &[(&str, &str)]) -> (bool, String, serde_json::Value) {
+/// What `netloom bench` says, and whether it succeeds, with further options and changes to its environment.
+fn bench(device: &str, options: &[&str], environment: &[(&str, &str)]) -> (bool, String, serde_json::Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
     command.args(["bench", "mlp", "--seconds", "0", "--json", "--device", device]);
+    command.args(options);
     command.envs(environment.iter().copied());
     let output = command.output().expect("the program runs");
     (
@@ -30,12 +31,12 @@ fn bench(device: &str, environment: &[(&str, &str)]) -> (bool, String, serde_jso
 }
 
 /// On Vulkan it fails, with words that name the fault and offer the CPU; `auto` takes the CPU, and says why.
-fn is_said_and_survived(environment: &[(&str, &str)], said: &str) {
-    let (succeeded, message, _) = bench("vulkan", environment);
+fn is_said_and_survived(options: &[&str], environment: &[(&str, &str)], said: &str) {
+    let (succeeded, message, _) = bench("vulkan", options, environment);
     assert!(!succeeded, "{message}");
     assert!(message.starts_with("error: ") && message.contains(said), "{message}");
     assert!(message.contains("--device cpu"), "{message}");
-    let (succeeded, message, report) = bench("auto", environment);
+    let (succeeded, message, report) = bench("auto", options, environment);
     assert!(succeeded, "{message}");
     assert!(
         message.contains("running on the CPU") && message.contains(said),
@@ -57,8 +58,8 @@ fn without_a_driver_or_a_loader_the_cpu_is_offered_and_taken() {
     std::fs::write(folder.path().join("libvulkan.so.1"), "no library").expect("a file");
     let path = folder.path().to_str().expect("a path in UTF-8");
     let no_loader = [("LD_LIBRARY_PATH", path)];
-    is_said_and_survived(&no_driver, "no driver");
-    is_said_and_survived(&no_loader, "no Vulkan loader");
+    is_said_and_survived(&[], &no_driver, "no driver");
+    is_said_and_survived(&[], &no_loader, "no Vulkan loader");
 }
 
 /// The environment in which the device has a fault; `None` where there is no C compiler to make the layer with, nor has to be.
@@ -107,7 +108,7 @@ fn without_a_device_the_cpu_is_offered_and_taken() {
     if support::vulkan().is_some()
         && let Some(environment) = faulty("device")
     {
-        is_said_and_survived(&environment, "no device that can compute");
+        is_said_and_survived(&[], &environment, "no device that can compute");
     }
 }
 
@@ -116,7 +117,7 @@ fn without_a_compute_queue_the_cpu_is_offered_and_taken() {
     if support::vulkan().is_some()
         && let Some(environment) = faulty("queue")
     {
-        is_said_and_survived(&environment, "no device that can compute");
+        is_said_and_survived(&[], &environment, "no device that can compute");
     }
 }
 
@@ -125,8 +126,27 @@ fn without_device_memory_the_cpu_is_offered_and_taken() {
     if support::vulkan().is_some()
         && let Some(environment) = faulty("memory")
     {
-        is_said_and_survived(&environment, "bytes of device memory");
+        is_said_and_survived(&[], &environment, "bytes of device memory");
     }
+}
+
+/// A device without 16-bit floats computes halves in `f32`, and refuses to do otherwise; so does code for CPUs.
+#[test]
+fn f16_arithmetic_that_is_not_there_is_said() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let Some(environment) = faulty("f16") else { return };
+    let asked = ["--f16-arithmetic"];
+    is_said_and_survived(
+        &asked,
+        &environment,
+        "lacks 16-bit floats (shaderFloat16), which f16 arithmetic needs",
+    );
+    let (succeeded, message, _) = bench("vulkan", &[], &environment);
+    assert!(succeeded, "{message}");
+    let (succeeded, message, _) = bench("cpu", &asked, &[]);
+    assert!(!succeeded && message.contains("--device vulkan"), "{message}");
 }
 
 /// Lost at once, and in the middle of a run: what is on the device is gone, so nothing stands in.
@@ -138,7 +158,7 @@ fn a_lost_device_is_said() {
     for after in ["0", "3", "8"] {
         let Some(mut environment) = faulty("lost") else { return };
         environment.push(("NETLOOM_FAULT_AFTER", after));
-        let (succeeded, message, _) = bench("vulkan", &environment);
+        let (succeeded, message, _) = bench("vulkan", &[], &environment);
         assert!(!succeeded, "{message}");
         assert!(message.contains("device was lost"), "{message}");
         assert!(message.contains("--device cpu"), "{message}");

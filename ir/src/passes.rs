@@ -241,6 +241,8 @@ mod tests {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        f16: false,
+        matrices: None,
         tuned: crate::decisions::Tuned::NOTHING,
     };
 

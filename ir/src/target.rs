@@ -24,6 +24,10 @@ pub struct Target {
     pub product_bytes: usize,
     /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: results depend on it.
     pub winograd: bool,
+    /// Whether `f16` are added, subtracted and multiplied as such, not in `f32`: the same values but for subnormal ones, which some GPUs drop.
+    pub f16: bool,
+    /// Matrices of halves that a subgroup of a GPU multiplies at once, where it may: sums are then taken in the device's order.
+    pub matrices: Option<Matrices>,
     /// What is decided of CPU schedules instead of by their cost models: where that is [`Decision::Winograd`], results depend on it.
     pub tuned: Tuned,
 }
@@ -31,6 +35,19 @@ pub struct Target {
 impl Target {
     /// What [`Target::share_from`] is on a CPU: about 4 µs of scalar code, the price of waking another worker.
     pub const SHARE_FROM: usize = 16 * 1024;
+}
+
+/// Matrices of halves that are multiplied at once and summed in `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrices {
+    /// Of the first, and of the result.
+    pub rows: usize,
+    /// Of the second, and of the result.
+    pub columns: usize,
+    /// What the sum is over.
+    pub depth: usize,
+    /// Bytes of the largest tensor that is multiplied so.
+    pub bytes: usize,
 }
 
 /// The kind of machine.

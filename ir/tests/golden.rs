@@ -49,6 +49,8 @@ fn target() -> Target {
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        f16: false,
+        matrices: None,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }
 }

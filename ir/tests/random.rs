@@ -190,6 +190,8 @@ fn target() -> netloom_ir::Target {
         share_from: netloom_ir::Target::SHARE_FROM,
         product_bytes: 0,
         winograd: false,
+        f16: false,
+        matrices: None,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }
 }

@@ -15,6 +15,8 @@ const TARGET: Target = Target {
     share_from: Target::SHARE_FROM,
     product_bytes: 0,
     winograd: false,
+    f16: false,
+    matrices: None,
     tuned: netloom_ir::decisions::Tuned::NOTHING,
 };
 

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use netloom_ir::Tensor;
+use netloom_ir::{Target, Tensor};
 
 use super::run::{fitting, zeros};
 use super::{Artefact, identifier, with_beginnings};
@@ -42,7 +42,12 @@ pub const HOST: &str = include_str!("vulkan_host.c");
 /// If the device lacks something, or a file cannot be written.
 pub fn write(artefact: &Artefact<'_>, device: &Device, folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let name = identifier(artefact.name);
-    let lowered = lower(&with_beginnings(artefact)?, &device.target())?;
+    // Matrices are an extension, for which the host in C would have to ask.
+    let target = Target {
+        matrices: None,
+        ..device.target()
+    };
+    let lowered = lower(&with_beginnings(artefact)?, &target)?;
     // Another device may want bindings aligned otherwise.
     let traits = Traits {
         binding_alignment: ALIGN,

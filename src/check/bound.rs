@@ -83,12 +83,6 @@ impl Judgement {
     /// The worst element of what was found by something that promises so much of floats.
     pub fn compare(&self, output: usize, found: &Tensor, floats: Floats) -> Worst {
         let (wanted, allowed) = &self.outputs[output];
-        // What is taken for zero is less than the least normal number.
-        let flushed = if floats.subnormals {
-            0.0
-        } else {
-            least_normal(wanted.dtype())
-        };
         let mut worst = Worst {
             share: 0.0,
             element: 0,
@@ -96,7 +90,7 @@ impl Judgement {
         };
         for element in 0..wanted.count() {
             let (x, y) = (found.get(element).as_f64(), wanted.get(element).as_f64());
-            let allowed = allowed[element] + flushed;
+            let allowed = allowed[element] + floats.least;
             let share = match (x - y).abs() {
                 _ if x == y || x.is_nan() && y.is_nan() || allowed == f64::INFINITY => 0.0,
                 _ if !floats.specials && !y.is_finite() => 0.0,
@@ -190,16 +184,6 @@ fn epsilon(dtype: DType) -> f64 {
         DType::F16 => f64::powi(2.0, -11),
         DType::BF16 => f64::powi(2.0, -8),
         _ => f64::from(f32::EPSILON) / 2.0,
-    }
-}
-
-/// The least magnitude that has all its digits; 0 of integers.
-fn least_normal(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => f64::MIN_POSITIVE,
-        DType::F32 | DType::BF16 => f64::from(f32::MIN_POSITIVE),
-        // A half is computed in `f32`, where its own subnormals are normal.
-        _ => 0.0,
     }
 }
 
@@ -313,7 +297,7 @@ mod tests {
         ]
         .map(|values| Tensor::from_f32([3], &values));
         let promised = |subnormals, specials| Floats {
-            subnormals,
+            least: if subnormals { 0.0 } else { f32::MIN_POSITIVE.into() },
             specials,
             ..Floats::IEEE
         };

@@ -62,7 +62,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     // Vulkan is checked wherever there is one, by name if it was named.
     let named = Some(options.machine.device.as_str()).filter(|name| name.starts_with("vulkan"));
-    match (Device::named(named.unwrap_or("vulkan"), cpu.clone()), named) {
+    let asked = Device::named(named.unwrap_or("vulkan"), cpu.clone(), machine.f16_arithmetic);
+    match (asked, named) {
         (Ok(choice), _) => engines.push(vec![Box::new(Compiled::on(choice.device, 1))]),
         (Err(error), Some(_)) => return Err(error),
         (Err(error), None) => eprintln!("note: not checked on Vulkan: {error}"),

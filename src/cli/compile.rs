@@ -123,18 +123,22 @@ pub fn run(options: &Options) -> Result<(), Error> {
         (false, false) if options.weights.is_none() => States::Init,
         _ => States::File,
     };
-    let program = if is_inference { whole.prepared() } else { whole.clone() };
-    // States start here, whatever system the code is for.
     let mut weights = super::model::weights(options.weights.as_deref(), net)?;
     if options.weights.is_some() {
         weights.check(&whole)?;
     }
-    let here = match options.tuned.tune {
-        None => machine.allow(Cpu::native()),
-        Some(_) => cpus[0].clone(),
+    // States start here, whatever system code for CPUs is for.
+    let here = match (options.machine.device.as_str(), options.tuned.tune) {
+        ("cpu", None) if !options.machine.f16_arithmetic => machine.allow(Cpu::native()).into(),
+        ("cpu", Some(_)) if !options.machine.f16_arithmetic => cpus[0].clone().into(),
+        _ => options.machine.device()?,
+    };
+    let program = match is_inference {
+        true => whole.prepared_for(&machine.target(&here)),
+        false => whole.clone(),
     };
     let begun = weights.begin(program.clone());
-    let executable = compile(&begun, here)?;
+    let executable = compile(&begun, &here)?;
     machine.say_stored(&executable);
     let mut session = Session::with_weights(executable.into(), options.machine.threads(), options.seed, weights)?;
     // What can be computed before the program runs is among the states; the object need not compute it.
@@ -158,13 +162,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         linker: options.linker.as_deref(),
         rust: options.rust,
     };
-    let files = match options.machine.device.as_str() {
-        "cpu" => ahead::write(&artefact, &options.out)?,
-        _ => match options.machine.device()? {
-            Device::Cpu(_) => ahead::write(&artefact, &options.out)?,
-            #[cfg(feature = "vulkan")]
-            Device::Vulkan(device) => ahead::vulkan::write(&artefact, &device, &options.out)?,
-        },
+    let files = match &here {
+        Device::Cpu(_) => ahead::write(&artefact, &options.out)?,
+        #[cfg(feature = "vulkan")]
+        Device::Vulkan(device) => ahead::vulkan::write(&artefact, device, &options.out)?,
     };
     for file in files {
         eprintln!("wrote {}", file.display());

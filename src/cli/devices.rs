@@ -64,10 +64,11 @@ fn vulkan() -> (Vec<(String, serde_json::Value)>, Option<String>) {
             "group": device.group,
             "allocation_bytes": device.allocation_bytes,
             "features": device.features,
+            "on_request": device.on_request,
             "unused": device.unused,
             "f32": {
                 "rounds_to_nearest": device.floats32.nearest,
-                "keeps_subnormals": device.floats32.subnormals,
+                "keeps_subnormals": device.floats32.least == 0.0,
                 "keeps_infinities_and_nan": device.floats32.specials,
             },
             "usable": device.usable,

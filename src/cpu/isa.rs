@@ -193,6 +193,8 @@ impl Cpu {
             share_from: self.share_from,
             product_bytes: 0,
             winograd: self.winograd,
+            f16: false,
+            matrices: None,
             tuned: self.tuned.clone(),
         }
     }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use netloom_ir::DType;
 use netloom_ir::decisions::Tuned;
-use netloom_ir::target::{Target, TargetKind};
+use netloom_ir::target::{Matrices, Target, TargetKind};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::{StandardCommandBufferAllocator, StandardCommandBufferAllocatorCreateInfo};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
-use vulkano::device::{DeviceCreateInfo, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
+use vulkano::device::{DeviceCreateInfo, DeviceExtensions, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
 use vulkano::instance::debug::{
     DebugUtilsMessageSeverity, DebugUtilsMessageType, DebugUtilsMessenger, DebugUtilsMessengerCallback,
     DebugUtilsMessengerCreateInfo, ValidationFeatureEnable,
@@ -25,6 +25,7 @@ use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
 
 use super::Error;
 use super::cache::Cache;
+use super::matrices;
 use super::probe;
 use super::spirv::Kind;
 use crate::device::Floats;
@@ -40,6 +41,8 @@ pub struct Traits {
     pub storage8: bool,
     /// 16-bit elements in memory.
     pub storage16: bool,
+    /// Arithmetic of `f16`, because it was asked for.
+    pub f16: bool,
     /// Whether `Fma` of `f32` rounds once.
     pub fuses32: bool,
     /// Whether `Fma` of `f64` rounds once.
@@ -57,11 +60,17 @@ pub struct Traits {
     /// The most bytes of an operand of the hand-written shader of matrix products; 0 where generated kernels are as fast, or the device lacks
     /// what the shader needs.
     pub product_bytes: u64,
+    /// Invocations in a subgroup.
+    pub subgroup: u32,
+    /// Matrices of halves that a subgroup multiplies at once, because f16 arithmetic was asked for.
+    pub matrices: Option<Matrices>,
     /// The most bytes of a data set that are kept in the device's memory.
     pub data_bytes: u64,
     /// What the start of a binding is a multiple of, in bytes; every element's size divides it.
     pub binding_alignment: u64,
-    /// What is promised of `f32`, which modules then demand.
+    /// What is promised of `f16` where it is computed with, and which modules then demand.
+    pub floats16: Floats,
+    /// Of `f32`.
     pub floats32: Floats,
     /// Of `f64`.
     pub floats64: Floats,
@@ -76,6 +85,7 @@ impl Traits {
     /// What the device promises of a kind of float.
     pub fn floats(&self, kind: Kind) -> Floats {
         match kind {
+            Kind::F16 => self.floats16,
             Kind::F64 => self.floats64,
             _ => self.floats32,
         }
@@ -119,7 +129,9 @@ pub struct Description {
     pub allocation_bytes: u64,
     /// Types and the like that it has: those of which netloom makes use.
     pub features: Vec<&'static str>,
-    /// Those of which it does not: arithmetic in fewer than 32 bits would round otherwise than was asked for.
+    /// Those of which it does if asked ([`Options::f16_arithmetic`]).
+    pub on_request: Vec<&'static str>,
+    /// Those of which it does not.
     pub unused: Vec<&'static str>,
     /// What it promises of `f32`.
     pub floats32: Floats,
@@ -132,7 +144,7 @@ impl fmt::Display for Description {
         write!(
             f,
             "vulkan:{}  {} ({}), {}, Vulkan {}: {} MiB, blocks of {} MiB, bindings of {} MiB, {} in a kernel, groups of {}, {} KiB shared, \
-             subgroups of {}; {}; not used: {}; f32 {}",
+             subgroups of {}; {}; on request: {}; not used: {}; f32 {}",
             self.number,
             self.name,
             self.kind,
@@ -145,17 +157,23 @@ impl fmt::Display for Description {
             self.group,
             self.shared_bytes >> 10,
             self.subgroup,
-            self.features.join(", "),
-            match self.unused.is_empty() {
-                true => "nothing".to_owned(),
-                false => self.unused.join(", "),
-            },
+            listed(&self.features),
+            listed(&self.on_request),
+            listed(&self.unused),
             self.floats32,
         )?;
         if !self.usable {
             write!(f, "; not usable: it needs Vulkan 1.2 and a compute queue")?;
         }
         Ok(())
+    }
+}
+
+/// Names in a row.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        names => names.join(", "),
     }
 }
 
@@ -207,8 +225,9 @@ fn describe(number: usize, device: &PhysicalDevice) -> Description {
         group: properties.max_compute_work_group_invocations,
         allocation_bytes: properties.max_memory_allocation_size.unwrap_or(u64::MAX),
         features: features(device),
+        on_request: on_request(device),
         unused: unused(device),
-        floats32: floats(device)[0],
+        floats32: floats(device, false)[1],
         usable: compute_family(device).is_some(),
     }
 }
@@ -226,14 +245,29 @@ fn features(device: &PhysicalDevice) -> Vec<&'static str> {
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
 
+/// How cooperative matrices are called.
+const MATRICES: &str = "cooperative matrices";
+
+/// The features of which netloom makes use if asked.
+fn on_request(device: &PhysicalDevice) -> Vec<&'static str> {
+    let has_f16 = f16_lacks(device).is_none();
+    let all = [
+        (has_f16, "f16 arithmetic"),
+        (has_f16 && matrices::of_halves(device).is_some(), MATRICES),
+    ];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+}
+
 /// The features that may be there and of which netloom makes no use.
 fn unused(device: &PhysicalDevice) -> Vec<&'static str> {
     let has = device.supported_features();
     let all = [
-        (has.shader_float16, "f16 arithmetic"),
         (has.shader_int8, "i8 arithmetic"),
         (has.shader_int16, "i16 arithmetic"),
-        (has.cooperative_matrix, "cooperative matrices"),
+        (
+            has.cooperative_matrix && !on_request(device).contains(&MATRICES),
+            MATRICES,
+        ),
     ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
@@ -343,6 +377,10 @@ pub struct Options {
     pub validate: bool,
     /// The folder where compiled pipelines are kept, if they are.
     pub cache: Option<PathBuf>,
+    /// Whether `f16` may be added, subtracted and multiplied as such, not in `f32`. Each result is rounded to nearest all the same, so no bit
+    /// changes, but devices that do not promise to keep subnormal numbers may take results below 2⁻¹⁴ for zero. Contractions, other sums and all
+    /// further functions are computed in `f32`; contractions by cooperative matrices, where the device has them, whose sums are taken in an order of its own.
+    pub f16_arithmetic: bool,
     /// For tests of what other devices do and allow.
     pub pretend: Option<Pretend>,
 }
@@ -354,6 +392,7 @@ impl Options {
             number,
             validate: false,
             cache: super::cache::usual_folder(),
+            f16_arithmetic: false,
             pretend: None,
         }
     }
@@ -385,7 +424,7 @@ impl Device {
     /// Opens a device: that number, or the best, discrete before integrated before those that are CPUs.
     ///
     /// # Errors
-    /// If there is none, or no layers to validate with.
+    /// If there is none, it lacks what was asked for, or there are no layers to validate with.
     pub fn open(options: &Options) -> Result<Arc<Device>, Error> {
         let messages = Messages::default();
         let (instance, messenger) = instance(options.validate.then_some(&messages))?;
@@ -406,8 +445,21 @@ impl Device {
         let Some(family) = compute_family(chosen) else {
             return Err(Error::NoDevice { found: found(&devices) });
         };
+        if options.f16_arithmetic
+            && let Some(what) = f16_lacks(chosen)
+        {
+            return Err(Error::LacksAsked {
+                device: chosen.properties().device_name.clone(),
+                what,
+                asked: "f16 arithmetic",
+            });
+        }
+        let matrices = options.f16_arithmetic.then(|| matrices::of_halves(chosen)).flatten();
         let has = chosen.supported_features();
         let features = DeviceFeatures {
+            shader_float16: options.f16_arithmetic,
+            cooperative_matrix: matrices.is_some(),
+            vulkan_memory_model: matrices.is_some(),
             shader_float64: has.shader_float64,
             shader_int64: has.shader_int64,
             storage_buffer8_bit_access: has.storage_buffer8_bit_access,
@@ -418,6 +470,10 @@ impl Device {
             Arc::clone(chosen),
             DeviceCreateInfo {
                 enabled_features: features,
+                enabled_extensions: DeviceExtensions {
+                    khr_cooperative_matrix: matrices.is_some(),
+                    ..DeviceExtensions::empty()
+                },
                 queue_create_infos: vec![QueueCreateInfo {
                     queue_family_index: family,
                     ..QueueCreateInfo::default()
@@ -433,6 +489,7 @@ impl Device {
             .expect("it was chosen among them");
         let limits = chosen.properties();
         let description = describe(number, chosen);
+        let [floats16, floats32, floats64] = floats(chosen, options.f16_arithmetic);
         // States lie in one block, and what is computed wants memory too: half of either is a guess.
         let data_bytes = description.memory_bytes.min(description.allocation_bytes) / 2;
         let opened = Device {
@@ -451,6 +508,7 @@ impl Device {
                 int64: features.shader_int64,
                 storage8: features.storage_buffer8_bit_access,
                 storage16: features.storage_buffer16_bit_access,
+                f16: features.shader_float16,
                 fuses32: true,
                 fuses64: true,
                 tensor_bytes: limits.max_storage_buffer_range.into(),
@@ -459,12 +517,15 @@ impl Device {
                 groups: limits.max_compute_work_group_count,
                 texels: texels(chosen),
                 product_bytes: product_bytes(chosen),
+                subgroup: limits.subgroup_size.unwrap_or(1),
+                matrices,
                 data_bytes,
                 binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
                     .max(limits.min_texel_buffer_offset_alignment.as_devicesize())
                     .max(16),
-                floats32: floats(chosen)[0],
-                floats64: floats(chosen)[1],
+                floats16,
+                floats32,
+                floats64,
             },
             cache: options.cache.as_deref().and_then(|folder| Cache::open(folder, &device)),
             device,
@@ -500,6 +561,8 @@ impl Device {
             share_from: 0,
             product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
             winograd: true,
+            f16: self.traits.f16,
+            matrices: self.traits.matrices,
             tuned: Tuned::NOTHING,
         }
     }
@@ -592,9 +655,31 @@ fn product_bytes(device: &PhysicalDevice) -> u64 {
     }
 }
 
-/// What is promised of `f32` and `f64`.
-fn floats(device: &PhysicalDevice) -> [Floats; 2] {
-    let properties = device.properties();
+/// What f16 arithmetic needs and a device lacks. Rounding to nearest is among it, so that results do not depend on the device.
+fn f16_lacks(device: &PhysicalDevice) -> Option<&'static str> {
+    let has = device.supported_features();
+    let needed = [
+        (has.shader_float16, "16-bit floats (shaderFloat16)"),
+        (
+            has.storage_buffer16_bit_access,
+            "16-bit elements in memory (storageBuffer16BitAccess)",
+        ),
+        (
+            floats(device, true)[0].nearest,
+            "rounding of 16-bit floats to nearest (shaderRoundingModeRTEFloat16)",
+        ),
+    ];
+    needed.into_iter().find(|(has, _)| !has).map(|(_, what)| what)
+}
+
+/// What is promised of `f16`, `f32` and `f64`, where modules compute with `f16` or not.
+fn floats(device: &PhysicalDevice, f16: bool) -> [Floats; 3] {
+    let (has, properties) = (device.supported_features(), device.properties());
+    let half = [
+        properties.shader_rounding_mode_rte_float16,
+        properties.shader_denorm_preserve_float16,
+        properties.shader_signed_zero_inf_nan_preserve_float16,
+    ];
     let narrow = [
         properties.shader_rounding_mode_rte_float32,
         properties.shader_denorm_preserve_float32,
@@ -605,12 +690,23 @@ fn floats(device: &PhysicalDevice) -> [Floats; 2] {
         properties.shader_denorm_preserve_float64,
         properties.shader_signed_zero_inf_nan_preserve_float64,
     ];
-    let floats = |[nearest, subnormals, specials]: [Option<bool>; 3]| Floats {
+    // Where widths may not differ, a mode is demanded of all that there are or of `f32` alone.
+    let is_used = [f16, true, has.shader_float64];
+    let all = [0, 1, 2].map(|mode| {
+        let mut used = [half, narrow, wide]
+            .into_iter()
+            .zip(is_used)
+            .filter(|(_, is_used)| *is_used);
+        Some(used.all(|(width, _)| width[mode] == Some(true)))
+    });
+    let floats = |[nearest, subnormals, specials]: [Option<bool>; 3], least: f64| Floats {
         nearest: nearest == Some(true),
-        subnormals: subnormals == Some(true),
+        least: if subnormals == Some(true) { 0.0 } else { least },
         specials: specials == Some(true),
     };
-    // Where widths may not differ, a mode is demanded of both or not at all.
-    let both = [0, 1, 2].map(|at| Some(narrow[at] == Some(true) && wide[at] == Some(true)));
-    [floats(narrow), floats(both)]
+    [
+        floats(all, f64::powi(2.0, -14)),
+        floats(narrow, f32::MIN_POSITIVE.into()),
+        floats(all, f64::MIN_POSITIVE),
+    ]
 }

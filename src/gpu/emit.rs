@@ -36,6 +36,7 @@ use prim::{Prims, memory, register};
 
 mod fma;
 mod fours;
+mod matrices;
 pub mod prim;
 mod product;
 
@@ -67,7 +68,10 @@ pub fn emit(nest: &Nest, traits: &Traits) -> Result<Vec<Phase>, Error> {
     let fours = fours::of(nest, traits);
     phases(nest)
         .map(|body| match body {
-            [Stmt::Product(shape)] => Ok(product::emit(shape, &bindings, &views, traits)),
+            [Stmt::Product(product)] => Ok(match nest.buffers[product.a.buffer.at()].ty.dtype {
+                DType::F16 => matrices::emit(nest, product, &bindings, traits),
+                _ => product::emit(product, &bindings, &views, traits),
+            }),
             _ => emit_phase(nest, body, &bindings, &views, &fours, traits),
         })
         .collect()
@@ -157,11 +161,8 @@ fn emit_phase(
     let invocations = invocations(nest, body);
     let mut w = Writer::empty();
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
-    let inputs = [BuiltIn::WorkgroupId, BuiltIn::NumWorkgroups].map(|input| [0, 1].map(|at| w.input(input, at)));
-    let [[column, row], [columns, _]] = inputs;
+    let number = w.group_number();
     let item = w.input(BuiltIn::LocalInvocationId, 0);
-    let before = w.op(Op::IMul, Kind::U32, &[row, columns]);
-    let number = w.op(Op::IAdd, Kind::U32, &[before, column]);
     let group = group(invocations);
     let size = w.u32(group);
     let first = w.op(Op::IMul, Kind::U32, &[number, size]);
@@ -216,7 +217,7 @@ fn emit_phase(
             what,
         });
     }
-    let modes: Vec<_> = [(Kind::F32, 32), (Kind::F64, 64)]
+    let modes: Vec<_> = [(Kind::F16, 16), (Kind::F32, 32), (Kind::F64, 64)]
         .into_iter()
         .filter(|&(kind, _)| cx.w.uses(kind))
         .flat_map(|(kind, bits)| modes(traits.floats(kind)).map(move |(mode, capability)| (mode, capability, bits)))
@@ -241,7 +242,7 @@ fn modes(floats: Floats) -> impl Iterator<Item = (ExecutionMode, Capability)> {
             Capability::RoundingModeRTE,
         ),
         (
-            floats.subnormals,
+            floats.least == 0.0,
             ExecutionMode::DenormPreserve,
             Capability::DenormPreserve,
         ),
@@ -410,7 +411,7 @@ impl Cx<'_> {
     }
 
     fn declare(&mut self, buffer: BufferId, written: &Writes) {
-        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
+        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
         let writable = written.buffers.contains(&buffer);
         let Views { one, four } = self.views[buffer.at()];
         let [texels, fours] = [one, four].map(|view| Some(self.w.texels(view.filter(|_| !writable)?)));
@@ -562,27 +563,9 @@ impl Cx<'_> {
 
     /// A loop from 0 while below `extent`.
     fn emit_range(&mut self, extent: Word, emit: impl FnOnce(&mut Self, Word)) {
-        let counter = self.w.local(Kind::U32);
-        let zero = self.w.u32(0);
-        self.w.store(counter, zero);
-        let [head, test, run, next, end] = std::array::from_fn(|_| self.w.id());
-        self.w.jump(head);
-        self.w.begin(head);
-        self.w.merge_loop(end, next);
-        self.w.jump(test);
-        self.w.begin(test);
-        let at = self.w.load(Kind::U32, counter);
-        let more = self.w.op(Op::SLessThan, Kind::Bool, &[at, extent]);
-        self.w.branch(more, run, end);
-        self.w.begin(run);
-        emit(self, at);
-        self.w.jump(next);
-        self.w.begin(next);
-        let one = self.w.u32(1);
-        let after = self.w.op(Op::IAdd, Kind::U32, &[at, one]);
-        self.w.store(counter, after);
-        self.w.jump(head);
-        self.w.begin(end);
+        let counting = self.w.begin_loop(extent);
+        emit(self, counting.at);
+        self.w.end_loop(counting);
     }
 
     /// Runs `emit` with the axis bound to a value; what it computes is forgotten afterwards.
@@ -627,7 +610,7 @@ impl Cx<'_> {
             })
             .map(|(local, with, value)| {
                 let dtype = self.nest.locals[local.at()].dtype;
-                let kind = register(dtype);
+                let kind = register(dtype, self.traits);
                 let lanes = self.w.local_array(kind, LANES as u32);
                 let identity = self.prims().emit_const(dtype, with.identity(dtype).to_bits(dtype));
                 for lane in 0..LANES as u32 {
@@ -655,7 +638,7 @@ impl Cx<'_> {
                     let value = cx.full(lanes.value);
                     let mask = cx.w.u32(LANES as u32 - 1);
                     let lane = cx.w.op(Op::BitwiseAnd, Kind::U32, &[at, mask]);
-                    let address = cx.w.local_element(lanes.lanes, register(lanes.dtype), lane);
+                    let address = cx.w.local_element(lanes.lanes, register(lanes.dtype, cx.traits), lane);
                     cx.combine_at(address, lanes.with, lanes.dtype, value);
                 }
                 if !stores.is_empty() {
@@ -664,7 +647,7 @@ impl Cx<'_> {
             });
         });
         for lanes in accumulations {
-            let kind = register(lanes.dtype);
+            let kind = register(lanes.dtype, self.traits);
             let mut values: Vec<Word> = (0..LANES as u32)
                 .map(|lane| {
                     let lane = self.w.u32(lane);
@@ -690,7 +673,7 @@ impl Cx<'_> {
 
     /// The variable of a register.
     fn local(&mut self, local: LocalId) -> Word {
-        let kind = register(self.nest.locals[local.at()].dtype);
+        let kind = register(self.nest.locals[local.at()].dtype, self.traits);
         *self.locals[local.at()].get_or_insert_with(|| self.w.local(kind))
     }
 
@@ -716,7 +699,7 @@ impl Cx<'_> {
     }
 
     fn combine_at(&mut self, address: Word, with: Combine, dtype: DType, value: Word) {
-        let state = self.w.load(register(dtype), address);
+        let state = self.w.load(register(dtype, self.traits), address);
         let combined = self.prims().emit_combine(with, dtype, state, value);
         self.w.store(address, combined);
     }
@@ -749,7 +732,7 @@ impl Cx<'_> {
 
     /// The element at an index from where a buffer's first binding begins.
     fn load_element(&mut self, buffer: BufferId, index: Word) -> Word {
-        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
+        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
         let index = self.own_index(buffer, index);
         if let Some(texels) = self.declared(buffer).texels {
             let [element] = self.w.fetch(texels, index);
@@ -770,7 +753,7 @@ impl Cx<'_> {
 
     /// Writes that element.
     fn store_element(&mut self, buffer: BufferId, index: Word, element: Word) {
-        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype);
+        let kind = memory(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
         let index = self.own_index(buffer, index);
         let windows = self.declared(buffer).windows.clone();
         if let [window] = windows[..] {
@@ -794,7 +777,7 @@ impl Cx<'_> {
             self.emit_choice(
                 is_here,
                 |cx| {
-                    let address = cx.w.element(variable, memory(dtype), within);
+                    let address = cx.w.element(variable, memory(dtype, cx.traits), within);
                     emit(cx, address);
                 },
                 |_| {},
@@ -866,7 +849,7 @@ impl Cx<'_> {
             Expr::Axis(axis) => self.axes[axis.at()].expect("an axis is used inside its loop"),
             Expr::Local(local, _) => {
                 let address = self.local(local);
-                self.w.load(register(dtype), address)
+                self.w.load(register(dtype, self.traits), address)
             }
             Expr::Load { .. } => self.emit_load(id, dtype),
             Expr::Prim(prim, dtype, args) => self.emit_prim(id, prim, dtype, &args),
@@ -895,9 +878,8 @@ impl Cx<'_> {
                     } else {
                         self.widen(args[0], values[0])
                     };
-                    return self
-                        .prims()
-                        .emit_division_by(prim, register(result), value, by, non_negative);
+                    let kind = register(result, self.traits);
+                    return self.prims().emit_division_by(prim, kind, value, by, non_negative);
                 }
             }
             // Sign extension keeps the order of integers, signed or not.
@@ -937,7 +919,7 @@ impl Cx<'_> {
         match condition {
             Some(inside) => {
                 let zero = self.prims().emit_const(dtype, 0);
-                self.w.select(register(dtype), inside, value, zero)
+                self.w.select(register(dtype, self.traits), inside, value, zero)
             }
             None => value,
         }
@@ -994,7 +976,7 @@ impl Cx<'_> {
                     exprs.dtype(args[0]) == DType::I64 && self.narrow[args[0].at()]
                 }
                 Expr::Prim(Prim::Cast, DType::I64, args) => {
-                    matches!(register(exprs.dtype(args[0])), Kind::U32 | Kind::Bool) && fits(next)
+                    matches!(register(exprs.dtype(args[0]), self.traits), Kind::U32 | Kind::Bool) && fits(next)
                 }
                 Expr::Prim(Prim::Bitcast, ..) => false,
                 Expr::Prim(_, DType::I64, args) => fits(next) && narrow(args),

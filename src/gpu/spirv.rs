@@ -20,8 +20,19 @@ pub enum Kind {
     U16,
     U32,
     U64,
+    F16,
     F32,
     F64,
+}
+
+/// A loop that has begun.
+pub struct Counting {
+    /// The number of the iteration.
+    pub at: Word,
+    counter: Word,
+    head: Word,
+    next: Word,
+    end: Word,
 }
 
 /// A module with one compute entry point, `main`.
@@ -76,6 +87,15 @@ impl Writer {
         push_capability(&mut self.module, capability);
     }
 
+    /// Declares cooperative matrices of halves, which take Vulkan's own memory model.
+    pub fn declare_matrices(&mut self) {
+        self.capability(Capability::CooperativeMatrixKHR);
+        self.capability(Capability::VulkanMemoryModel);
+        let name = Operand::LiteralString("SPV_KHR_cooperative_matrix".into());
+        let extension = Instruction::new(Op::Extension, None, None, vec![name]);
+        self.module.extensions.push(extension);
+    }
+
     // Types and constants.
 
     /// The word of a kind; declares the capability that it needs.
@@ -91,6 +111,7 @@ impl Writer {
             Kind::U16 => int(16),
             Kind::U32 => int(32),
             Kind::U64 => int(64),
+            Kind::F16 => float(16),
             Kind::F32 => float(32),
             Kind::F64 => float(64),
         };
@@ -98,6 +119,7 @@ impl Writer {
             Kind::U8 => self.capability(Capability::StorageBuffer8BitAccess),
             Kind::U16 => self.capability(Capability::StorageBuffer16BitAccess),
             Kind::U64 => self.capability(Capability::Int64),
+            Kind::F16 => self.capability(Capability::Float16),
             Kind::F64 => self.capability(Capability::Float64),
             Kind::Bool | Kind::U32 | Kind::F32 => {}
         }
@@ -118,8 +140,8 @@ impl Writer {
         id
     }
 
-    /// A type made of others, once.
-    fn composite(&mut self, op: Op, parts: &[Word]) -> Word {
+    /// A type made of others and of constants, once.
+    pub fn composite(&mut self, op: Op, parts: &[Word]) -> Word {
         let key = (op, parts.to_vec());
         if let Some(&id) = self.others.get(&key) {
             return id;
@@ -159,6 +181,17 @@ impl Writer {
         };
         let id = self.global(op, Some(ty), operands);
         self.constants.insert((kind, bits), id);
+        id
+    }
+
+    /// The zero of a type.
+    pub fn null(&mut self, ty: Word) -> Word {
+        let key = (Op::ConstantNull, vec![ty]);
+        if let Some(&id) = self.others.get(&key) {
+            return id;
+        }
+        let id = self.global(Op::ConstantNull, Some(ty), vec![]);
+        self.others.insert(key, id);
         id
     }
 
@@ -203,11 +236,14 @@ impl Writer {
     pub fn storage(&mut self, binding: u32, element: Kind, writable: bool) -> Word {
         let size = match element {
             Kind::U8 => 1,
-            Kind::U16 => 2,
+            Kind::U16 | Kind::F16 => 2,
             Kind::U32 | Kind::F32 | Kind::Bool => 4,
             Kind::U64 | Kind::F64 => 8,
         };
         let ty = self.kind(element);
+        if element == Kind::F16 {
+            self.capability(Capability::StorageBuffer16BitAccess);
+        }
         // Structures that are decorated differently must differ, so none is shared between kinds or directions.
         let key = (Op::TypeRuntimeArray, vec![ty, u32::from(writable)]);
         let block = match self.others.get(&key) {
@@ -346,10 +382,18 @@ impl Writer {
         self.extract(Kind::U32, value, component)
     }
 
+    /// The number of the workgroup, of those in two dimensions.
+    pub fn group_number(&mut self) -> Word {
+        let [column, row] = [0, 1].map(|at| self.input(BuiltIn::WorkgroupId, at));
+        let columns = self.input(BuiltIn::NumWorkgroups, 0);
+        let before = self.op(Op::IMul, Kind::U32, &[row, columns]);
+        self.op(Op::IAdd, Kind::U32, &[before, column])
+    }
+
     /// A variable of `main`.
     pub fn local(&mut self, kind: Kind) -> Word {
         let ty = self.kind(kind);
-        self.function_variable(ty)
+        self.variable_of(ty)
     }
 
     /// An array of `main`.
@@ -357,7 +401,7 @@ impl Writer {
         let ty = self.kind(kind);
         let length = self.u32(count);
         let array = self.composite(Op::TypeArray, &[ty, length]);
-        self.function_variable(array)
+        self.variable_of(array)
     }
 
     /// The address of an element of an array of `main`.
@@ -367,7 +411,8 @@ impl Writer {
         self.typed(Op::AccessChain, pointer, &[array, index])
     }
 
-    fn function_variable(&mut self, ty: Word) -> Word {
+    /// A variable of `main` of a type.
+    pub fn variable_of(&mut self, ty: Word) -> Word {
         let pointer = self.pointer(StorageClass::Function, ty);
         let id = self.id();
         let operands = vec![Operand::StorageClass(StorageClass::Function)];
@@ -446,7 +491,8 @@ impl Writer {
         self.op(Op::Bitcast, kind, &[value])
     }
 
-    fn effect(&mut self, op: Op, operands: &[Word]) {
+    /// An operation without a result.
+    pub fn effect(&mut self, op: Op, operands: &[Word]) {
         let operands = operands.iter().map(|&operand| Operand::IdRef(operand)).collect();
         self.block.instructions.push(Instruction::new(op, None, None, operands));
     }
@@ -486,6 +532,48 @@ impl Writer {
         ];
         let instruction = Instruction::new(Op::LoopMerge, None, None, operands);
         self.block.instructions.push(instruction);
+    }
+
+    /// Begins a loop from 0 while below `extent`.
+    pub fn begin_loop(&mut self, extent: Word) -> Counting {
+        let counter = self.local(Kind::U32);
+        let zero = self.u32(0);
+        self.store(counter, zero);
+        let [head, test, run, next, end] = std::array::from_fn(|_| self.id());
+        self.jump(head);
+        self.begin(head);
+        self.merge_loop(end, next);
+        self.jump(test);
+        self.begin(test);
+        let at = self.load(Kind::U32, counter);
+        let more = self.op(Op::SLessThan, Kind::Bool, &[at, extent]);
+        self.branch(more, run, end);
+        self.begin(run);
+        Counting {
+            at,
+            counter,
+            head,
+            next,
+            end,
+        }
+    }
+
+    /// Ends it.
+    pub fn end_loop(&mut self, counting: Counting) {
+        let Counting {
+            at,
+            counter,
+            head,
+            next,
+            end,
+        } = counting;
+        self.jump(next);
+        self.begin(next);
+        let one = self.u32(1);
+        let after = self.op(Op::IAdd, Kind::U32, &[at, one]);
+        self.store(counter, after);
+        self.jump(head);
+        self.begin(end);
     }
 
     fn end_block(&mut self) {
@@ -540,13 +628,18 @@ impl Writer {
             Some(arithmetic),
             vec![Operand::LiteralString("GLSL.std.450".into())],
         ));
+        let has_own_model = |of: &Instruction| of.operands[0] == Operand::Capability(Capability::VulkanMemoryModel);
+        let memory_model = match module.capabilities.iter().any(has_own_model) {
+            true => MemoryModel::Vulkan,
+            false => MemoryModel::GLSL450,
+        };
         module.memory_model = Some(Instruction::new(
             Op::MemoryModel,
             None,
             None,
             vec![
                 Operand::AddressingModel(AddressingModel::Logical),
-                Operand::MemoryModel(MemoryModel::GLSL450),
+                Operand::MemoryModel(memory_model),
             ],
         ));
         let mut header = ModuleHeader::new(next);

@@ -1,5 +1,6 @@
 //! Products that a GPU leaves to a shader written by hand (`shaders/product.comp`), where that is faster than a generated kernel: of matrices, and
-//! convolutions with both of their gradients, whose matrices are gathered from the image as they are read.
+//! convolutions with both of their gradients, whose matrices are gathered from the image as they are read. Of halves, where that was asked for, to its
+//! cooperative matrices.
 //!
 //! Such a product is a phase of its own: what is computed from it reads it from scratch. The shader reads four neighbouring elements at
 //! a time where operands are contiguous along one of their axes, and start and go on at multiples of four.
@@ -11,6 +12,7 @@ use netloom_ir::Target;
 use netloom_ir::kernel::index::{Affine, affine, is_within};
 use netloom_ir::kernel::nest::FOUR;
 use netloom_ir::kernel::{Along, AxisId, BufferId, Combine, Expr, ExprId, Limit, Matrix, Prim, Product, Strides};
+use netloom_ir::target::Matrices;
 
 use super::draft::{Draft, Task};
 use super::registers::Block;
@@ -39,7 +41,7 @@ const CYCLE: f64 = 0.018;
 
 /// A fold that is better computed by the shader; with what to tell it, if it is the only thing that is stored. Otherwise it is to be staged.
 pub fn find(draft: &mut Draft, tasks: &[Task], folds: &[ExprId], target: &Target) -> Option<(ExprId, Option<Product>)> {
-    if target.product_bytes == 0 {
+    if target.product_bytes == 0 && target.matrices.is_none() {
         return None;
     }
     folds.iter().find_map(|&fold| match tasks {
@@ -78,6 +80,11 @@ struct Factor {
 
 impl Factor {
     fn of(draft: &mut Draft, id: ExprId) -> Option<Factor> {
+        // Halves are multiplied in `f32`.
+        let id = match draft.source.get(id) {
+            Expr::Prim(Prim::Cast, DType::F32, args) if draft.source.dtype(args[0]) == DType::F16 => args[0],
+            _ => id,
+        };
         let Expr::Load { buffer, index, guarded } = draft.source.get(id).clone() else {
             return None;
         };
@@ -120,17 +127,25 @@ fn of(
         return None;
     };
     let (x, y) = (Factor::of(draft, args[0])?, Factor::of(draft, args[1])?);
-    let fits = |buffer: BufferId| draft.buffers[buffer.at()].ty.len_bytes() <= target.product_bytes;
+    let of_halves = match [x.buffer, y.buffer].map(|buffer| draft.buffers[buffer.at()].ty.dtype) {
+        [DType::F16, DType::F16] => Some(target.matrices?),
+        [DType::F32, DType::F32] => None,
+        _ => return None,
+    };
+    let most_bytes = of_halves.map_or(target.product_bytes, |matrices| matrices.bytes);
+    let fits = |buffer: BufferId| draft.buffers[buffer.at()].ty.len_bytes() <= most_bytes;
     if x.buffer == y.buffer || ![x.buffer, y.buffer, buffer].into_iter().all(fits) {
         return None;
     }
     let mut results: Vec<AxisId> = draft.free(fold).into_iter().collect();
     results.sort_by_key(|&axis| Reverse(stored.factor(axis).abs()));
-    let ways = [(&x, &y), (&y, &x)];
-    let products = ways.into_iter().filter_map(|(left, right)| {
-        let product = multiplied(draft, (left, right), &results, &over, (buffer, stored))?;
-        best_rows(product)
-    });
+    let ways = [(&x, &y), (&y, &x)].into_iter();
+    let mut products =
+        ways.filter_map(|(left, right)| multiplied(draft, (left, right), &results, &over, (buffer, stored)));
+    if let Some(matrices) = of_halves {
+        return products.find_map(|product| in_matrices(draft, product, matrices));
+    }
+    let products = products.filter_map(best_rows);
     let (cost, product) = products.min_by(|(one, _), (other, _)| one.total_cmp(other))?;
     let elements = draft.count(&results) as f64;
     let cost = cost + stagings * (DISPATCH + STAGED * elements) + STORED * elements;
@@ -213,8 +228,10 @@ fn multiplied(
     };
     if product.depth.len() == 1 && product.depth[0].is_multiple_of(FOUR) {
         let by_fours = |side: &Matrix, firsts: &[usize], seconds: &[usize]| {
+            // Tensors that are so many elements begin at multiples of four, wherever they lie: the planner aligns them to that.
+            let is_aligned = draft.buffers[side.buffer.at()].ty.count().is_multiple_of(FOUR);
             let mut ways = [Along::Second, Along::First].into_iter();
-            ways.find(|&along| side.has_fours(along, (firsts, seconds)))
+            ways.find(|&along| is_aligned && side.has_fours(along, (firsts, seconds)))
         };
         product.a.fours = by_fours(&product.a, &[product.rows], &product.depth);
         if product.a.fours.is_some() && product.limits.is_empty() {
@@ -222,6 +239,56 @@ fn multiplied(
         }
     }
     Some(product)
+}
+
+/// The product of halves by cooperative matrices, if it is made of whole ones. Who asked for them wants them, whatever they cost.
+fn in_matrices(draft: &Draft, product: Product, matrices: Matrices) -> Option<Product> {
+    let Product {
+        rows,
+        columns,
+        depth,
+        a,
+        b,
+        c,
+        limits,
+        ..
+    } = &product;
+    let ([columns], [depth]) = (&columns[..], &depth[..]) else {
+        return None;
+    };
+    let is_whole = rows.is_multiple_of(matrices.rows)
+        && columns.is_multiple_of(matrices.columns)
+        && depth.is_multiple_of(matrices.depth);
+    // Vulkan wants lines of a matrix, contiguous along one of its axes, at multiples of 16 bytes; the planner places so tensors that are as large.
+    let is_aligned = |side: &Matrix, along_first: bool| {
+        let ty = &draft.buffers[side.buffer.at()].ty;
+        let sixteen = 16 / ty.dtype.size_bytes();
+        let Strides {
+            start,
+            batch,
+            first,
+            second,
+        } = &side.place;
+        let others = match (first[0], second[0]) {
+            (other, 1) => [*start, *batch, other],
+            (1, other) if along_first => [*start, *batch, other],
+            _ => return false,
+        };
+        ty.count().is_multiple_of(sixteen) && others.iter().all(|stride| stride % sixteen as i64 == 0)
+    };
+    let fits = limits.is_empty() && is_whole && is_aligned(a, true) && is_aligned(b, true) && is_aligned(c, false);
+    fits.then(|| Product {
+        tile_rows: matrices.rows,
+        a: Matrix {
+            fours: None,
+            ..a.clone()
+        },
+        b: Matrix {
+            fours: None,
+            ..b.clone()
+        },
+        ..product.clone()
+    })
 }
 
 /// The number of tiles.

@@ -21,19 +21,24 @@ struct Negotiation {
 
 enum { LOADER_INSTANCE = 47, LOADER_DEVICE = 48, LAYER_LINK = 0 };
 enum { SUCCESS = 0, OUT_OF_DEVICE_MEMORY = -2, DEVICE_LOST = -4, INITIALIZATION_FAILED = -3 };
-enum { COMPUTE = 2 };
+enum { COMPUTE = 2, FEATURES = 51 };
+
+/* VkPhysicalDeviceVulkan12Features, as far as its member shaderFloat16. */
+struct Features { struct Header header; uint32_t before[7]; uint32_t float16; };
 
 struct QueueFamily { struct Header header; uint32_t flags; uint32_t rest[5]; };
 
 typedef int32_t (*CreateInstance)(struct Header *, void *, void **);
 typedef int32_t (*CreateDevice)(void *, struct Header *, void *, void **);
 typedef int32_t (*Enumerate)(void *, uint32_t *, void **);
+typedef void (*GetFeatures)(void *, struct Header *);
 typedef void (*QueueFamilies)(void *, uint32_t *, struct QueueFamily *);
 
 /* Who comes next. What the loader says once an instance is there leads back to its beginning, so these are asked for at once. */
 static GetProcAddr next_instance_proc, next_device_proc;
 static CreateDevice next_create_device;
 static Enumerate next_enumerate;
+static GetFeatures next_features;
 static QueueFamilies next_queue_families;
 static void *the_device;
 
@@ -63,6 +68,7 @@ static int32_t create_instance(struct Header *info, void *allocator, void **inst
   if (result != SUCCESS) return result;
   next_create_device = (CreateDevice)next_instance_proc(*instance, "vkCreateDevice");
   next_enumerate = (Enumerate)next_instance_proc(*instance, "vkEnumeratePhysicalDevices");
+  next_features = (GetFeatures)next_instance_proc(*instance, "vkGetPhysicalDeviceFeatures2");
   next_queue_families = (QueueFamilies)next_instance_proc(*instance, "vkGetPhysicalDeviceQueueFamilyProperties2");
   return SUCCESS;
 }
@@ -82,6 +88,12 @@ static int32_t enumerate_physical_devices(void *instance, uint32_t *count, void 
     return SUCCESS;
   }
   return next_enumerate(instance, count, devices);
+}
+
+static void get_features(void *physical, struct Header *features) {
+  next_features(physical, features);
+  for (struct Header *part = features; fault_is("f16") && part; part = part->next)
+    if (part->kind == FEATURES) ((struct Features *)part)->float16 = 0;
 }
 
 static void queue_families(void *physical, uint32_t *count, struct QueueFamily *families) {
@@ -112,6 +124,7 @@ static Function instance_proc(void *instance, const char *name) {
   if (strcmp(name, "vkCreateInstance") == 0) return (Function)create_instance;
   if (strcmp(name, "vkCreateDevice") == 0) return (Function)create_device;
   if (strcmp(name, "vkEnumeratePhysicalDevices") == 0) return (Function)enumerate_physical_devices;
+  if (strcmp(name, "vkGetPhysicalDeviceFeatures2") == 0) return (Function)get_features;
   if (strcmp(name, "vkGetPhysicalDeviceQueueFamilyProperties2") == 0) return (Function)queue_families;
   if (strcmp(name, "vkGetDeviceProcAddr") == 0) return (Function)device_proc;
   if (strcmp(name, "vkAllocateMemory") == 0) return (Function)allocate_memory;

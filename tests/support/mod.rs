@@ -191,12 +191,8 @@ fn is_promised(x: Scalar, dtype: DType, executable: &Executable) -> bool {
     let (Scalar::Float(x), floats) = (x, executable.device.floats(dtype)) else {
         return true;
     };
-    let least = match dtype {
-        DType::F64 => f64::MIN_POSITIVE,
-        _ => f64::from(f32::MIN_POSITIVE),
-    };
-    let is_subnormal = x != 0.0 && x.abs() < least;
-    (floats.specials || x.is_finite()) && (floats.subnormals || !is_subnormal)
+    let may_be_zero = x != 0.0 && x.abs() < floats.least;
+    (floats.specials || x.is_finite()) && !may_be_zero
 }
 
 /// How many values of `dtype` lie between two; 0 equals -0.
@@ -246,37 +242,59 @@ pub fn shared_step(net: &Net, batch: usize) -> Arc<Executable> {
 #[cfg(feature = "vulkan")]
 pub fn vulkan() -> Option<Arc<gpu::Device>> {
     static OPENED: OnceLock<Option<Arc<gpu::Device>>> = OnceLock::new();
-    OPENED
-        .get_or_init(|| {
-            let options = gpu::Options {
-                validate: true,
-                ..gpu::Options::default()
-            };
-            match gpu::Device::open(&options) {
-                Ok(device) => {
-                    eprintln!("Vulkan: {device:?}");
-                    Some(device)
-                }
-                Err(error) => {
-                    assert!(
-                        std::env::var_os("CI").is_none(),
-                        "Vulkan tests must not be skipped in CI: {error}"
-                    );
-                    eprintln!("skipped on Vulkan: {error}");
-                    None
-                }
-            }
-        })
-        .clone()
+    OPENED.get_or_init(|| opened(false)).clone()
 }
 
-/// Runs the cases on Vulkan, compiled and eager, and gives the differences from what is expected and what the validation layers say.
+/// The same device, which was asked for f16 arithmetic.
+#[cfg(feature = "vulkan")]
+pub fn vulkan_with_f16() -> Option<Arc<gpu::Device>> {
+    static OPENED: OnceLock<Option<Arc<gpu::Device>>> = OnceLock::new();
+    OPENED.get_or_init(|| opened(true)).clone()
+}
+
+#[cfg(feature = "vulkan")]
+fn opened(f16_arithmetic: bool) -> Option<Arc<gpu::Device>> {
+    let options = gpu::Options {
+        validate: true,
+        f16_arithmetic,
+        ..gpu::Options::default()
+    };
+    match gpu::Device::open(&options) {
+        Ok(device) => {
+            eprintln!("Vulkan: {device:?}");
+            Some(device)
+        }
+        Err(error) => {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "Vulkan tests must not be skipped in CI: {error}"
+            );
+            eprintln!("skipped on Vulkan: {error}");
+            None
+        }
+    }
+}
+
+/// Runs the cases on Vulkan, compiled and eager, those with halves also where f16 arithmetic was asked for, and gives the differences from what is
+/// expected and what the validation layers say.
 #[cfg(feature = "vulkan")]
 fn check_vulkan(program: &Program, cases: &[Case], expected: &[Vec<Tensor>]) -> Vec<String> {
     let Some(device) = vulkan() else { return Vec::new() };
-    let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{}: {error}", cases[0].name));
+    let mut wrong = check_on(&device, program, cases, expected);
+    let is_half = |graph: &Graph| graph.nodes().any(|(_, node)| node.types[0].dtype == DType::F16);
+    if program.entries.iter().any(|entry| is_half(&entry.graph))
+        && let Some(device) = vulkan_with_f16()
+    {
+        wrong.extend(check_on(&device, program, cases, expected));
+    }
+    wrong
+}
+
+#[cfg(feature = "vulkan")]
+fn check_on(device: &Arc<gpu::Device>, program: &Program, cases: &[Case], expected: &[Vec<Tensor>]) -> Vec<String> {
+    let executable = compile(program, Arc::clone(device)).unwrap_or_else(|error| panic!("{}: {error}", cases[0].name));
     let mut session = Session::new(Arc::new(executable), 1, 0).expect("memory");
-    let mut eager = Eager::new(program, Arc::clone(&device), 1, &session).expect("what was compiled");
+    let mut eager = Eager::new(program, Arc::clone(device), 1, &session).expect("what was compiled");
     let mut wrong = Vec::new();
     for (case, expected) in cases.iter().zip(expected) {
         let mut outputs = session.results(&case.name).expect("an entry");

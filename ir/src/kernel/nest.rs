@@ -192,7 +192,8 @@ pub struct Operand {
     pub along: Vec<usize>,
 }
 
-/// `C[i, j] = Σ_k A[i, k] · B[k, j]` in `f32`, for each of a batch; sums in order, one FMA each. `j` and `k` stand for several axes.
+/// `C[i, j] = Σ_k A[i, k] · B[k, j]` in `f32`, for each of a batch; sums in order, one FMA each, but of halves, which cooperative matrices sum in
+/// an order of their own. `j` and `k` stand for several axes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
     /// How many there are.
@@ -203,7 +204,7 @@ pub struct Product {
     pub columns: Vec<usize>,
     /// Extents of the axes of `k`.
     pub depth: Vec<usize>,
-    /// How many rows the shader computes at once.
+    /// How many rows are computed at once.
     pub tile_rows: usize,
     /// Read; its first axis is `i`.
     pub a: Matrix,

@@ -379,7 +379,8 @@ impl Check<'_> {
                 .iter()
                 .map(|limit| (limit.extent as i64 - 1) * limit.stride as i64);
             let is_inside = low >= 0 && high + reach.sum::<i64>() < ty.count() as i64;
-            self.require(dtype == DType::F32, || format!("{name} of a product is of {dtype}"));
+            let is_taken = dtype == DType::F32 || name != "C" && dtype == DType::F16;
+            self.require(is_taken, || format!("{name} of a product is of {dtype}"));
             self.require(is_dense, || format!("{name} of a product has a layout"));
             self.require(is_inside, || format!("{name} of a product may lie outside its buffer"));
             let is_read_so = side.fours.is_none_or(|along| side.has_fours(along, (first, second)));

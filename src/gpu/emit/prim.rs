@@ -1,7 +1,8 @@
 //! Each primitive in SPIR-V, for every element type, with the bits that `Prim::eval` gives.
 //!
 //! Integers of up to 32 bits are held in 32, extended by their sign if they have one; `f16` and `bf16` are held as the `f32` of the same
-//! value and rounded after each operation. So a device needs 8- and 16-bit memory, but no arithmetic of that width.
+//! value and rounded after each operation. So a device needs 8- and 16-bit memory, but no arithmetic of that width. Where f16 arithmetic was asked
+//! for, `f16` are held as such, and what Vulkan rounds correctly is computed so: all but divisions, roots and fused products.
 
 use netloom_ir::kernel::{Combine, Prim};
 use netloom_ir::{DType, Scalar};
@@ -12,8 +13,9 @@ use crate::gpu::device::Traits;
 use crate::gpu::spirv::{Kind, Writer};
 
 /// The kind of a value while it is computed with.
-pub fn register(dtype: DType) -> Kind {
+pub fn register(dtype: DType, traits: &Traits) -> Kind {
     match dtype {
+        DType::F16 if traits.f16 => Kind::F16,
         DType::Bool => Kind::Bool,
         DType::U8 | DType::U16 | DType::U32 | DType::I8 | DType::I16 | DType::I32 => Kind::U32,
         DType::U64 | DType::I64 => Kind::U64,
@@ -23,11 +25,12 @@ pub fn register(dtype: DType) -> Kind {
 }
 
 /// The kind of an element in memory.
-pub fn memory(dtype: DType) -> Kind {
+pub fn memory(dtype: DType, traits: &Traits) -> Kind {
     match dtype {
+        DType::F16 if traits.f16 => Kind::F16,
         DType::Bool | DType::U8 | DType::I8 => Kind::U8,
         DType::U16 | DType::I16 | DType::F16 | DType::BF16 => Kind::U16,
-        other => register(other),
+        other => register(other, traits),
     }
 }
 
@@ -42,9 +45,11 @@ pub struct Prims<'a> {
 impl Prims<'_> {
     /// A constant, from its bits in memory.
     pub fn emit_const(&mut self, dtype: DType, bits: u64) -> Word {
-        let kind = register(dtype);
+        let kind = register(dtype, self.traits);
         let bits = match dtype {
-            DType::F16 | DType::BF16 => u64::from((Scalar::from_bits(bits, dtype).as_f64() as f32).to_bits()),
+            DType::F16 | DType::BF16 if kind == Kind::F32 => {
+                u64::from((Scalar::from_bits(bits, dtype).as_f64() as f32).to_bits())
+            }
             DType::I8 => u64::from(i32::from(bits as i8) as u32),
             DType::I16 => u64::from(i32::from(bits as i16) as u32),
             _ => bits,
@@ -61,7 +66,7 @@ impl Prims<'_> {
             }
             DType::U8 | DType::U16 => self.w.op(Op::UConvert, Kind::U32, &[element]),
             DType::I8 | DType::I16 => self.w.op(Op::SConvert, Kind::U32, &[element]),
-            DType::F16 | DType::BF16 => {
+            DType::F16 | DType::BF16 if memory(dtype, self.traits) == Kind::U16 => {
                 let wide = self.w.op(Op::UConvert, Kind::U32, &[element]);
                 self.widen_half(dtype, wide)
             }
@@ -73,10 +78,10 @@ impl Prims<'_> {
     pub fn emit_pack(&mut self, dtype: DType, value: Word) -> Word {
         let bits = match dtype {
             DType::Bool => self.number_of(Kind::U32, value),
-            DType::F16 | DType::BF16 => self.narrow_to_half(dtype, value),
+            DType::F16 | DType::BF16 if memory(dtype, self.traits) == Kind::U16 => self.narrow_to_half(dtype, value),
             _ => value,
         };
-        match memory(dtype) {
+        match memory(dtype, self.traits) {
             narrow @ (Kind::U8 | Kind::U16) => self.w.op(Op::UConvert, narrow, &[bits]),
             _ => bits,
         }
@@ -217,9 +222,26 @@ impl Prims<'_> {
         self.w.select(Kind::U32, is_nan, nan, rounded)
     }
 
-    /// Rounds an `f32` to a type that is held as `f32`.
+    /// A float as the `f32` of the same value, if it is held in 16 bits.
+    fn widen(&mut self, dtype: DType, value: Word) -> Word {
+        match register(dtype, self.traits) {
+            Kind::F16 => self.w.op(Op::FConvert, Kind::F32, &[value]),
+            _ => value,
+        }
+    }
+
+    /// The inverse of [`Prims::widen`]; rounds to nearest even.
+    fn narrow(&mut self, dtype: DType, value: Word) -> Word {
+        match register(dtype, self.traits) {
+            Kind::F16 => self.w.op(Op::FConvert, Kind::F16, &[value]),
+            _ => value,
+        }
+    }
+
+    /// Rounds what was computed of a type to it.
     fn round(&mut self, dtype: DType, value: Word) -> Word {
         match dtype {
+            DType::F16 if self.traits.f16 => self.narrow(dtype, value),
             DType::F16 | DType::BF16 => {
                 let bits = self.narrow_to_half(dtype, value);
                 self.widen_half(dtype, bits)
@@ -246,15 +268,12 @@ impl Prims<'_> {
     /// A primitive of operands whose first has type `from`, with a result of type `dtype`.
     pub fn emit_prim(&mut self, prim: Prim, dtype: DType, from: DType, args: &[Word]) -> Word {
         match (prim, args) {
-            (Prim::Select, &[condition, yes, no]) => self.w.select(register(dtype), condition, yes, no),
+            (Prim::Select, &[condition, yes, no]) => self.w.select(register(dtype, self.traits), condition, yes, no),
             (Prim::Unlikely, &[condition]) => condition,
             (Prim::Cast, &[value]) => self.emit_cast(from, dtype, value),
             (Prim::Bitcast, &[value]) => self.emit_bitcast(from, dtype, value),
             (Prim::Eq | Prim::Lt | Prim::Le, &[x, y]) => self.compare(prim, from, x, y),
-            _ if dtype.is_float() => {
-                let value = self.emit_float(prim, register(dtype), args);
-                self.round(dtype, value)
-            }
+            _ if dtype.is_float() => self.emit_rounded(prim, dtype, args),
             _ if dtype == DType::Bool => self.emit_bool(prim, args),
             _ => {
                 let value = self.emit_int(prim, dtype, args);
@@ -267,12 +286,12 @@ impl Prims<'_> {
     /// is given, the rounding of its terms is not.
     pub fn emit_combine(&mut self, with: Combine, dtype: DType, state: Word, value: Word) -> Word {
         if with == Combine::Sum && matches!(dtype, DType::F32 | DType::F64) {
-            return self.w.op(Op::FAdd, register(dtype), &[state, value]);
+            return self.w.op(Op::FAdd, register(dtype, self.traits), &[state, value]);
         }
         let combined = self.emit_prim(with.prim(), dtype, dtype, &[state, value]);
         if dtype.is_float() && matches!(with, Combine::Max | Combine::Min) {
             let is_number = self.w.op(Op::FOrdEqual, Kind::Bool, &[state, state]);
-            self.w.select(register(dtype), is_number, combined, state)
+            self.w.select(register(dtype, self.traits), is_number, combined, state)
         } else {
             combined
         }
@@ -313,6 +332,19 @@ impl Prims<'_> {
             _ => unreachable!("`{}` of booleans", prim.name()),
         };
         self.w.op(op, Kind::Bool, args)
+    }
+
+    /// A primitive of floats, rounded to their type. Of halves that are held as such Vulkan rounds sums and products correctly, quotients and roots
+    /// not, and a fused product with addition rounds twice here as in `f32`.
+    fn emit_rounded(&mut self, prim: Prim, dtype: DType, args: &[Word]) -> Word {
+        let kind = register(dtype, self.traits);
+        if kind == Kind::F16 && !matches!(prim, Prim::Div | Prim::Sqrt | Prim::Fma) {
+            return self.emit_float(prim, kind, args);
+        }
+        let args: Vec<Word> = args.iter().map(|&arg| self.widen(dtype, arg)).collect();
+        let kind = if kind == Kind::F64 { kind } else { Kind::F32 };
+        let value = self.emit_float(prim, kind, &args);
+        self.round(dtype, value)
     }
 
     fn emit_float(&mut self, prim: Prim, kind: Kind, args: &[Word]) -> Word {
@@ -393,7 +425,7 @@ impl Prims<'_> {
     }
 
     fn emit_int(&mut self, prim: Prim, dtype: DType, args: &[Word]) -> Word {
-        let kind = register(dtype);
+        let kind = register(dtype, self.traits);
         let signed = dtype.is_signed();
         let zero = self.w.constant(kind, 0);
         match (prim, args) {
@@ -480,19 +512,27 @@ impl Prims<'_> {
         if from == to {
             return value;
         }
-        let kind = register(to);
+        if Kind::F16 == register(from, self.traits) {
+            let wide = self.widen(from, value);
+            return self.emit_cast(DType::F32, to, wide);
+        }
+        let kind = register(to, self.traits);
+        if kind == Kind::F16 {
+            let wide = self.emit_cast(from, DType::F32, value);
+            return self.narrow(to, wide);
+        }
         match (from, to) {
             (_, DType::Bool) if from.is_float() => {
-                let zero = self.w.constant(register(from), 0);
+                let zero = self.w.constant(register(from, self.traits), 0);
                 self.w.op(Op::FUnordNotEqual, Kind::Bool, &[value, zero])
             }
             (_, DType::Bool) => {
-                let zero = self.w.constant(register(from), 0);
+                let zero = self.w.constant(register(from, self.traits), 0);
                 self.w.op(Op::INotEqual, Kind::Bool, &[value, zero])
             }
             (DType::Bool, _) => self.number_of(kind, value),
             _ if from.is_float() && to.is_float() => {
-                let value = match register(from) == kind {
+                let value = match register(from, self.traits) == kind {
                     true => value,
                     false => self.w.op(Op::FConvert, kind, &[value]),
                 };
@@ -502,7 +542,7 @@ impl Prims<'_> {
                 let value = self.int_to_float(from, kind, value);
                 self.round(to, value)
             }
-            _ if from.is_float() => self.float_to_int(register(from), to, value),
+            _ if from.is_float() => self.float_to_int(register(from, self.traits), to, value),
             _ => {
                 let value = self.resize(from, kind, value);
                 self.wrap(to, value)
@@ -512,7 +552,7 @@ impl Prims<'_> {
 
     /// An integer in 32 or 64 bits: extended by its sign if it has one, or cut.
     pub fn resize(&mut self, from: DType, to: Kind, value: Word) -> Word {
-        match (register(from), to) {
+        match (register(from, self.traits), to) {
             (Kind::U32, Kind::U64) if from.is_signed() => self.w.op(Op::SConvert, to, &[value]),
             (Kind::U32, Kind::U64) | (Kind::U64, Kind::U32) => self.w.op(Op::UConvert, to, &[value]),
             _ => value,
@@ -526,7 +566,7 @@ impl Prims<'_> {
         } else {
             Op::ConvertUToF
         };
-        if register(from) == Kind::U64 && to == Kind::F32 && self.traits.float64 {
+        if register(from, self.traits) == Kind::U64 && to == Kind::F32 && self.traits.float64 {
             let wide = self.w.op(op, Kind::F64, &[value]);
             return self.w.op(Op::FConvert, Kind::F32, &[wide]);
         }
@@ -535,7 +575,7 @@ impl Prims<'_> {
 
     /// Truncates and saturates; NaN gives 0. What is converted is always within the range, where alone conversion is defined.
     fn float_to_int(&mut self, from: Kind, to: DType, value: Word) -> Word {
-        let kind = register(to);
+        let kind = register(to, self.traits);
         let (low, high) = to.int_range().expect("an integer type");
         let mut float = |value: f64| match from {
             Kind::F64 => self.w.constant(from, value.to_bits()),
@@ -567,7 +607,10 @@ impl Prims<'_> {
     fn emit_bitcast(&mut self, from: DType, to: DType, value: Word) -> Word {
         let bits = match from {
             DType::Bool => self.number_of(Kind::U32, value),
-            DType::F16 | DType::BF16 => self.narrow_to_half(from, value),
+            DType::F16 | DType::BF16 => {
+                let wide = self.widen(from, value);
+                self.narrow_to_half(from, wide)
+            }
             DType::F32 => self.w.bitcast(Kind::U32, value),
             DType::F64 => self.w.bitcast(Kind::U64, value),
             _ => value,
@@ -576,7 +619,8 @@ impl Prims<'_> {
             DType::Bool => self.is_nonzero(bits),
             DType::F16 | DType::BF16 => {
                 let bits = self.and(bits, 0xffff);
-                self.widen_half(to, bits)
+                let wide = self.widen_half(to, bits);
+                self.narrow(to, wide)
             }
             DType::F32 => self.w.bitcast(Kind::F32, bits),
             DType::F64 => self.w.bitcast(Kind::F64, bits),
