@@ -406,11 +406,19 @@ fn what_was_learnt_helps() {
     assert!(rows.iter().all(|row| drawn.contains(row.name)), "{drawn}");
 }
 
-/// A pretrained SqueezeNet and photographs of nine kinds of things.
+/// Photographs of nine kinds of things, and SqueezeNet; EfficientNet too if the folder that `NETLOOM_MODELS` names has it.
 #[test]
 fn what_was_learnt_from_photographs_helps() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let model = data.join("models/squeezenet1.1-imagenet/model.onnx");
-    let net = Pretrained::named("squeezenet").unwrap();
-    assert_use(&net.run(&model, &data.join("stamps"), 3).unwrap());
+    let further = std::env::var_os("NETLOOM_MODELS").map(|root| Path::new(&root).join("efficientnet-lite0-imagenet"));
+    let known = [
+        ("squeezenet", Some(data.join("models/squeezenet1.1-imagenet"))),
+        ("efficientnet", further),
+    ];
+    for (net, folder) in known {
+        if let Some(folder) = folder {
+            let net = Pretrained::named(net).unwrap();
+            assert_use(&net.run(&folder.join("model.onnx"), &data.join("stamps"), 3).unwrap());
+        }
+    }
 }

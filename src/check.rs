@@ -378,6 +378,7 @@ fn as_one_region(graph: &Graph) -> Vec<Region> {
         inputs: graph.inputs().to_vec(),
         outputs: graph.outputs.iter().map(|(_, id)| *id).collect(),
         stopped: Vec::new(),
+        nest: None,
     }]
 }
 

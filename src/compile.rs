@@ -111,13 +111,14 @@ pub(crate) fn plan_graphs(
     makers: Makers,
 ) -> Lowered {
     let mut stages = Stages::default();
-    let mut memory = Memory::new(states, layouts);
+    let mut layouts = layouts.clone();
+    let mut memory = Memory::new(states, &layouts);
     let mut kernels = Kernels::made_by(makers, target.clone());
     let mut plans = Vec::new();
     for (name, graph) in &graphs {
         let start = Instant::now();
         let before = kernels.stages.total();
-        plans.push(plan::plan(name, graph, cut, layouts, &mut memory, &mut kernels));
+        plans.push(plan::plan(name, graph, cut, &mut layouts, &mut memory, &mut kernels));
         stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
     }
     for &(stage, took) in &kernels.stages.0 {
@@ -142,7 +143,7 @@ pub(crate) fn plan_graphs(
         plans,
         kernels,
         memory,
-        layouts: layouts.clone(),
+        layouts,
         given,
         stages,
     }
@@ -335,7 +336,7 @@ pub fn object(levels: &[(Cpu, Lowered)], exports: &Exports) -> Result<Vec<u8>, E
         let constants = object.data(&format!("{own}_constants"), Linkage::Local, &lowered.memory.constants)?;
         let mut beside = match levels {
             [_] => None,
-            _ => Some(Emitter::among(cpu, Place::Object)?),
+            _ => Some(Emitter::new(cpu, Place::Object)?),
         };
         let (module, emitter) = object.parts();
         let emitter = beside.as_mut().unwrap_or(emitter);

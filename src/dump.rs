@@ -1,9 +1,14 @@
 //! The later stages of a lowered program as text.
 
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use netloom_ir::fuse::{self, Region, RegionKind};
 use netloom_ir::kernel::Nest;
+use netloom_ir::layout::Layout;
+use netloom_ir::{Entry, Graph, NodeId, Program};
 use target_lexicon::Architecture;
 
 use crate::compile::Lowered;
@@ -14,7 +19,24 @@ use crate::device::Device;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
-use crate::plan::{Base, KernelId, Place, Plan, Step};
+use crate::plan::{Base, KernelId, Kernels, Place, Plan, Step};
+
+/// How a listing begins, before its stage.
+const LISTING: &str = "; netloom dump --stage ";
+
+/// A listing of a stage: its first line says what it is, in case it is taken for a model.
+pub fn headed(stage: &str, text: &str) -> String {
+    format!("{LISTING}{stage}\n{text}")
+}
+
+/// Why a text is no model, if it is a listing.
+pub fn why_no_model(text: &str) -> Option<String> {
+    let stage = text.strip_prefix(LISTING)?.lines().next()?;
+    Some(match stage {
+        "clif" | "asm" | "spirv" => format!("the text lists the stage {stage}: machine code is final"),
+        _ => format!("the text lists the stage {stage} by itself, without the graph"),
+    })
+}
 
 /// The distinct kernels: what each computes.
 pub fn kernels(lowered: &Lowered) -> String {
@@ -25,6 +47,35 @@ pub fn kernels(lowered: &Lowered) -> String {
 /// The schedules of the distinct kernels.
 pub fn nests(lowered: &Lowered) -> String {
     lowered.kernels.nests().iter().map(|nest| format!("{nest}\n")).collect()
+}
+
+/// The program with its graphs cut, and each region with its schedule: what goes on from the stage of nests.
+pub fn scheduled(program: &Program, lowered: &Lowered) -> Program {
+    let entry = |entry: &Entry| {
+        let (name, graph) = (lowered.graphs.iter())
+            .find(|(name, _)| *name == entry.name)
+            .expect("every entry is lowered");
+        let graph = with_nests(&fuse::cut(graph), &lowered.layouts.entry(name), &lowered.kernels);
+        Entry { graph, ..entry.clone() }
+    };
+    Program {
+        entries: program.entries.iter().map(entry).collect(),
+        ..program.clone()
+    }
+}
+
+fn with_nests(graph: &Graph, layouts: &HashMap<NodeId, Layout>, kernels: &Kernels) -> Graph {
+    // All within a body is dense.
+    let changed = graph.with_bodies(|body| with_nests(body, &HashMap::new(), kernels));
+    let region = |region: &Region| Region {
+        nest: match region.kind {
+            // What is joined has no kernel.
+            RegionKind::Kernel => kernels.nest_of(graph, region, layouts).cloned().map(Arc::new),
+            RegionKind::Compound => None,
+        },
+        ..region.clone()
+    };
+    changed.with_regions(graph.regions().iter().map(region).collect())
 }
 
 /// The steps of every entry, and where everything lies.

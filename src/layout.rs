@@ -93,6 +93,11 @@ impl Layouts {
         self.dense.get(entry)?.get(&id).copied()
     }
 
+    /// Gives the values of an entry other layouts.
+    pub fn set_entry(&mut self, name: &str, layouts: HashMap<NodeId, Layout>) {
+        self.entries.insert(name.to_owned(), layouts);
+    }
+
     /// The layouts of an entry's values that are not dense.
     pub fn entry(&self, name: &str) -> HashMap<NodeId, Layout> {
         self.entries.get(name).cloned().unwrap_or_default()

@@ -357,12 +357,13 @@ pub struct Outline {
     pub worker_bytes: usize,
 }
 
-/// Plans one entry: `graph`, whose inputs and outputs named like a state are that state, and whose values have the layouts of `memory`.
+/// Plans one entry: `graph`, whose inputs and outputs named like a state are that state, and whose values have these layouts; what is joined
+/// may give its parts others.
 pub fn plan(
     name: &str,
     graph: &Graph,
     cut: Cut,
-    layouts: &Layouts,
+    layouts: &mut Layouts,
     memory: &mut Memory,
     kernels: &mut Kernels,
 ) -> Plan {
@@ -372,7 +373,9 @@ pub fn plan(
         mut steps,
         temps,
         worker_bytes,
+        layouts: final_layouts,
     } = draft(graph, cut, true, layouts.entry(name), memory, kernels);
+    layouts.set_entry(name, final_layouts);
     let (offsets, shared_bytes) = temps.assign();
     resolve(&mut steps, &offsets);
     let parallel = barriers::insert(&mut steps, kernels);
@@ -402,6 +405,7 @@ pub fn outline(
         steps,
         temps,
         worker_bytes,
+        layouts: _,
     } = draft(graph, cut, false, layouts.entry(name), memory, kernels);
     let mut last_use = vec![None; temps.len()];
     for (number, step) in steps.iter().enumerate() {
@@ -435,6 +439,7 @@ struct Draft {
     steps: Vec<Step>,
     temps: Temps,
     worker_bytes: usize,
+    layouts: HashMap<NodeId, Layout>,
 }
 
 /// The steps of an entry; with `reuse` kernels write over operands that die.
@@ -499,6 +504,7 @@ fn draft(
         steps,
         temps: planner.temps,
         worker_bytes: planner.worker_bytes,
+        layouts: planner.layouts,
     }
 }
 

@@ -21,6 +21,7 @@ mod scatter;
 mod sliding;
 mod sort;
 mod stretch;
+mod turn;
 mod unroll;
 mod winograd;
 
@@ -35,6 +36,7 @@ use draft::{Draft, Grain, Task};
 use fold::Plan;
 use registers::Block;
 use rows::Rows;
+use turn::Turn;
 
 /// With fewer shares than this some of many workers have nothing to do.
 const SHARES: usize = 16;
@@ -148,6 +150,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.push(registers::schedule(draft, &group, &block));
                     break;
                 }
+                Step::Turn(turn) => {
+                    phases.push(turn::schedule(draft, &group, &turn));
+                    break;
+                }
                 Step::Rows(rows) => {
                     phases.push(rows::schedule(draft, &group, &rows));
                     break;
@@ -182,6 +188,8 @@ enum Step {
     Block(Block),
     /// Write the loops: of results of few lanes each.
     Rows(Rows),
+    /// Write the loops: of a copy against the grain.
+    Turn(Turn),
     /// Write the loops: of anything else.
     Loops(Plan),
 }
@@ -220,9 +228,10 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
             (None, None) => match Block::of(draft, group, &folds, target) {
                 Some(block) if block.is_long(draft, group) => Step::Stage(block.fold),
                 Some(block) => Step::Block(block),
-                None => match Rows::of(draft, group, &plan) {
-                    Some(rows) => Step::Rows(rows),
-                    None => Step::Loops(plan),
+                None => match (Turn::of(draft, group, &plan), Rows::of(draft, group, &plan)) {
+                    (Some(turn), _) => Step::Turn(turn),
+                    (None, Some(rows)) => Step::Rows(rows),
+                    (None, None) => Step::Loops(plan),
                 },
             },
         };

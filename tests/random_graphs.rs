@@ -5,13 +5,14 @@ mod support;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use netloom::compile::lower;
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::kernel::Combine;
 use netloom::ir::ops::Fold;
 use netloom::ir::{
     DType, Entry, Graph, Init, Op, Program, State, Tensor, Type, autodiff, fuse, oracle, passes, sample, text,
 };
-use netloom::{Session, compile};
+use netloom::{Session, compile, dump};
 use proptest::prelude::*;
 use support::{THREADS, cpus, different_bits};
 
@@ -146,18 +147,19 @@ fn run_everywhere(program: &Program, inputs: &[(String, Tensor)], runs: usize) -
     first.expect("this machine runs some level")
 }
 
-/// The program cut into regions, as `netloom dump --stage regions` writes it.
-fn at_regions(program: &Program) -> Program {
+/// The program cut into regions, and with their nests, as `netloom dump` writes it.
+fn later_stages(program: &Program) -> [Program; 2] {
     let target = cpus()[0].target();
     let cut = |entry: &Entry| Entry {
         graph: fuse::cut(&passes::run(&entry.graph, &target, &mut |_| {})),
         ..entry.clone()
     };
-    let entries = program.entries.iter().map(cut).collect();
-    Program {
-        entries,
+    let regions = Program {
+        entries: program.entries.iter().map(cut).collect(),
         ..program.clone()
-    }
+    };
+    let lowered = lower(program, &target).unwrap_or_else(|error| panic!("{error}"));
+    [regions, dump::scheduled(program, &lowered)]
 }
 
 /// The same on Vulkan, where there is one; the layers have nothing to say.
@@ -206,11 +208,12 @@ proptest! {
         let program = Program::pure("run", graph.clone());
         let found = run_everywhere(&program, &inputs, 1);
         assert_near(&found, &exact, &tolerances(&exact, &rounded), "f32", &graph);
-        let regions = at_regions(&program);
-        let again = text::parse_program("regions", &regions.to_string());
-        assert_eq!(again.as_ref(), Ok(&regions));
-        let continued = run_everywhere(&regions, &inputs, 1);
-        assert!(found.iter().zip(&continued).all(|(a, b)| different_bits(a, b).is_none()), "{regions}");
+        for stage in later_stages(&program) {
+            let again = text::parse_program("stage", &stage.to_string());
+            assert_eq!(again.as_ref(), Ok(&stage));
+            let continued = run_everywhere(&stage, &inputs, 1);
+            assert!(found.iter().zip(&continued).all(|(a, b)| different_bits(a, b).is_none()), "{stage}");
+        }
         if let Some(found) = run_on_vulkan(&program, &inputs) {
             assert_near(&found, &exact, &tolerances(&exact, &rounded), "Vulkan", &graph);
         }

@@ -178,6 +178,9 @@ fn maps() {
         check("transposed", 0.0, |b| {
             b.input("x", DType::F32, [n, 5]).transpose() + b.input("y", DType::F32, [5, n])
         });
+        check("turned", 0.0, |b| {
+            b.input("x", DType::F32, [2, n, 70]).permute([2, 0, 1])
+        });
         check("rows", 0.0, |b| {
             b.input("x", DType::F32, [3, n]) + b.input("y", DType::F32, [n]).broadcast([3, n])
         });

@@ -1,14 +1,21 @@
 //! Dumps that are written to a file are programs: every command goes on from them, and gives what it gives for the model.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use netloom::compile::{compile, lower};
 use netloom::formats::npz;
-use netloom::ir::{Entry, Op, Program, Tensor, Type, fuse, passes, sample, text};
+use netloom::ir::builder::Builder;
+use netloom::ir::ops::Conv;
+use netloom::ir::{DType, Entry, Op, Program, Tensor, Type, fuse, passes, sample, text};
 use netloom::nn::{training, zoo};
-use netloom::{Cpu, Session, compile};
+use netloom::{Cpu, Session, dump};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 fn netloom(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
@@ -41,9 +48,13 @@ fn every_stage_of_graphs_goes_on() {
     // A network's states are made from a seed; those of a file are in it.
     for model in ["lenet", "lenet.onnx"] {
         let expected = results(folder, model);
-        for stage in ["graph", "optimized", "simplify", "regions"] {
+        for stage in ["graph", "optimized", "simplify", "regions", "nest"] {
             netloom(folder, &["dump", model, "--stage", stage, "-o", "stage.nl"]);
             assert_eq!(results(folder, "stage.nl"), expected, "{model} from {stage}");
+            let written = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
+            netloom(folder, &["dump", "stage.nl", "--stage", stage, "-o", "again.nl"]);
+            let again = std::fs::read_to_string(folder.join("again.nl")).expect("it was written");
+            assert_eq!(again, written, "{model} at {stage} again");
             netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
             assert_eq!(results(folder, "artefact"), expected, "{model} compiled from {stage}");
         }
@@ -70,23 +81,64 @@ fn every_stage_of_graphs_goes_on() {
     assert!(message(folder).contains("beside the text"), "{}", message(folder));
 }
 
-/// A program cut into regions, from its text and the constants beside it.
+/// What only shows a stage says so when it is taken for a model, whatever the command.
+#[test]
+fn listings_are_no_models() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let stages = [
+        ("kernel", "without the graph"),
+        ("plan", "without the graph"),
+        ("clif", "is final"),
+        ("asm", "is final"),
+    ];
+    for (stage, reason) in stages {
+        netloom(folder, &["dump", "lenet", "--stage", stage, "-o", "listing.nl"]);
+        for command in [&["bench"][..], &["dump"], &["compile", "-o", "artefact"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+                .args(command)
+                .arg("listing.nl")
+                .current_dir(folder)
+                .output();
+            let output = output.expect("the command runs");
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success());
+            assert!(
+                message.contains(stage) && message.contains(reason),
+                "{command:?} {stage}: {message}"
+            );
+            assert!(message.contains("--stage nest -o FILE.nl"), "{message}");
+        }
+    }
+}
+
+/// What is read of a program's text and the constants beside it: the same program.
+fn read_back(program: &Program) -> Program {
+    let stored: HashMap<String, Arc<Tensor>> = text::stored(program).into_iter().collect();
+    let again = text::parse_program_with("stage", &format!("{program:#}"), &|name| stored.get(name).cloned());
+    let again = again.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(again, *program);
+    assert!(again.entries.iter().all(|entry| entry.graph.is_cut()));
+    again
+}
+
+/// A program with the nests of its regions.
+fn from_nests(program: &Program) -> Program {
+    let lowered = lower(program, &Cpu::native().target()).unwrap_or_else(|error| panic!("{error}"));
+    read_back(&dump::scheduled(program, &lowered))
+}
+
+/// A program cut into regions.
 fn from_regions(program: &Program) -> Program {
     let target = Cpu::native().target();
     let cut = |entry: &Entry| Entry {
         graph: fuse::cut(&passes::run(&entry.graph, &target, &mut |_| {})),
         ..entry.clone()
     };
-    let cut = Program {
+    read_back(&Program {
         entries: program.entries.iter().map(cut).collect(),
         ..program.clone()
-    };
-    let stored: HashMap<String, Arc<Tensor>> = text::stored(&cut).into_iter().collect();
-    let again = text::parse_program_with("regions", &format!("{cut:#}"), &|name| stored.get(name).cloned());
-    let again = again.unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(again, cut);
-    assert!(again.entries.iter().all(|entry| entry.graph.is_cut()));
-    again
+    })
 }
 
 /// The results of two runs of an entry on made-up arguments, and the states after them.
@@ -118,18 +170,17 @@ fn two_runs(program: &Program, entry: &str) -> Vec<(String, Tensor)> {
 }
 
 #[test]
-fn training_goes_on_from_regions() {
+fn training_goes_on_from_every_stage() {
     let net = zoo::find("lenet").expect("a network");
     let program = training::program(&(net.layers)(), &net.input(8), &net.target(8), &(net.training)());
     let program = program.expect("a program");
-    assert_eq!(
-        two_runs(&from_regions(&program), training::TRAIN_STEP),
-        two_runs(&program, training::TRAIN_STEP)
-    );
+    let expected = two_runs(&program, training::TRAIN_STEP);
+    assert_eq!(two_runs(&from_regions(&program), training::TRAIN_STEP), expected);
+    assert_eq!(two_runs(&from_nests(&program), training::TRAIN_STEP), expected);
 }
 
 #[test]
-fn loops_and_branches_go_on_from_regions() {
+fn loops_and_branches_go_on_from_every_stage() {
     let source = "graph(h: f32[32], xs: f32[10,32], w: f32[32,32], n: f32[]) {
         steps = scan h, xs, w length=10 carried=1 sliced=1 body=graph(h: f32[32], x: f32[32], w: f32[32,32]) {
             product = einsum \"k,kn->n\" h, w
@@ -162,13 +213,156 @@ fn loops_and_branches_go_on_from_regions() {
         return both, all
     }";
     let program = text::parse_program("loops", source).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(two_runs(&from_regions(&program), "main"), two_runs(&program, "main"));
+    let expected = two_runs(&program, "main");
+    assert_eq!(two_runs(&from_regions(&program), "main"), expected);
+    assert_eq!(two_runs(&from_nests(&program), "main"), expected);
 }
 
 #[test]
-fn regions_of_every_network_read_back() {
+fn stages_of_every_network_read_back() {
     for net in zoo::NETS {
         let program = training::predictor(&(net.layers)(), &net.input(1)).expect("a program");
-        from_regions(&program.prepared());
+        let program = program.prepared();
+        from_regions(&program);
+        from_nests(&program);
     }
+}
+
+/// A nest written by hand, with tiles of other sizes than the compiler's, computes what the graph says; a tile that no registers hold does too.
+#[test]
+fn nests_by_hand_are_compiled() {
+    let source = include_str!("../ir/tests/golden/text/nest.txt")
+        .split("----")
+        .next()
+        .expect("a part");
+    let hand = text::parse_program("nest", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let (before, after) = source.split_once("    nest").expect("a nest");
+    let plain = before.to_owned() + &after[after.find("  return").expect("outputs")..];
+    let plain = text::parse_program("plain", &plain).unwrap_or_else(|problems| panic!("{problems}"));
+    let expected = two_runs(&plain, "main");
+    assert_eq!(two_runs(&hand, "main"), expected);
+    let all_rows = source.replace("2 by 32", "32 by 64");
+    let refused = text::parse_program("nest", &all_rows)
+        .expect_err("a tile beyond its buffers")
+        .to_string();
+    assert!(refused.contains("may lie outside its buffer"), "{refused}");
+    let large = source
+        .replace("block < 16", "block < 1")
+        .replace("row < 2", "row < 32")
+        .replace("2 by 32", "32 by 32")
+        .replace("tile: f32[2,32]", "tile: f32[32,32]");
+    let large = text::parse_program("nest", &large).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(two_runs(&large, "main"), expected);
+}
+
+/// One change to a text: of its pieces, words, numbers and marks, or of its lines.
+#[derive(Clone, Debug)]
+enum Change {
+    /// A number becomes another.
+    Number(Index, u8),
+    /// A word or mark becomes another of the text.
+    Piece(Index, Index),
+    /// A line is left out.
+    Drop(Index),
+    /// Two lines change places.
+    Swap(Index, Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let at = any::<Index>;
+    let sizes = prop::sample::select(vec![0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 32, 33, 64]);
+    prop_oneof![
+        4 => (at(), sizes).prop_map(|(at, size)| Change::Number(at, size)),
+        3 => (at(), at()).prop_map(|(at, other)| Change::Piece(at, other)),
+        1 => at().prop_map(Change::Drop),
+        2 => (at(), at()).prop_map(|(at, other)| Change::Swap(at, other)),
+    ]
+}
+
+fn changed(text: &str, change: &Change) -> String {
+    let is_digits = |piece: &str| piece.bytes().all(|byte| byte.is_ascii_digit());
+    let mut lines: Vec<&str> = text.lines().collect();
+    let mut pieces: Vec<&str> = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let is_part =
+            |c: char| c.is_alphanumeric() == first.is_alphanumeric() && c.is_whitespace() == first.is_whitespace();
+        let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        pieces.push(&rest[..end]);
+        rest = &rest[end..];
+    }
+    let pick = |accept: &dyn Fn(&str) -> bool, at: &Index| {
+        let places: Vec<usize> = (0..pieces.len()).filter(|&place| accept(pieces[place])).collect();
+        places[at.index(places.len())]
+    };
+    let number;
+    match change {
+        Change::Number(at, size) => {
+            let at = pick(&is_digits, at);
+            number = size.to_string();
+            pieces[at] = &number;
+        }
+        Change::Piece(at, other) => {
+            let accept = |piece: &str| !piece.trim().is_empty();
+            let [at, other] = [at, other].map(|at| pick(&accept, at));
+            pieces[at] = pieces[other];
+        }
+        Change::Drop(at) => {
+            lines.remove(at.index(lines.len()));
+            return lines.join("\n");
+        }
+        Change::Swap(at, other) => {
+            let [at, other] = [at, other].map(|at| at.index(lines.len()));
+            lines.swap(at, other);
+            return lines.join("\n");
+        }
+    }
+    pieces.concat()
+}
+
+/// Products, images, sums, orders and a table: nests of every form.
+fn forms() -> Program {
+    let b = Builder::new();
+    let input = |name: &str, shape: &[usize]| b.input(name, DType::F32, shape);
+    let (x, w) = (input("x", &[6, 17]), input("w", &[17, 32]));
+    let picture = input("image", &[1, 16, 6, 6]).conv(input("filter", &[16, 16, 3, 3]), Conv::unit(2));
+    let rows = b.input("at", DType::I64, [5]);
+    let graph = b.finish([
+        ("product", x.matmul(w).relu()),
+        ("chances", x.softmax(1)),
+        ("picture", picture),
+        ("order", x.argsort(1, false)),
+        ("running", x.cumsum(1)),
+        ("rows", x.gather(rows, 0)),
+        ("scattered", x.scatter_add(rows, input("updates", &[5, 17]), 0)),
+    ]);
+    Program::pure("main", graph.expect("a graph"))
+}
+
+/// Whoever edits a schedule gets code or a message, whatever the edit.
+#[test]
+fn edited_nests_are_refused_or_run() {
+    let source = from_nests(&forms()).to_string();
+    let cases = std::env::var("NETLOOM_FUZZ_CASES")
+        .ok()
+        .and_then(|count| count.parse().ok());
+    let config = ProptestConfig {
+        cases: cases.unwrap_or(256),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let accepted = Cell::new(0);
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let tried = runner.run(&prop::collection::vec(change(), 1..3), |changes| {
+        let edited = changes
+            .iter()
+            .fold(source.clone(), |text, change| changed(&text, change));
+        if let Ok(edited) = text::parse_program("edited", &edited) {
+            two_runs(&edited, "main");
+            accepted.set(accepted.get() + 1);
+        }
+        Ok(())
+    });
+    tried.unwrap_or_else(|error| panic!("{error}"));
+    assert!(accepted.get() > 0, "no edit was taken");
 }

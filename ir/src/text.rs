@@ -18,6 +18,9 @@
 //! The inputs declared before any other node are the graph's head; a later one is a line `w: f32[64,16] = input`. An output without a name is
 //! called by its position. `#` starts a comment. A name that is no plain word stands between backticks.
 //!
+//! Before `return`, a graph may say how it is cut: `region results = nodes`, and for each region its loops with every decision made,
+//! `nest name {..}`, as [`Nest`](crate::kernel::Nest) prints itself.
+//!
 //! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`.
 //!
 //! `parse(print(g)) == g`, node for node, bit for bit. Printing is `Display`, of [`Graph`](crate::Graph) and
@@ -33,6 +36,7 @@ mod stored;
 pub use dot::dot;
 pub use json::{VERSION, from_json, to_json};
 pub use parse::{parse, parse_program, parse_program_with};
+pub(crate) use print::{Name, literal_text};
 pub use print::{op_summary, summary};
 pub use stored::{reference, stored};
 

@@ -28,7 +28,7 @@ pub struct Options {
     /// Examples in a batch
     #[arg(long)]
     batch: Option<usize>,
-    /// Where it is written, instead of standard output. Graphs and regions as text are then a whole program, from which every command goes on: weights and
+    /// Where it is written, instead of standard output. Graphs, regions and nests as text are then a whole program, from which every command goes on: weights and
     /// other large constants are put beside it, in a file of the same name that ends in `.safetensors`
     #[arg(short, long)]
     out: Option<PathBuf>,
@@ -48,7 +48,7 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let machine = options.machine.with_stored(&options.open)?;
+    let machine = options.machine.with_stored(&options.open.model)?;
     let device = machine.device()?;
     let target = machine.target(&device);
     let usual = match options.stage.as_str() {
@@ -72,8 +72,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         return super::write(options.out.as_deref(), &page);
     }
     let lowered = || lower(&program, &target);
-    let written = match (options.stage.as_str(), &device) {
+    let listed = match (options.stage.as_str(), &device) {
         ("kernel", _) => dump::kernels(&lowered()?),
+        ("nest", Device::Cpu(_)) if let Some(out) = &options.out => {
+            return write_program(out, &dump::scheduled(&program, &lowered()?));
+        }
         ("nest", _) => dump::nests(&lowered()?),
         ("plan", _) => dump::plans(&lowered()?),
         ("clif", Device::Cpu(cpu)) => dump::clif(&lowered()?, cpu)?,
@@ -96,15 +99,16 @@ pub fn run(options: &Options) -> Result<(), Error> {
             });
             let entries = entries.collect::<Result<Vec<_>, Error>>()?;
             let graph = &entries[0].graph;
-            match (options.format, &options.out) {
+            let written = match (options.format, &options.out) {
                 (Format::Text | Format::Html, Some(out)) => return write_program(out, &Program { entries, ..program }),
                 (Format::Text | Format::Html, None) => graph.to_string(),
                 (Format::Dot, _) => text::dot(graph),
                 (Format::Json, _) => text::to_json(graph),
-            }
+            };
+            return super::write(options.out.as_deref(), &written);
         }
     };
-    super::write(options.out.as_deref(), &written)
+    super::write(options.out.as_deref(), &dump::headed(&options.stage, &listed))
 }
 
 /// A graph at a stage at which it is a graph still.

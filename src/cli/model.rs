@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use netloom::Error;
 use netloom::formats::{onnx, safetensors};
 use netloom::ir::{Entry, Program, Tensor, text};
 use netloom::nn::training::{self, PREDICT};
 use netloom::nn::zoo::{self, Net};
 use netloom::weights::Weights;
+use netloom::{Error, dump};
 
 /// A model as a program.
 pub struct Model {
@@ -76,6 +76,11 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
     }
     if path.extension().is_some() || path.exists() {
         let source = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
+        if let Some(reason) = dump::why_no_model(&source) {
+            return Err(Error::Usage(format!(
+                "{model}: {reason}. Dump an earlier stage to go on from, as `netloom dump MODEL --stage nest -o FILE.nl` does (or regions, or optimized)"
+            )));
+        }
         // Large constants lie in the file that `netloom dump -o` writes beside the text.
         let beside = path.with_extension("safetensors");
         let stored: HashMap<String, Arc<Tensor>> = match beside.exists() {

@@ -61,6 +61,13 @@ pub fn analyse(nest: &mut Nest, rows: Option<AxisId>, axis: AxisId, body: &[Stmt
         indices: BTreeMap::new(),
         lane: None,
     };
+    if let (Some(rows), [Stmt::Store { buffer, index, value }]) = (rows, body)
+        && let Some(sink) = analysis.column(rows, (*buffer, index), *value)
+    {
+        analysis.body.sinks.push(sink);
+        let strides = analysis.strides()?;
+        return Some(analysis.share(strides));
+    }
     let large: Vec<BufferId> = (0..analysis.buffers.len() as u32)
         .map(BufferId)
         .filter(|buffer| analysis.buffers[buffer.at()].ty.len_bytes() >= STREAM_BYTES)
@@ -351,6 +358,35 @@ impl Analysis<'_> {
     fn contiguous(&mut self, buffer: BufferId, index: &[ExprId]) -> Option<usize> {
         let (start, moves) = self.address(buffer, index);
         self.is_lane(&moves).then(|| self.slot(Slot::Address(buffer, start)))
+    }
+
+    /// The store of a column, if rows of what is stored are columns of what is loaded.
+    fn column(&mut self, rows: AxisId, (to, at): (BufferId, &[ExprId]), value: ExprId) -> Option<Sink> {
+        let Expr::Load {
+            buffer,
+            index,
+            guarded: false,
+        } = self.exprs.get(value).clone()
+        else {
+            return None;
+        };
+        let dtype = self.buffers[buffer.at()].ty.dtype;
+        let (start, moves) = self.address(buffer, &index);
+        let &[(lane, pitch @ 2..)] = &moves[..] else {
+            return None;
+        };
+        // The bytes of a square's lines are what an instruction adds to an address.
+        let pitch = i32::try_from(pitch)
+            .ok()
+            .filter(|pitch| pitch.checked_mul(4 * 16).is_some())?;
+        let row = self.exprs.axis(rows);
+        let is_column = *self.exprs.get(lane) == Expr::Axis(self.axis)
+            && Linear::of(self.exprs, start).terms.contains(&(row, 1))
+            && dtype.size_bytes() == 4;
+        let to = self.contiguous(to, at).filter(|_| is_column)?;
+        let from = self.slot(Slot::Address(buffer, start));
+        let column = self.push(Value::Column(dtype, from, pitch));
+        Some(Sink::Store(dtype, to, column))
     }
 
     fn load(&mut self, buffer: BufferId, index: &[ExprId], guarded: bool) -> Option<ValueId> {

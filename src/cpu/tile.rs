@@ -51,11 +51,16 @@ pub fn max_rows(level: Level, columns: usize, dtype: DType) -> usize {
         .unwrap_or(0)
 }
 
+/// Whether a tile can be assembled: schedules make no other, but a text may ask for one.
+pub fn is_assembled(tile: &Tile, level: Level) -> bool {
+    let has_code = level > Level::Portable;
+    has_code && tile.rows <= max_rows(level, tile.columns, tile.dtype) && merged_loops(tile).len() <= COUNTERS.len()
+}
+
 /// The bytes of a System V function `fn(a: *const T, b: *const T, c: *mut T)`.
 ///
 /// # Panics
-/// If the level is `Portable`, which has no assembled code, or the tile needs more registers than it has ([`max_rows`], and six loops of
-/// `k` that do not merge into fewer).
+/// If the tile is none that [`is_assembled`].
 pub fn assemble(tile: &Tile, level: Level) -> Vec<u8> {
     let isa = Isa::of(level, tile.dtype);
     assert_eq!(tile.columns % 16, 0, "columns of a tile");

@@ -6,6 +6,7 @@
 //! address moves from row to row; the function may leave the slots changed. Accumulators go on over the rows. The bits of the results are
 //! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
+mod columns;
 mod lower;
 mod registers;
 
@@ -13,6 +14,7 @@ use netloom_ir::DType;
 use netloom_ir::kernel::{Combine, Prim};
 
 use super::isa::Level;
+use columns::Columns;
 
 /// A value in a [`Body`]: a position in `values`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +54,9 @@ pub enum Value {
     Lane,
     /// Element `lane` of the stream whose address is in a slot: contiguous.
     Load(DType, usize),
+    /// The 32-bit element of a stream at so many times the lane, in elements, where rows lie one element apart: a column of what lies there. A
+    /// body that reads one only stores it.
+    Column(DType, usize, i32),
     /// As `Load`, where the mask (a `Bool` value) holds, otherwise zero without touching memory.
     MaskedLoad(DType, usize, ValueId),
     /// The element at an `I32` offset, in elements, from the address in a slot.
@@ -80,6 +85,9 @@ pub enum Sink {
 /// There is code for values of at most 32 bits; for accumulators (up to 6 with AVX2, 28 with AVX-512) of `F32`, `I32` and `U32`, and for
 /// gathers of these and of single bytes; not for integer division, nor, with AVX2, for masked loads of narrow types.
 pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
+    if let (Some(columns), Level::Avx2 | Level::Avx512) = (Columns::of(body), level) {
+        return Ok(columns.assemble(level).expect("instructions of columns encode"));
+    }
     let program = lower::lower(body, level)?;
     Ok(registers::assign(&program, level).expect("instructions of a body encode"))
 }
@@ -94,6 +102,7 @@ impl Body {
     pub fn streams(&self) -> Vec<usize> {
         let read = self.values.iter().filter_map(|value| match *value {
             Value::Load(_, slot)
+            | Value::Column(_, slot, _)
             | Value::MaskedLoad(_, slot, _)
             | Value::Gather(_, slot, _)
             | Value::MaskedGather(_, slot, ..)
@@ -138,6 +147,7 @@ impl Body {
             | Value::Scalar(dtype, _)
             | Value::Spread(dtype, _)
             | Value::Load(dtype, _)
+            | Value::Column(dtype, ..)
             | Value::MaskedLoad(dtype, ..)
             | Value::Gather(dtype, ..)
             | Value::MaskedGather(dtype, ..)
@@ -151,6 +161,7 @@ impl Value {
     pub fn reads_memory(&self) -> bool {
         match self {
             Value::Load(..)
+            | Value::Column(..)
             | Value::MaskedLoad(..)
             | Value::Gather(..)
             | Value::MaskedGather(..)
@@ -162,7 +173,12 @@ impl Value {
     /// The values that this one is made from.
     pub fn operands(&self) -> Vec<ValueId> {
         match self {
-            Value::Const(..) | Value::Scalar(..) | Value::Spread(..) | Value::Lane | Value::Load(..) => Vec::new(),
+            Value::Const(..)
+            | Value::Scalar(..)
+            | Value::Spread(..)
+            | Value::Lane
+            | Value::Load(..)
+            | Value::Column(..) => Vec::new(),
             &Value::MaskedLoad(_, _, mask) => vec![mask],
             &Value::Gather(_, _, offset) => vec![offset],
             &Value::MaskedGather(_, _, offset, mask) => vec![offset, mask],
@@ -279,6 +295,7 @@ mod tests {
                     Value::Lane => Scalar::Int(lane as i128),
                     Value::Spread(dtype, slot) => read(*dtype, *slot, 0),
                     Value::Load(dtype, slot) => read(*dtype, *slot, lane),
+                    Value::Column(dtype, slot, pitch) => read(*dtype, *slot, lane * *pitch as usize),
                     Value::MaskedLoad(dtype, slot, mask) if holds(mask) => read(*dtype, *slot, lane),
                     Value::Gather(dtype, slot, offset) => read(*dtype, *slot, of(offset).as_i128() as usize),
                     Value::MaskedGather(dtype, slot, offset, mask) if holds(mask) => {

@@ -7,6 +7,7 @@ use netloom_ir::fuse::Region;
 use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::{Kernel, Nest, build};
 use netloom_ir::layout::Layout;
+use netloom_ir::target::TargetKind;
 
 use crate::compile::Stages;
 use crate::schedule;
@@ -30,6 +31,16 @@ impl Makers {
         build: build::build,
         choose: schedule::choose,
     };
+
+    /// The kernel of a region whose values have these layouts.
+    fn kernel(self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Kernel {
+        let mut kernel = (self.build)(graph, region);
+        let values = region.inputs.iter().chain(&region.outputs);
+        for (buffer, id) in kernel.buffers.iter_mut().zip(values) {
+            buffer.ty.layout = layouts.get(id).cloned().unwrap_or_default();
+        }
+        kernel
+    }
 }
 
 /// The distinct kernels of an executable, with their schedules.
@@ -62,27 +73,38 @@ impl Kernels {
         }
     }
 
-    /// The kernel of a region whose values have these layouts: built, and scheduled unless an equal one is known.
+    /// The kernel of a region whose values have these layouts: built, and scheduled unless an equal one is known. On a CPU a region may come with
+    /// its schedule.
     pub fn add(&mut self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> KernelId {
-        let mut kernel = self.stages.time("loops", || (self.makers.build)(graph, region));
-        let values = region.inputs.iter().chain(&region.outputs);
-        for (buffer, id) in kernel.buffers.iter_mut().zip(values) {
-            buffer.ty.layout = layouts.get(id).cloned().unwrap_or_default();
-        }
-        let key = kernel.key();
-        let known = self.known.entry(key).or_default();
-        if let Some(&id) = known.iter().find(|id| self.kernels[id.0].is_same(&kernel)) {
+        let makers = self.makers;
+        let kernel = self.stages.time("loops", || makers.kernel(graph, region, layouts));
+        let given = region.nest.as_deref().filter(|_| self.target.kind == TargetKind::Cpu);
+        if let Some(id) = self.known(&kernel, given) {
             return id;
         }
         let id = KernelId(self.kernels.len());
-        let mut nest = self
-            .stages
-            .time("decide", || (self.makers.choose)(&kernel, &self.target));
+        let choose = || given.map_or_else(|| (makers.choose)(&kernel, &self.target), Nest::clone);
+        let mut nest = self.stages.time("decide", choose);
         nest.name = format!("k{}_{}", id.0, name(graph, region));
+        self.known.entry(kernel.key()).or_default().push(id);
         self.kernels.push(kernel);
         self.nests.push(nest);
-        known.push(id);
         id
+    }
+
+    /// The schedule of a region whose values have these layouts, if it has been added.
+    pub fn nest_of(&self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Option<&Nest> {
+        let id = self.known(&self.makers.kernel(graph, region, layouts), None)?;
+        Some(self.nest(id))
+    }
+
+    /// An equal kernel, with the given schedule if there is one.
+    fn known(&self, kernel: &Kernel, given: Option<&Nest>) -> Option<KernelId> {
+        let is_it = |id: &&KernelId| {
+            let is_so = |given: &Nest| given.is_same(self.nest(**id));
+            self.kernel(**id).is_same(kernel) && given.is_none_or(is_so)
+        };
+        self.known.get(&kernel.key())?.iter().find(is_it).copied()
     }
 
     /// The number of distinct kernels.

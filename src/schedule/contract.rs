@@ -12,6 +12,7 @@ use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
 use super::fold::once;
+use super::turn::SIDE;
 
 /// Bytes of the panels that one task computes side by side: half of a second-level cache of 1 MiB, so that they stay there from one block
 /// of rows to the next.
@@ -804,16 +805,33 @@ fn pack(
     let lane = draft.axis("lane", columns.min(n));
     let mut known = known.clone();
     let zero = draft.int(0);
+    // Against the grain, rows are columns of B, of which a line of the cache holds several.
+    let is_turned = direct(draft, form.b, k)
+        .is_some_and(|(_, address)| k.len() == 1 && address.factor(k[0]) == 1 && address.factor(column) > 1);
+    let mut rows = None;
     // By all workers together, the panels and the outermost axis of the sum are shared out.
     let (task, inner, number, panel) = if from.is_none() {
-        let axes: Vec<AxisId> = outer.iter().copied().chain([panel, k[0]]).collect();
+        let extent = draft.extent(k[0]);
+        let part = match is_turned {
+            true => draft.axis("square", extent.div_ceil(SIDE)),
+            false => k[0],
+        };
+        let axes: Vec<AxisId> = outer.iter().copied().chain([panel, part]).collect();
         let (task, values) = draft.share(&axes);
         let mut number = zero;
         for (&axis, &value) in axes.iter().zip(&values) {
             known.insert(draft.source.axis(axis), value);
-            if axis != k[0] {
+            if axis != part {
                 number = draft.mul_add(number, draft.extent(axis), value);
             }
+        }
+        if is_turned {
+            let row = draft.axis("row", extent.min(SIDE));
+            let start = draft.mul_add(values[outer.len() + 1], SIDE, zero);
+            let row_value = draft.exprs.axis(row);
+            let at = draft.i64(Prim::Add, start, row_value);
+            known.insert(draft.source.axis(k[0]), at);
+            rows = Some((row, draft.rest(extent, start, SIDE)));
         }
         (task, &k[1..], number, values[outer.len()])
     } else {
@@ -839,13 +857,19 @@ fn pack(
         index: vec![number, at, lane_value],
         value,
     };
-    let body = vec![Stmt::Loop {
+    let lanes = Stmt::Loop {
         axis: lane,
         extent: valid,
         bind: Bind::Lanes,
         body: vec![store],
-    }];
-    let body = draft.nested(inner, body);
+    };
+    let rows = rows.into_iter().fold(lanes, |body, (axis, extent)| Stmt::Loop {
+        axis,
+        extent,
+        bind: Bind::Serial,
+        body: vec![body],
+    });
+    let body = draft.nested(inner, vec![rows]);
     (
         buffer,
         draft.all(task, if from.is_none() { Bind::Workers } else { Bind::Serial }, body),

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::imageops::{FilterType, resize};
 use image::{DynamicImage, GrayImage, ImageFormat};
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -23,6 +24,18 @@ pub enum Style {
     Dashed,
     /// A dot for each.
     Dots,
+}
+
+impl Style {
+    /// What stands before a name in a legend, from that pixel to the right.
+    fn mark<'b>(self, (x, y): (i32, i32), colour: RGBAColor) -> DynElement<'static, SVGBackend<'b>, (i32, i32)> {
+        let (ends, thick) = ([(x, y), (x + 18, y)], colour.stroke_width(2));
+        match self {
+            Style::Line => PathElement::new(ends, thick).into_dyn(),
+            Style::Dashed => DashedPathElement::new(ends, DASH, SPACE, thick).into_dyn(),
+            Style::Dots => Circle::new((x + 9, y), 3, colour.filled()).into_dyn(),
+        }
+    }
 }
 
 /// Points of a chart that belong together.
@@ -262,19 +275,14 @@ impl Chart {
                     chart.draw_series(shown.map(|at| Circle::new(at, 3, colour.filled())))?
                 }
                 Style::Line => chart.draw_series(LineSeries::new(shown, thick))?,
-                Style::Dashed => chart.draw_series(DashedLineSeries::new(shown, 5, 4, thick))?,
+                Style::Dashed => chart.draw_series(DashedLineSeries::new(shown, DASH, SPACE, thick))?,
                 Style::Dots => {
                     let radius = if self.is_crowded() { 2 } else { 3 };
                     chart.draw_series(shown.map(|at| Circle::new(at, radius, colour.filled())))?
                 }
             };
-            let drawn = drawn.label(&series.name);
-            match series.style {
-                Style::Dots => drawn.legend(move |(x, y)| Circle::new((x + 9, y), 3, colour.filled())),
-                Style::Line | Style::Dashed => {
-                    drawn.legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], thick))
-                }
-            };
+            let style = series.style;
+            drawn.label(&series.name).legend(move |at| style.mark(at, colour));
         }
         if self.is_crowded() {
             let centred = Pos::new(HPos::Center, VPos::Center);
@@ -305,13 +313,7 @@ impl Chart {
         for (number, series) in self.series.iter().enumerate() {
             let colour = Colours::pick(number).to_rgba();
             let middle = 48 + number as i32 * LEGEND_LINE as i32;
-            match series.style {
-                Style::Dots => area.draw(&Circle::new((left + 9, middle), 3, colour.filled()))?,
-                Style::Line | Style::Dashed => {
-                    let ends = [(left, middle), (left + 18, middle)];
-                    area.draw(&PathElement::new(ends, colour.stroke_width(2)))?;
-                }
-            }
+            area.draw(&series.style.mark((left, middle), colour))?;
             let style = ("sans-serif", 12)
                 .into_font()
                 .color(&BLACK)
@@ -326,6 +328,9 @@ impl Chart {
 const LEGEND_LINE: u32 = 16;
 /// What stands before a name in a legend, and behind it.
 const LEGEND_MARK: u32 = 38;
+/// The length of a dash and of the space behind it.
+const DASH: u32 = 5;
+const SPACE: u32 = 4;
 /// The width of a letter in a legend.
 const LETTER: u32 = 7;
 /// What the title and the names of the axis across take of a chart's height, margins included.
@@ -535,6 +540,35 @@ mod tests {
             Some(SeriesLabelPosition::LowerRight)
         ));
         assert!(place(&[(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)]).is_none());
+    }
+
+    /// In the plot and in the legend, in a corner of the plot or beside it, where no corner is empty.
+    #[test]
+    fn dashed_lines_are_dashed_everywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dashed.svg");
+        let crossing = vec![(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)];
+        for points in [vec![(0.0, 0.0), (1.0, 0.1)], crossing] {
+            let series = ["a", "b"].map(|name| Series::dashed(name, points.clone()));
+            curves(&path, "", "", "", &series).unwrap();
+            let svg = std::fs::read_to_string(&path).unwrap();
+            let blue = svg
+                .lines()
+                .filter(|line| line.contains("<polyline") && line.contains("#1F77B4"));
+            let length = |line: &str| {
+                let (_, points) = line.split_once(" points=\"").unwrap();
+                let at = |point: &str| {
+                    point
+                        .split_once(',')
+                        .map(|(x, y)| [x, y].map(|at| at.parse::<f64>().unwrap()))
+                };
+                let ends: Vec<_> = points.split(' ').map_while(at).collect();
+                let (from, to) = (ends[0], ends[ends.len() - 1]);
+                (to[0] - from[0]).hypot(to[1] - from[1])
+            };
+            let longest = blue.map(length).fold(0.0, f64::max);
+            assert!(longest > 0.0 && longest < f64::from(DASH + 3), "{longest}\n{svg}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, places, regions};
 use crate::graph::{Graph, NodeId};
+use crate::kernel::{self, Buffer, Nest, Role};
 use crate::ops::Op;
 use crate::verify::has_bodies;
 
@@ -36,6 +37,7 @@ impl Region {
             nodes,
             outputs,
             stopped,
+            nest: None,
         }
     }
 }
@@ -59,6 +61,7 @@ pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<(Option<usize>
         });
         let twice = region.outputs.iter().find(|id| !written.insert(**id));
         let twice = twice.map(|id| format!("{id} is written twice: let one region write it, once"));
+        let found = found.or_else(|| region.nest.as_ref().and_then(|nest| nest_problem(graph, region, nest)));
         wrong.extend(
             [found, late, twice]
                 .into_iter()
@@ -137,6 +140,42 @@ fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
     let too_large =
         || format!("the region computes more than {MOST_VALUES} values at different indices: cut it into several");
     (!is_small(graph, region)).then(too_large)
+}
+
+/// Whether a nest reads and writes what its region does, and nothing else.
+fn nest_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {
+    if region.kind == RegionKind::Compound {
+        return Some("an op with bodies has no nest: its bodies have".to_owned());
+    }
+    let roles = [(&region.inputs, Role::Input), (&region.outputs, Role::Output)];
+    let values = roles
+        .into_iter()
+        .flat_map(|(ids, role)| ids.iter().map(move |&id| (id, role)));
+    let mut buffers = nest.buffers.iter();
+    for (id, role) in values {
+        let (ty, verb) = (graph.ty(id), if role == Role::Input { "reads" } else { "writes" });
+        // A schedule may see a tensor in another shape.
+        let is_alike = |found: &&Buffer| {
+            let (dtype, count) = (found.ty.dtype, found.ty.count());
+            found.role == role
+                && (dtype, count) == (ty.dtype, ty.count())
+                && found.ty.layout.len(&found.ty.shape) == count
+        };
+        if buffers.next().filter(is_alike).is_none() {
+            return Some(format!(
+                "the region {verb} {id}, a {ty}, and its nest has no buffer for that in its place"
+            ));
+        }
+    }
+    if let Some(other) = buffers.find(|buffer| matches!(buffer.role, Role::Input | Role::Output)) {
+        return Some(format!(
+            "the nest has the buffer `{}`, which its region neither reads nor writes",
+            other.name
+        ));
+    }
+    kernel::verify::verify(nest)
+        .err()
+        .map(|problems| format!("the nest is not valid: {}", problems.join("; ")))
 }
 
 /// Whether a kernel computes no more values than it may. A node is computed once for each way on which its index changes from the region's

@@ -325,6 +325,18 @@ impl Linear {
         self.collect();
     }
 
+    /// This and `factor` times another, if neither factors nor the constant wrap: an inequality between sums holds only then.
+    pub fn plus(&self, other: &Linear, factor: i64) -> Option<Linear> {
+        let mut sum = self.clone();
+        sum.constant = sum.constant.checked_add(other.constant.checked_mul(factor)?)?;
+        for &(x, c) in &other.terms {
+            sum.terms.push((x, c.checked_mul(factor)?));
+        }
+        let cannot_wrap = sum.terms.iter().all(|&(_, c)| c.unsigned_abs() < 1 << 62);
+        sum.collect();
+        cannot_wrap.then_some(sum)
+    }
+
     fn collect(&mut self) {
         self.terms.sort_unstable_by_key(|&(x, _)| x);
         self.terms.dedup_by(|next, kept| {

@@ -126,6 +126,31 @@ impl Prim {
         }
     }
 
+    /// The type of the result for operands of these types, converted `to` a type or not; nothing if the primitive does not take them.
+    pub fn infer(self, to: Option<DType>, args: &[DType]) -> Option<DType> {
+        use DType::{Bool, U32};
+        let first = *args.first()?;
+        let same = args.iter().all(|&dtype| dtype == first);
+        let is_int = same && first.is_int();
+        let is_number = same && first != Bool;
+        let (takes, result) = match self {
+            Prim::Add | Prim::Sub | Prim::Mul | Prim::Div | Prim::Neg | Prim::Abs => (is_number, first),
+            Prim::Max | Prim::Min => (same, first),
+            Prim::Rem | Prim::Shl | Prim::Shr => (is_int, first),
+            Prim::Fma | Prim::Sqrt | Prim::Floor | Prim::Ceil | Prim::Trunc | Prim::Nearest => {
+                (same && first.is_float(), first)
+            }
+            Prim::Eq | Prim::Lt | Prim::Le => (same, Bool),
+            Prim::And | Prim::Or | Prim::Xor => (is_int || same && first == Bool, first),
+            Prim::MulHi => (same && first == U32, first),
+            Prim::Select => (first == Bool && args.get(1) == args.get(2), *args.get(1)?),
+            Prim::Unlikely => (first == Bool, Bool),
+            Prim::Cast => (true, to?),
+            Prim::Bitcast => (first.size_bytes() == to?.size_bytes(), to?),
+        };
+        (takes && args.len() == self.arity()).then_some(result)
+    }
+
     /// The value, exactly as machines compute it: `dtype` is the result's type, `from` that of the first operand.
     ///
     /// Floats are rounded to `dtype` after the exact operation (`F16` and `BF16` compute in `F32` first).

@@ -1,4 +1,4 @@
-//! Kernels and nests as text, for dumps and golden tests.
+//! Kernels and nests as text, for dumps and golden tests; the text of a graph may hold nests, and then they are read again.
 //!
 //! An expression that a statement uses more than once stands before it as `let t0 = …`, so that the text is as long as the DAG, not as
 //! the tree. Index arithmetic is printed in place.
@@ -10,7 +10,9 @@ use super::{
     Axis, AxisId, Bind, Buffer, Expr, ExprId, Exprs, Kernel, Lines, Local, Nest, Operand, Prim, Role, Stmt, Store,
     Strides, Work,
 };
-use crate::dtype::{DType, Scalar};
+use crate::dtype::DType;
+use crate::tensor::Tensor;
+use crate::text::{Name, literal_text};
 
 impl Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,21 +56,40 @@ impl Display for Kernel {
     }
 }
 
-impl Display for Nest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Nest {
+    /// Whether two nests are the same code, whatever their names. What no statement uses is no part of them.
+    pub fn is_same(&self, other: &Nest) -> bool {
+        self.body_text() == other.body_text()
+    }
+
+    fn body_text(&self) -> String {
         let mut text = Text::new(&self.axes, &self.buffers, &self.locals, &self.exprs);
-        text.line(&format!("nest {} {{", self.name));
         text.depth += 1;
         text.buffers();
         for local in &self.locals {
             text.line(&format!("local {}: {}", local.name, local.dtype));
         }
         text.block(&self.body);
-        text.depth -= 1;
-        text.line("}");
-        f.write_str(&text.out)
+        text.out
     }
 }
+
+impl PartialEq for Nest {
+    fn eq(&self, other: &Nest) -> bool {
+        self.name == other.name && self.is_same(other)
+    }
+}
+
+impl Eq for Nest {}
+
+impl Display for Nest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "nest {} {{\n{}}}", Name(&self.name), self.body_text())
+    }
+}
+
+/// How deep a printed expression is at most: what reads it again goes down as deep.
+const MOST_DEPTH: usize = 48;
 
 /// The text of a kernel or nest so far.
 struct Text<'a> {
@@ -111,7 +132,7 @@ impl<'a> Text<'a> {
                 Role::WorkerScratch => "worker scratch",
                 Role::SharedScratch => "shared scratch",
             };
-            self.line(&format!("{role} {}: {}", buffer.name, buffer.ty));
+            self.line(&format!("{role} {}: {}", buffer_name(buffer), buffer.ty));
         }
     }
 
@@ -152,7 +173,12 @@ impl<'a> Text<'a> {
                     Bind::Group(dimension) => format!(" group {dimension}"),
                     Bind::Item(dimension) => format!(" item {dimension}"),
                 };
-                let head = format!("for {} < {}{bind} {{", self.axes[axis.at()].name, self.expr(*extent));
+                let Axis { name, extent: most } = &self.axes[axis.at()];
+                let of = match self.exprs.as_int(*extent) == Some(*most as i64) {
+                    true => String::new(),
+                    false => format!(" of {most}"),
+                };
+                let head = format!("for {name} < {}{of}{bind} {{", self.expr(*extent));
                 self.line(&head);
                 self.nested(body);
                 self.line("}");
@@ -202,7 +228,7 @@ impl<'a> Text<'a> {
                 let [a, b, c] = [&contract.a, &contract.b, &contract.c];
                 self.lets(&[a.start, b.start, c.start]);
                 let sign = if contract.accumulate { "+=" } else { "=" };
-                let k = times(&contract.k);
+                let k = list(&contract.k);
                 let (rows, columns) = (contract.rows, contract.columns);
                 let [a, b, c] = [a, b, c].map(|operand| self.operand(operand));
                 let dtype = contract.dtype;
@@ -211,7 +237,7 @@ impl<'a> Text<'a> {
                     elements => format!(" fetched {elements} ahead"),
                 };
                 self.line(&format!(
-                    "contract {dtype} {rows}x{columns} over {k}: {c} {sign} {a} * {b}{ahead}"
+                    "contract {dtype} {rows} by {columns} over {k}: {c} {sign} {a} * {b}{ahead}"
                 ));
             }
             Stmt::Product(product) => {
@@ -238,13 +264,13 @@ impl<'a> Text<'a> {
     }
 
     fn operand(&self, operand: &Operand) -> String {
-        let along: Vec<String> = operand.along.iter().map(usize::to_string).collect();
+        let along = list(&operand.along);
         let (start, across) = (self.expr(operand.start), operand.across);
-        let name = &self.buffers[operand.buffer.at()].name;
+        let name = buffer_name(&self.buffers[operand.buffer.at()]);
         let lines = operand.lines.map_or_else(String::new, |Lines { length, pitch }| {
             format!(" in lines of {length} every {pitch}")
         });
-        format!("{name}@{start} (across {across}{lines}, along {})", along.join(" "))
+        format!("{name} at {start} across {across}{lines} along {along}")
     }
 
     fn loops(&self, axes: impl Iterator<Item = AxisId>) -> String {
@@ -257,39 +283,64 @@ impl<'a> Text<'a> {
 
     fn element(&self, buffer: usize, index: &[ExprId]) -> String {
         let index: Vec<String> = index.iter().map(|&place| self.expr(place)).collect();
-        format!("{}[{}]", self.buffers[buffer].name, index.join(", "))
+        format!("{}[{}]", buffer_name(&self.buffers[buffer]), index.join(", "))
     }
 
-    /// Names what these expressions use more than once, a line each.
+    /// Names what these expressions use more than once, and parts of what is deep, a line each, in the order in which it is read.
     fn lets(&mut self, roots: &[ExprId]) {
         self.names.clear();
         let mut uses: HashMap<ExprId, usize> = HashMap::new();
-        let mut open = roots.to_vec();
-        while let Some(id) = open.pop() {
+        let mut order: Vec<ExprId> = Vec::new();
+        // Operands first; what is closed has had its operands.
+        let mut open: Vec<(ExprId, bool)> = roots.iter().rev().map(|&id| (id, false)).collect();
+        while let Some((id, is_closed)) = open.pop() {
+            if is_closed {
+                order.push(id);
+                continue;
+            }
             let count = uses.entry(id).or_default();
             *count += 1;
             if *count == 1 {
-                open.extend(self.exprs.operands(id));
+                open.push((id, true));
+                open.extend(self.exprs.operands(id).iter().rev().map(|&operand| (operand, false)));
             }
         }
-        let is_named = |id: &ExprId| match self.exprs.get(*id) {
-            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) | Expr::Load { .. } => false,
-            Expr::Prim(..) => super::index::affine(self.exprs, *id).is_none(),
-            Expr::Fold { .. } => true,
-        };
-        let mut shared: Vec<ExprId> = uses
-            .iter()
-            .filter(|&(_, &count)| count > 1)
-            .map(|(&id, _)| id)
-            .collect();
-        shared.retain(is_named);
-        shared.sort_unstable();
-        for id in shared {
-            let name = format!("t{}", self.named);
-            self.named += 1;
+        let mut depths: HashMap<ExprId, usize> = HashMap::new();
+        for id in order {
+            let operands = self.exprs.operands(id).iter().map(|operand| depths[operand]);
+            let depth = 1 + operands.max().unwrap_or(0);
+            let is_shared = uses[&id] > 1 && self.is_worth_a_name(id);
+            if !is_shared && depth < MOST_DEPTH {
+                depths.insert(id, depth);
+                continue;
+            }
+            let name = self.new_name();
             let line = format!("let {name} = {}", self.expr(id));
             self.line(&line);
             self.names.insert(id, name);
+            depths.insert(id, 0);
+        }
+    }
+
+    /// Whether an expression is named where it is used more than once: neither leaves nor index arithmetic are.
+    fn is_worth_a_name(&self, id: ExprId) -> bool {
+        match self.exprs.get(id) {
+            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) | Expr::Load { .. } => false,
+            Expr::Prim(..) => super::index::affine(self.exprs, id).is_none(),
+            Expr::Fold { .. } => true,
+        }
+    }
+
+    /// A name that nothing else has.
+    fn new_name(&mut self) -> String {
+        loop {
+            let name = format!("t{}", self.named);
+            self.named += 1;
+            let is_taken =
+                self.axes.iter().any(|axis| axis.name == name) || self.locals.iter().any(|local| local.name == name);
+            if !is_taken {
+                return name;
+            }
         }
     }
 
@@ -344,6 +395,20 @@ impl<'a> Text<'a> {
     }
 }
 
+/// A value by its label, or an input by its name.
+fn buffer_name(buffer: &Buffer) -> String {
+    let digits = buffer.name.strip_prefix('%').unwrap_or_default();
+    match !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => buffer.name.clone(),
+        false => Name(&buffer.name).to_string(),
+    }
+}
+
+fn list(numbers: &[usize]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    format!("[{}]", numbers.join(","))
+}
+
 fn times(extents: &[usize]) -> String {
     let extents: Vec<String> = extents.iter().map(usize::to_string).collect();
     extents.join("x")
@@ -380,13 +445,8 @@ fn sign(prim: Prim) -> Option<&'static str> {
     })
 }
 
-/// Indices are plain numbers; what else is not `f32` says its type.
+/// As in graphs: `f32`, `i64` and `bool` are plain, what else there is says its type.
 fn constant(dtype: DType, bits: u64) -> String {
-    match Scalar::from_bits(bits, dtype) {
-        Scalar::Bool(value) => value.to_string(),
-        Scalar::Int(value) if dtype == DType::I64 => value.to_string(),
-        Scalar::Int(value) => format!("{value}{dtype}"),
-        Scalar::Float(value) if dtype == DType::F32 => format!("{:?}", value as f32),
-        Scalar::Float(value) => format!("{value:?}{dtype}"),
-    }
+    let bytes = bits.to_le_bytes()[..dtype.size_bytes()].to_vec();
+    literal_text(&Tensor::from_bytes(dtype, [], bytes))
 }

@@ -1,5 +1,6 @@
 //! Checks nests before code is made of them: a nest that passes touches no memory outside its buffers.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::index::Linear;
@@ -10,6 +11,19 @@ use crate::layout::Layout;
 
 /// How many cases of `min`, `max` and uneven loops a proof of one bound distinguishes, one inside another.
 const CASES: usize = 4;
+
+/// How many bounds a proof of one bound asks for: beyond, what ranges tell must do, so that
+/// proofs of a hostile text end. Every network of the zoo is proved within it.
+const STEPS: usize = 1 << 14;
+
+/// The most elements of a tile: more than any machine's registers hold.
+const MOST_TILE: usize = 4096;
+
+/// The most bytes of scratch: more than machines have memory.
+const MOST_SCRATCH: usize = 1 << 40;
+
+/// The most statements and expressions of a nest whose loops are unrolled: what is emitted is bounded, whatever a text asks for.
+const MOST_CODE: usize = 1 << 21;
 
 /// Every rule of [`super::nest`] that can be proved from the nest alone, with what is wrong otherwise:
 ///
@@ -24,10 +38,27 @@ pub fn verify(nest: &Nest) -> Result<(), Vec<String>> {
         open: Vec::new(),
         in_workers: false,
         in_lanes: false,
+        copies: 1,
+        code: 0,
+        steps: Cell::new(0),
         checked: Vec::new(),
         wrong: Vec::new(),
     };
+    let scratch = nest
+        .buffers
+        .iter()
+        .filter(|buffer| matches!(buffer.role, Role::WorkerScratch | Role::SharedScratch));
+    let bytes = scratch
+        .map(|buffer| buffer.ty.len_bytes())
+        .fold(0, usize::saturating_add);
+    check.require(bytes <= MOST_SCRATCH, || {
+        format!("{bytes} bytes of scratch are too many")
+    });
     check.block(&nest.body);
+    let code = check.code;
+    check.require(code <= MOST_CODE, || {
+        format!("unrolled, the nest has {code} statements and expressions, which is too many")
+    });
     if check.wrong.is_empty() {
         Ok(())
     } else {
@@ -41,6 +72,12 @@ struct Check<'a> {
     open: Vec<(AxisId, ExprId)>,
     in_workers: bool,
     in_lanes: bool,
+    /// How often unrolled loops around copy what is here.
+    copies: usize,
+    /// The number of statements and expressions with all their copies.
+    code: usize,
+    /// How many bounds the present proof has asked for.
+    steps: Cell<usize>,
     /// The expressions found right inside each of the loops around.
     checked: Vec<HashSet<ExprId>>,
     wrong: Vec<String>,
@@ -66,6 +103,7 @@ impl Check<'_> {
     }
 
     fn stmt(&mut self, stmt: &Stmt) {
+        self.code = self.code.saturating_add(self.copies);
         if self.in_lanes {
             let allowed = matches!(
                 stmt,
@@ -112,25 +150,40 @@ impl Check<'_> {
     }
 
     fn enter(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) {
+        let copies = self.copies;
         let name = &self.nest.axes[axis.at()].name;
         let again = self.open.iter().any(|&(open, _)| open == axis);
         self.require(!again, || format!("axis `{name}` is bound again inside its own loop"));
         self.expr(extent, DType::I64);
         let most = self.nest.axes[axis.at()].extent as i64;
         let length = Linear::of(&self.nest.exprs, extent);
-        let short = self.high(&length, CASES).is_some_and(|high| high <= most);
+        let short = self.greatest(&length).is_some_and(|high| high <= most);
         self.require(short, || format!("the loop over `{name}` may be longer than {most}"));
+        if bind == Bind::Unroll {
+            self.copies = self.copies.saturating_mul(self.nest.axes[axis.at()].extent.max(1));
+            let is_known = self.nest.exprs.as_int(extent).is_some();
+            self.require(is_known, || {
+                format!("the loop over `{name}` is unrolled, and its length is not known")
+            });
+        }
+        let is_idle = bind == Bind::Lanes && body.is_empty();
+        self.require(!is_idle, || format!("the vector loop over `{name}` does nothing"));
+        // Code for many at once counts down from the length; a serial loop of less than nothing just ends.
+        let is_counted = bind == Bind::Serial || self.is_dead() || self.low(&length).is_some_and(|low| low >= 0);
+        self.require(is_counted, || {
+            format!("the loop over `{name}` may have a negative length")
+        });
         let shared = bind == Bind::Workers;
         self.require(!(shared && self.in_workers), || {
             format!("the `Workers` loop over `{name}` is inside another")
         });
-        let outside = (self.in_workers, self.in_lanes);
+        let outside = (self.in_workers, self.in_lanes, copies);
         self.in_workers |= shared;
         self.in_lanes |= bind == Bind::Lanes;
         self.open.push((axis, extent));
         self.block(body);
         self.open.pop();
-        (self.in_workers, self.in_lanes) = outside;
+        (self.in_workers, self.in_lanes, self.copies) = outside;
     }
 
     fn written(&mut self, buffer: BufferId) {
@@ -152,6 +205,7 @@ impl Check<'_> {
                 continue;
             }
             self.checked.last_mut().expect("inside a block").insert(id);
+            self.code = self.code.saturating_add(self.copies);
             open.extend(self.nest.exprs.operands(id));
             match self.nest.exprs.get(id) {
                 Expr::Axis(axis) => {
@@ -188,8 +242,7 @@ impl Check<'_> {
 
     fn is_inside(&self, index: &Linear, extent: i64) -> bool {
         self.is_dead()
-            || (self.low(index).is_some_and(|low| low >= 0)
-                && self.high(index, CASES).is_some_and(|high| high < extent))
+            || (self.low(index).is_some_and(|low| low >= 0) && self.greatest(index).is_some_and(|high| high < extent))
     }
 
     /// Whether a loop around never runs.
@@ -202,22 +255,29 @@ impl Check<'_> {
     fn low(&self, linear: &Linear) -> Option<i64> {
         let mut negative = Linear::default();
         negative.add(linear, -1);
-        self.high(&negative, CASES).and_then(i64::checked_neg)
+        self.greatest(&negative).and_then(i64::checked_neg)
     }
 
-    /// The greatest value of a sum, as far as it can be proved: by the ranges of its terms, or by cases.
+    /// The greatest value of a sum, as far as it can be proved.
+    fn greatest(&self, linear: &Linear) -> Option<i64> {
+        self.steps.set(0);
+        self.high(linear, CASES)
+    }
+
+    /// The same with so many cases one inside another: by the ranges of its terms, or by cases.
     fn high(&self, linear: &Linear, cases: usize) -> Option<i64> {
         let exprs = &self.nest.exprs;
         let mut best = linear.range(exprs).map(|(_, high)| high);
         let mut tighten = |bound: Option<i64>| best = [best, bound].into_iter().flatten().min();
-        if cases == 0 {
+        self.steps.set(self.steps.get() + 1);
+        if cases == 0 || self.steps.get() > STEPS {
             return best;
         }
         for &(term, factor) in &linear.terms {
             let with = |value: ExprId, less: i64| {
-                let mut sum = linear.clone();
-                sum.terms.retain(|&(other, _)| other != term);
-                sum.add(&Linear::of(exprs, value), factor);
+                let mut rest = linear.clone();
+                rest.terms.retain(|&(other, _)| other != term);
+                let mut sum = rest.plus(&Linear::of(exprs, value), factor)?;
                 sum.constant = sum.constant.checked_sub(less.checked_mul(factor)?)?;
                 self.high(&sum, cases - 1)
             };
@@ -292,7 +352,7 @@ impl Check<'_> {
         apart.terms.retain(|&(_, other)| other % factor != 0);
         let mut joint = Linear::of(exprs, dividend);
         for &(term, other) in rest.terms.iter().filter(|&&(_, other)| other % factor == 0) {
-            joint.add(&Linear::of(exprs, term), (other / factor).checked_mul(by)?);
+            joint = joint.plus(&Linear::of(exprs, term), (other / factor).checked_mul(by)?)?;
         }
         let joint = self.high(&joint, cases).filter(|&high| high >= 0)?;
         (joint / by).checked_mul(factor)?.checked_add(self.high(&apart, cases)?)
@@ -359,6 +419,11 @@ impl Check<'_> {
             format!("a tile of {dtype}")
         });
         self.require(rows > 0, || "a tile without rows".into());
+        let is_small = rows.saturating_mul(columns) <= MOST_TILE;
+        self.require(is_small, || format!("a tile of {rows} by {columns}"));
+        if !is_small {
+            return;
+        }
         self.require(columns > 0 && columns % LANES == 0, || {
             format!("a tile of {columns} columns")
         });

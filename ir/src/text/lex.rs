@@ -25,7 +25,7 @@ pub enum Kind {
     Text,
     /// Anything that starts with a digit or with `-`: a number, or nearly.
     Number,
-    /// One of `( ) [ ] { } , : = /`.
+    /// One of `( ) [ ] { } , : = / < > + * & | ^ ?`.
     Mark,
     /// The end of a line that holds something.
     Newline,
@@ -65,7 +65,8 @@ pub fn lex(source: &str) -> Vec<Token<'_>> {
             '0'..='9' | '-' => (Kind::Number, number_len(rest)),
             '%' => (Kind::Label, 1 + run_len(&rest[1..], |c| c.is_ascii_digit())),
             '"' | '`' => quoted(rest, first),
-            '(' | ')' | '[' | ']' | '{' | '}' | ',' | ':' | '=' | '/' => (Kind::Mark, 1),
+            '(' | ')' | '[' | ']' | '{' | '}' | ',' | ':' | '=' | '/' | '<' | '>' | '+' | '*' | '&' | '|' | '^'
+            | '?' => (Kind::Mark, 1),
             _ => (Kind::Stray, first.len_utf8()),
         };
         let text = match kind {

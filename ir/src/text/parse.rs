@@ -8,7 +8,7 @@
 //! state     = "state" name ":" type "=" (constant | graph | "prepared" | "given" | "data")
 //! entry     = "entry" name "=" graph
 //! graph     = "graph" "(" (name ":" type),* ")" "{" statement* region* "return" (name "=")? operand),* "}"
-//! region    = "region" operand,* "=" operand,* ("without" operand string)*
+//! region    = "region" operand,* "=" operand,* ("without" operand string)* nest?
 //! statement = (label | name) (":" type),* "=" op attribute? operand,* (word "=" attribute)*
 //! operand   = label | name | literal
 //! literal   = (number | "inf" | "nan" | "true" | "false") (":" dtype)?
@@ -16,6 +16,8 @@
 //! attribute = constant | number | "[" number,* "]" | "true" | "false" | string | dtype | type | word | graph
 //! type      = dtype "[" number,* "]" ("{" (axis "/" step ":" extent)* "}")?
 //! ```
+
+mod nest;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -220,7 +222,7 @@ impl<'s> Parser<'s> {
                 found => Err(self.wrong_at(
                     found,
                     format!(
-                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs and regions are read",
+                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs, regions and nests with their graphs are read",
                         show(found)
                     ),
                 )),
@@ -351,7 +353,12 @@ impl<'s> Parser<'s> {
             stopped.push((id, reason.text.to_owned()));
             self.statement_end()?;
         }
-        let region = Region::new(&scope.graph, nodes, outputs, stopped);
+        let mut region = Region::new(&scope.graph, nodes, outputs, stopped);
+        if self.peek().text == "nest" && !matches!(self.peek_after(1).text, ":" | "=") {
+            self.at += 1;
+            region.nest = Some(Arc::new(self.nest()?));
+            self.statement_end()?;
+        }
         scope.regions.push((place, region));
         Ok(())
     }

@@ -224,6 +224,11 @@ impl Body<'_, '_> {
             self.indent()?;
             writeln!(self.f, "  without {} \"{reason}\"", operand(graph, *id))?;
         }
+        let nest = region.nest.as_ref().map(|nest| nest.to_string());
+        for line in nest.iter().flat_map(|nest| nest.lines()) {
+            self.indent()?;
+            writeln!(self.f, "  {line}")?;
+        }
         Ok(())
     }
 
@@ -312,7 +317,7 @@ fn print_tensor(f: &mut fmt::Formatter<'_>, tensor: &Tensor) -> fmt::Result {
 }
 
 /// A scalar constant as operand: `f32`, `i64` and `bool` bare, the others with their type: `0.5:f64`.
-fn literal_text(scalar: &Tensor) -> String {
+pub(crate) fn literal_text(scalar: &Tensor) -> String {
     let text = element_text(scalar, 0);
     let is_bits = text.starts_with("0x");
     match scalar.dtype() {
@@ -347,7 +352,7 @@ fn scalar_is_odd_nan(scalar: Scalar, bits: u64, dtype: DType) -> bool {
 }
 
 /// A name: bare if it reads as a word that means nothing else, otherwise between backticks.
-pub(super) struct Name<'a>(pub &'a str);
+pub(crate) struct Name<'a>(pub &'a str);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -295,7 +295,7 @@ impl Cx<'_> {
                     let amount = args.get(1).and_then(|arg| constant(code, *arg));
                     emit_vector_prim(b, *prim, *dtype, from, &operands, amount)
                 }
-                _ => unreachable!("`fits` refuses masked loads, gathers and elements for all lanes"),
+                _ => unreachable!("`fits` refuses masked loads, gathers, columns and elements for all lanes"),
             };
             values.push(value);
         }
@@ -387,6 +387,7 @@ fn fits(body: &Body) -> bool {
         wide::Value::Lane => true,
         wide::Value::Load(dtype, _) => is_wide(*dtype),
         wide::Value::MaskedLoad(..)
+        | wide::Value::Column(..)
         | wide::Value::Gather(..)
         | wide::Value::MaskedGather(..)
         | wide::Value::Spread(..) => false,

@@ -455,6 +455,7 @@ impl Lowering<'_> {
             &Value::Spread(dtype, slot) => self.spread(dtype, slot),
             Value::Lane => Ok(self.vector(Do::Lane(self.half), &[])),
             &Value::Load(dtype, slot) => self.load(dtype, slot, None),
+            Value::Column(..) => Err("a column that is not only stored".to_string()),
             &Value::MaskedLoad(dtype, slot, mask) => self.load(dtype, slot, Some(self.of(mask))),
             &Value::Gather(dtype, slot, offset) => self.gather(dtype, slot, self.of(offset), None),
             &Value::MaskedGather(dtype, slot, offset, mask) => {

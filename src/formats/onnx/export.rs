@@ -240,6 +240,7 @@ impl Writer {
             .collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let types: Vec<&Type> = (node.args.iter()).map(|arg| &graph.node(*arg).types[0]).collect();
+        let written = self.out.node.len();
         let name = match &node.op {
             // Named before.
             Op::Input(_) => return Ok(()),
@@ -336,6 +337,12 @@ impl Writer {
             }
             Op::Random(random) => self.random(random, args[0], args[1]),
         };
+        // Viewers show the shapes of what is between the operators only where the model says them.
+        if self.out.node.len() > written {
+            let results = self.parts.get(&id).map_or(std::slice::from_ref(&name), Vec::as_slice);
+            let typed = results.iter().zip(&node.types).map(|(name, ty)| value_info(name, ty));
+            self.out.value_info.extend(typed);
+        }
         self.names.insert(id, name);
         Ok(())
     }
@@ -589,5 +596,55 @@ impl Writer {
                 x
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_ir::text;
+
+    use super::*;
+
+    /// Of results that several operators make together, of each of several, and within bodies.
+    #[test]
+    fn what_is_between_operators_has_its_type() {
+        let graph = text::parse(
+            "typed",
+            "graph(x: f32[4,8], h: f32[8]) {
+               y = rem x, x
+               sums = scan h, y length=4 carried=1 sliced=1 body=graph(h: f32[8], x: f32[8]) {
+                 next = add h, x
+                 product = mul next, x
+                 return next, product
+               }
+               last = part 0 sums
+               all = part 1 sums
+               return last = last, all = all
+             }",
+        );
+        let bytes = to_bytes(&graph.expect("a graph"), &[]).expect("a model");
+        let model = ModelProto::decode(&bytes[..]).expect("what was encoded");
+        let graph = model.graph.expect("its graph");
+        let typed = |graph: &GraphProto| -> Vec<Vec<i64>> {
+            let of = |value: &ValueInfoProto| match value.r#type.as_ref()?.value.as_ref()? {
+                type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.iter().map(extent).collect()),
+                _ => None,
+            };
+            graph.value_info.iter().filter_map(of).collect()
+        };
+        assert_eq!(typed(&graph), [vec![4, 8], vec![8], vec![4, 8]]);
+        let bodies = graph
+            .node
+            .iter()
+            .flat_map(|node| &node.attribute)
+            .filter_map(|attribute| attribute.g.as_ref());
+        assert_eq!(bodies.map(typed).collect::<Vec<_>>(), [[vec![8], vec![8]]]);
+    }
+
+    fn extent(dimension: &tensor_shape_proto::Dimension) -> i64 {
+        match dimension.value {
+            Some(tensor_shape_proto::dimension::Value::DimValue(extent)) => extent,
+            _ => -1,
+        }
     }
 }

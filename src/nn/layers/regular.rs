@@ -41,7 +41,7 @@ impl Layer for Activation {
         let y = self.of(x);
         if scope.is_training()
             && !y.is_poison()
-            && let Some(share) = self.quiet_share(y)
+            && let Some(share) = self.quiet_share(x, y)
         {
             scope.observe(self.describe(), share);
         }
@@ -67,15 +67,18 @@ impl Activation {
         }
     }
 
-    /// Of results `[batch, …]`, the share that passes no gradient on: of ReLUs those units that are 0 for the whole batch ("dead"), of
-    /// sigmoid and tanh those elements whose slope is below a twentieth of the steepest ("saturated"). `None` for other functions.
-    fn quiet_share<'g>(self, y: Val<'g>) -> Option<Val<'g>> {
+    /// Of results `y` for `x`, both `[batch, …]`, the share that passes no gradient on: of ReLUs those units that are 0 for the whole batch
+    /// ("dead"), of sigmoid and tanh those elements whose slope is below a twentieth of the steepest ("saturated"). `None` for other functions.
+    fn quiet_share<'g>(self, x: Val<'g>, y: Val<'g>) -> Option<Val<'g>> {
         let share = |quiet: Val<'g>| {
             let axes: Vec<usize> = (0..quiet.rank()).collect();
             quiet.cast(DType::F32).mean(axes)
         };
         match self {
-            Activation::Relu | Activation::Relu6 => Some(share(y.max_over([0]).le(0.0))),
+            Activation::Relu | Activation::Relu6 => {
+                // Told from `x`, which is stored for the gradient; `y` may never be.
+                Some(share(x.max_over([0]).le(0.0)))
+            }
             Activation::Sigmoid => Some(share((y * (1.0 - y)).lt(0.25 / 20.0))),
             Activation::Tanh => Some(share((1.0 - y * y).lt(1.0 / 20.0))),
             _ => None,
