@@ -69,10 +69,14 @@ impl Program {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
-    /// The program with only the entry of that name, if there is one, and the states that it touches.
+    /// The program with only the entry of that name, if there is one, what prepares states for it, and the states that these touch.
     #[must_use]
     pub fn only(&self, entry: &str) -> Program {
-        self.with_entries(&[entry])
+        let own = self.with_entries(&[entry]);
+        match own.states.iter().any(|state| state.init == Init::Prepared) {
+            true => self.with_entries(&[entry, PREPARE]),
+            false => own,
+        }
     }
 
     /// The program with only those of its entries that have one of these names, and the states that they touch; what prepares such a state
