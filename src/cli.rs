@@ -117,8 +117,8 @@ impl Machine {
     }
 
     /// The same with what is stored beside a model.
-    fn with_stored(&self, open: &model::Open) -> Result<Machine, Error> {
-        let stored = tuned::read(open)?;
+    fn with_stored(&self, model: &str) -> Result<Machine, Error> {
+        let stored = tuned::read(model)?;
         Ok(Machine { stored, ..self.clone() })
     }
 

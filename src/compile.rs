@@ -336,7 +336,7 @@ pub fn object(levels: &[(Cpu, Lowered)], exports: &Exports) -> Result<Vec<u8>, E
         let constants = object.data(&format!("{own}_constants"), Linkage::Local, &lowered.memory.constants)?;
         let mut beside = match levels {
             [_] => None,
-            _ => Some(Emitter::among(cpu, Place::Object)?),
+            _ => Some(Emitter::new(cpu, Place::Object)?),
         };
         let (module, emitter) = object.parts();
         let emitter = beside.as_mut().unwrap_or(emitter);

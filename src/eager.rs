@@ -6,6 +6,7 @@ use netloom_ir::program::Program;
 use netloom_ir::{Tensor, fuse};
 
 use crate::cpu;
+use crate::cpu::memory::Block;
 use crate::device::Device;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
@@ -23,7 +24,7 @@ pub struct Eager {
 
 /// What calls the kernels.
 enum Dispatcher {
-    Cpu(Box<cpu::dispatch::Dispatcher>),
+    Cpu(Box<cpu::dispatch::Dispatcher>, Block),
     #[cfg(feature = "vulkan")]
     Vulkan(Box<gpu::dispatch::Dispatcher>),
 }
@@ -31,7 +32,7 @@ enum Dispatcher {
 impl Dispatcher {
     fn run(&mut self, outline: &Outline, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
         match self {
-            Dispatcher::Cpu(dispatcher) => dispatcher.run(outline, inputs, outputs)?,
+            Dispatcher::Cpu(dispatcher, states) => dispatcher.run(outline, states, inputs, outputs)?,
             #[cfg(feature = "vulkan")]
             Dispatcher::Vulkan(dispatcher) => dispatcher.run(outline, inputs, outputs)?,
         }
@@ -40,7 +41,7 @@ impl Dispatcher {
 
     fn allocations(&self) -> usize {
         match self {
-            Dispatcher::Cpu(dispatcher) => dispatcher.allocations(),
+            Dispatcher::Cpu(dispatcher, _) => dispatcher.allocations(),
             #[cfg(feature = "vulkan")]
             Dispatcher::Vulkan(dispatcher) => dispatcher.allocations(),
         }
@@ -48,7 +49,7 @@ impl Dispatcher {
 
     fn peak_bytes(&self) -> usize {
         match self {
-            Dispatcher::Cpu(dispatcher) => dispatcher.peak_bytes(),
+            Dispatcher::Cpu(dispatcher, _) => dispatcher.peak_bytes(),
             #[cfg(feature = "vulkan")]
             Dispatcher::Vulkan(dispatcher) => dispatcher.peak_bytes(),
         }
@@ -87,15 +88,15 @@ impl Eager {
             })
             .collect();
         let states = memory.state_values(session)?;
-        let (constants, states) = (&memory.constants, &states);
         let dispatcher = match &device {
             Device::Cpu(cpu) => {
-                let new = cpu::dispatch::Dispatcher::new(&kernels, &outlines, constants, states, cpu, threads)?;
-                Dispatcher::Cpu(Box::new(new))
+                let new = cpu::dispatch::Dispatcher::new(&kernels, &outlines, &memory, cpu, threads)?;
+                Dispatcher::Cpu(Box::new(new), Block::of(&states)?)
             }
             #[cfg(feature = "vulkan")]
             Device::Vulkan(device) => {
-                let new = gpu::dispatch::Dispatcher::new(&kernels, &outlines, constants, states, device)?;
+                let constants = &memory.constants;
+                let new = gpu::dispatch::Dispatcher::new(&kernels, &outlines, constants, &states, device)?;
                 Dispatcher::Vulkan(Box::new(new))
             }
         };

@@ -19,6 +19,7 @@ use crate::compile::improved;
 use crate::compile::{assemble, lower};
 use crate::cpu::dispatch::Dispatcher;
 use crate::cpu::isa::Cpu;
+use crate::cpu::memory::Block;
 use crate::device::Device;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
@@ -81,8 +82,9 @@ fn on_cpu(
     limit: Duration,
 ) -> Result<Vec<KernelCost>, Error> {
     let mut profiler = Profiler::new(program, entry, cpu, session)?;
+    let mut states = profiler.states(session)?;
     let least = least(limit, || {
-        profiler.run(inputs)?;
+        profiler.run(&mut states, inputs)?;
         Ok(profiler.dispatcher.take_times())
     })?;
     Ok(costs(&profiler.kernels, least))
@@ -93,12 +95,13 @@ pub(crate) struct Profiler {
     graph: Graph,
     pub(crate) kernels: Kernels,
     outline: Outline,
+    memory: Memory,
     dispatcher: Dispatcher,
     outputs: Vec<Tensor>,
 }
 
 impl Profiler {
-    /// States are as in `session`, which may run the entry by another schedule.
+    /// For the threads of `session`, which may run the entry by another schedule.
     pub(crate) fn new(program: &Program, entry: &str, cpu: &Cpu, session: &Session) -> Result<Profiler, Error> {
         program.verify()?;
         let target = cpu.target();
@@ -109,26 +112,31 @@ impl Profiler {
         let found = graphs.iter().position(|(name, _)| name == entry);
         let (_, graph) = graphs.swap_remove(found.ok_or_else(|| no_entry(entry))?);
         let outline = plan::outline(entry, &graph, fuse::regions, &layouts, &mut memory, &mut kernels);
-        let states = memory.state_values(session)?;
         let outlines = std::slice::from_ref(&outline);
-        let dispatcher = Dispatcher::new(&kernels, outlines, &memory.constants, &states, cpu, session.threads())?;
+        let dispatcher = Dispatcher::new(&kernels, outlines, &memory, cpu, session.threads())?;
         Ok(Profiler {
             graph,
             kernels,
             outline,
+            memory,
             dispatcher,
             outputs: session.results(entry)?,
         })
     }
 
-    fn run(&mut self, inputs: &[&Tensor]) -> Result<(), Error> {
+    /// States as they are in a session. Where they lie follows from shapes alone, so that all schedules of a program can run on one block of them.
+    pub(crate) fn states(&self, session: &Session) -> Result<Block, Error> {
+        Ok(Block::of(&self.memory.state_values(session)?)?)
+    }
+
+    fn run(&mut self, states: &mut Block, inputs: &[&Tensor]) -> Result<(), Error> {
         let outputs = &mut self.outputs;
-        Ok(self.dispatcher.run(&self.outline, inputs, outputs)?)
+        Ok(self.dispatcher.run(&self.outline, states, inputs, outputs)?)
     }
 
     /// Runs the entry; gives what the calls of each kernel took together.
-    pub(crate) fn times(&mut self, inputs: &[&Tensor]) -> Result<Vec<Duration>, Error> {
-        self.run(inputs)?;
+    pub(crate) fn times(&mut self, states: &mut Block, inputs: &[&Tensor]) -> Result<Vec<Duration>, Error> {
+        self.run(states, inputs)?;
         Ok((self.dispatcher.take_times().into_iter())
             .map(|(_, took)| took)
             .collect())
@@ -175,10 +183,7 @@ impl VulkanProfiler {
         let number = number.ok_or_else(|| no_entry(entry))?;
         let (graph, kernels) = (lowered.graphs[number].1.clone(), lowered.kernels.clone());
         let executable = Arc::new(assemble(device, lowered)?);
-        let mut own = Session::zeroed(Arc::clone(&executable), 1)?;
-        for slot in &executable.states {
-            own.set_state(&slot.name, &session.state(&slot.name)?)?;
-        }
+        let mut own = session.copied(executable)?;
         let runner = own.on_vulkan().expect("a session of a program compiled for Vulkan");
         let timed = runner.timed(number)?;
         Ok(VulkanProfiler {
@@ -274,9 +279,10 @@ pub fn slices(program: &Program, entry: &str, session: &Session, inputs: &[&Tens
     match &session.executable().device {
         Device::Cpu(cpu) => {
             let mut profiler = Profiler::new(program, entry, cpu, session)?;
+            let mut states = profiler.states(session)?;
             profiler.dispatcher.take_calls();
             let calls = fastest(|| {
-                profiler.run(inputs)?;
+                profiler.run(&mut states, inputs)?;
                 Ok(profiler.dispatcher.take_calls())
             })?;
             Ok(sliced(&profiler.graph, &profiler.kernels, calls))

@@ -162,6 +162,29 @@ impl Session {
         })
     }
 
+    /// A session of the same program compiled otherwise for the same device, with a copy of the states.
+    pub(crate) fn copied(&self, executable: Arc<Executable>) -> Result<Session, Error> {
+        assert_eq!(executable.states, self.executable.states, "states of one program");
+        let mut copy = Session::zeroed(executable, self.threads())?;
+        for slot in &self.executable.states {
+            let bytes = self.runner.read_states(slot.offset, slot.ty.len_bytes())?;
+            copy.runner.write_states(slot.offset, &bytes)?;
+        }
+        copy.is_stale = self.is_stale;
+        Ok(copy)
+    }
+
+    /// Exchanges the states with those of another session on the CPU whose executable has them at the same places.
+    pub(crate) fn exchange_states(&mut self, other: &mut Session) {
+        assert_eq!(self.executable.states, other.executable.states, "places of states");
+        match (&mut self.runner, &mut other.runner) {
+            (Runner::Cpu(own), Runner::Cpu(other)) => own.exchange_states(other),
+            #[cfg(feature = "vulkan")]
+            _ => unreachable!("only sessions on the CPU take turns"),
+        }
+        std::mem::swap(&mut self.is_stale, &mut other.is_stale);
+    }
+
     /// What is run.
     pub fn executable(&self) -> &Executable {
         &self.executable

@@ -2,7 +2,7 @@
 //!
 //! [`tune`] runs an entry kernel by kernel, as [`crate::profile`] does, so that every candidate meets the caches as the others leave them. In
 //! each round every costly kernel has one more decision changed; runs with and without alternate, and what is faster by more than
-//! noise is kept. [`Tuning`] is the file of what was found, by [`Kernel::key`](netloom_ir::kernel::Kernel::key). It is read into
+//! noise is kept, if in the end the entry as a whole, which nobody interrupts, is faster too. [`Tuning`] is the file of what was found, by [`Kernel::key`](netloom_ir::kernel::Kernel::key). It is read into
 //! [`Cpu::tuned`](crate::Cpu), from which code in this process and ahead of time is made alike. Without a file nothing is decided by time.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,9 @@ use netloom_ir::program::Program;
 use netloom_ir::{Target, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::compile::compile;
 use crate::cpu::isa::Cpu;
+use crate::cpu::memory::Block;
 use crate::device::Device;
 use crate::error::Error;
 use crate::formats::write_whole;
@@ -33,7 +35,8 @@ const LEAST_SHARE: f64 = 0.005;
 const LEAST_GAIN: f64 = 0.03;
 /// The fewest runs of each side that are compared.
 const FEWEST_RUNS: usize = 7;
-/// How many rounds there is time for, a few more than most kernels have candidates; the last compares what was found with what there was.
+/// How many rounds there is time for, a few more than most kernels have candidates; the last two compare what was found with what there was, kernel by
+/// kernel and as a whole.
 const ROUNDS: u32 = 20;
 
 /// What was found for kernels, as it lies in a file.
@@ -41,7 +44,7 @@ const ROUNDS: u32 = 20;
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
     format: u32,
-    /// The kernels of which something is decided.
+    /// The kernels that were timed: also those of which nothing is decided, so that tuning again replaces what was before.
     pub kernels: Vec<Found>,
 }
 
@@ -108,11 +111,16 @@ impl Tuning {
     /// The decisions, as schedules read them.
     pub fn tuned(&self) -> Tuned {
         let mut tuned = Tuned::default();
-        for found in &self.kernels {
+        for found in self.decided() {
             let (key, decisions) = found.read().expect("checked where it was read or made");
             tuned.set(key, decisions);
         }
         tuned
+    }
+
+    /// The kernels of which something is decided.
+    pub fn decided(&self) -> impl Iterator<Item = &Found> {
+        self.kernels.iter().filter(|found| !found.decisions.is_empty())
     }
 
     /// This, and what another found for other kernels.
@@ -141,8 +149,17 @@ impl Found {
     }
 }
 
+/// What came of tuning an entry.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was found; nothing is decided if the entry as a whole is no faster by it.
+    pub tuning: Tuning,
+    /// How long the entry takes as a whole, as usual and by what was found for its kernels; `None` if that is nothing.
+    pub whole: Option<[Duration; 2]>,
+}
+
 /// Finds decisions for the kernels of an entry by running it for about as long as `limit`, a little longer if that is too short to compare
-/// anything. States are as in `session`, which runs the same program.
+/// anything. States start as in `session`, which runs the same program; there is one more block of them, whatever is tried.
 ///
 /// # Errors
 /// If the session is not a CPU's, or as [`crate::profile::kernels`].
@@ -155,7 +172,7 @@ pub fn tune(
     session: &Session,
     inputs: &[&Tensor],
     limit: Duration,
-) -> Result<Tuning, Error> {
+) -> Result<Outcome, Error> {
     #[cfg_attr(not(feature = "vulkan"), expect(irrefutable_let_patterns))]
     let Device::Cpu(cpu) = &session.executable().device else {
         return Err(Error::Usage(
@@ -163,11 +180,49 @@ pub fn tune(
         ));
     };
     let until = Instant::now() + limit;
-    let profiler = |tuned: Tuned| Profiler::new(program, entry, &Cpu { tuned, ..cpu.clone() }, session);
+    let round = limit / ROUNDS;
+    let deciding = |tuned: Tuned| Cpu { tuned, ..cpu.clone() };
+    let mut kernels = by_kernel(program, entry, session, &deciding, inputs, round, until - round)?;
+    let tuned = Tuning {
+        format: FORMAT,
+        kernels: kernels.clone(),
+    }
+    .tuned();
+    let mut whole = None;
+    if !tuned.is_empty() {
+        let forms = [Tuned::NOTHING, tuned].map(deciding);
+        let [usual, tuned] = by_whole(program, entry, session, forms, inputs, until)?;
+        if tuned >= usual {
+            for found in &mut kernels {
+                (found.decisions, found.tuned_us) = (BTreeMap::new(), found.usual_us);
+            }
+        }
+        whole = Some([usual, tuned]);
+    }
+    let tuning = Tuning {
+        format: FORMAT,
+        kernels,
+    };
+    Ok(Outcome { tuning, whole })
+}
+
+/// What is faster for each costly kernel, timed by itself in so long a round until then.
+fn by_kernel(
+    program: &Program,
+    entry: &str,
+    session: &Session,
+    deciding: &dyn Fn(Tuned) -> Cpu,
+    inputs: &[&Tensor],
+    round: Duration,
+    until: Instant,
+) -> Result<Vec<Found>, Error> {
+    let profiler = |tuned: Tuned| Profiler::new(program, entry, &deciding(tuned), session);
     let mut usual = profiler(Tuned::NOTHING)?;
-    let mut candidates = candidates(&mut usual, session, cpu, inputs)?;
+    let states = &mut usual.states(session)?;
+    let target = deciding(Tuned::NOTHING).target();
+    let mut candidates = candidates(&mut usual, states, session, &target, inputs)?;
     let mut best = profiler(Tuned::NOTHING)?;
-    while Instant::now() + limit / ROUNDS < until {
+    while Instant::now() + round < until {
         let trials: Vec<Option<Trial>> = candidates.iter_mut().map(Candidate::next).collect();
         if trials.iter().all(Option::is_none) {
             break;
@@ -176,7 +231,7 @@ pub fn tune(
         let changed =
             changed.map(|(now, trial)| (now.key, trial.as_ref().map_or(&now.decisions, |trial| &trial.decisions)));
         let mut changed = profiler(collected(changed))?;
-        let times = interleaved([&mut best, &mut changed], inputs, limit / ROUNDS)?;
+        let times = interleaved([&mut best, &mut changed], states, inputs, round)?;
         let mut is_better = false;
         for (candidate, trial) in candidates.iter_mut().zip(trials) {
             if let Some(trial) = trial
@@ -192,33 +247,57 @@ pub fn tune(
         }
     }
     // Once more side by side: what is not faster in the end is not kept.
-    let share = until.saturating_duration_since(Instant::now());
-    let times = interleaved([&mut usual, &mut best], inputs, share)?;
+    let rest = until.saturating_duration_since(Instant::now());
+    let times = interleaved([&mut usual, &mut best], states, inputs, rest)?;
     let names = Decision::ALL.map(|(decision, name, _)| (decision, name));
-    let mut kernels = Vec::new();
-    for candidate in candidates {
-        if candidate.decisions.iter().next().is_some() && is_faster(&times, candidate.number) {
-            let micros = |times: &[Duration]| times[times.len() / 2].as_secs_f64() * 1e6;
-            let [usual_us, tuned_us] = [0, 1].map(|side: usize| micros(&times[side][candidate.number]));
-            let name = |of: Decision| names.iter().find(|(decision, _)| *decision == of).expect("a row").1;
-            kernels.push(Found {
-                key: format!("{:016x}", candidate.key),
-                name: candidate.name,
-                entry: entry.to_owned(),
-                cpu: cpu.name().to_owned(),
-                threads: session.threads(),
-                decisions: (candidate.decisions.iter())
-                    .map(|(decision, value)| (name(decision).to_owned(), value))
-                    .collect(),
-                usual_us,
-                tuned_us,
-            });
+    let name = |of: Decision| names.iter().find(|(decision, _)| *decision == of).expect("a row").1;
+    let found = |candidate: Candidate| {
+        let micros = |times: &[Duration]| times[times.len() / 2].as_secs_f64() * 1e6;
+        let is_kept = is_faster(&times, candidate.number);
+        let [usual_us, tuned_us] = [0, usize::from(is_kept)].map(|side| micros(&times[side][candidate.number]));
+        let decisions = candidate.decisions.iter().filter(|_| is_kept);
+        Found {
+            key: format!("{:016x}", candidate.key),
+            name: candidate.name,
+            entry: entry.to_owned(),
+            cpu: deciding(Tuned::NOTHING).name().to_owned(),
+            threads: session.threads(),
+            decisions: decisions
+                .map(|(decision, value)| (name(decision).to_owned(), value))
+                .collect(),
+            usual_us,
+            tuned_us,
+        }
+    };
+    Ok(candidates.into_iter().map(found).collect())
+}
+
+/// The median times of an entry compiled for each of two CPUs, in turn on one block of states.
+fn by_whole(
+    program: &Program,
+    entry: &str,
+    session: &Session,
+    [first, second]: [Cpu; 2],
+    inputs: &[&Tensor],
+    until: Instant,
+) -> Result<[Duration; 2], Error> {
+    let mut ready = session.copied(compile(program, first)?.into())?;
+    let mut other = Session::zeroed(compile(program, second)?.into(), session.threads())?;
+    let mut results = session.results(entry)?;
+    let mut times = [Vec::new(), Vec::new()];
+    while times[0].len() < FEWEST_RUNS || Instant::now() < until {
+        for times in &mut times {
+            let start = Instant::now();
+            ready.run(entry, inputs, &mut results)?;
+            times.push(start.elapsed());
+            ready.exchange_states(&mut other);
+            std::mem::swap(&mut ready, &mut other);
         }
     }
-    Ok(Tuning {
-        format: FORMAT,
-        kernels,
-    })
+    Ok(times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2]
+    }))
 }
 
 /// A kernel that takes a good part of the entry's time, with what is decided of it so far.
@@ -262,14 +341,16 @@ impl Candidate {
 }
 
 /// The costly kernels of an entry, the way they are without decisions.
-fn candidates(usual: &mut Profiler, session: &Session, cpu: &Cpu, inputs: &[&Tensor]) -> Result<Vec<Candidate>, Error> {
-    let target = Target {
-        tuned: Tuned::NOTHING,
-        ..cpu.target()
-    };
-    let mut least: Vec<Duration> = usual.times(inputs)?;
+fn candidates(
+    usual: &mut Profiler,
+    states: &mut Block,
+    session: &Session,
+    target: &Target,
+    inputs: &[&Tensor],
+) -> Result<Vec<Candidate>, Error> {
+    let mut least: Vec<Duration> = usual.times(states, inputs)?;
     for _ in 1..FEWEST_RUNS {
-        let times = usual.times(inputs)?;
+        let times = usual.times(states, inputs)?;
         least = least.into_iter().zip(times).map(|(a, b)| a.min(b)).collect();
     }
     let all: Duration = least.iter().sum();
@@ -288,7 +369,7 @@ fn candidates(usual: &mut Profiler, session: &Session, cpu: &Cpu, inputs: &[&Ten
             name: usual.kernels.nest(id).name.clone(),
             target: target.clone(),
             decisions: Decisions::default(),
-            nest: schedule::choose(&kernel, &target).to_string(),
+            nest: schedule::choose(&kernel, target).to_string(),
             kernel,
             untried: values.clone().into_iter(),
         }
@@ -310,16 +391,21 @@ fn collected<'a>(decisions: impl Iterator<Item = (u64, &'a Decisions)>) -> Tuned
 /// The times of each kernel in runs of two forms of an entry by turns, sorted.
 type Times = [Vec<Vec<Duration>>; 2];
 
-fn interleaved(mut forms: [&mut Profiler; 2], inputs: &[&Tensor], limit: Duration) -> Result<Times, Error> {
+fn interleaved(
+    mut forms: [&mut Profiler; 2],
+    states: &mut Block,
+    inputs: &[&Tensor],
+    limit: Duration,
+) -> Result<Times, Error> {
     let mut times: Times = Default::default();
     // The first runs fault pages in.
     for (form, times) in forms.iter_mut().zip(&mut times) {
-        *times = vec![Vec::new(); form.times(inputs)?.len()];
+        *times = vec![Vec::new(); form.times(states, inputs)?.len()];
     }
     let until = Instant::now() + limit;
     while times[0].first().is_some_and(|times| times.len() < FEWEST_RUNS) || Instant::now() < until {
         for (form, times) in forms.iter_mut().zip(&mut times) {
-            let took = form.times(inputs)?;
+            let took = form.times(states, inputs)?;
             times.iter_mut().zip(took).for_each(|(times, took)| times.push(took));
         }
     }

@@ -11,8 +11,8 @@ use netloom::compile::lower;
 use netloom::ir::builder::Builder;
 use netloom::ir::decisions::{Decision, Decisions, Tuned};
 use netloom::ir::ops::Conv;
-use netloom::ir::{DType, Entry, Init, Program, State, Tensor, sample};
-use netloom::tune::{Tuning, tune};
+use netloom::ir::{DType, Entry, Init, Program, State, Tensor, Type, sample};
+use netloom::tune::{Outcome, Tuning, tune};
 use netloom::{Cpu, Session, compile, dump};
 use support::{cpus, different_bits};
 
@@ -165,7 +165,8 @@ fn what_is_found_is_read_back_and_used() {
     let arguments = arguments(&program);
     let arguments: Vec<&Tensor> = arguments.iter().map(|(_, tensor)| tensor).collect();
     let session = Session::new(compile(&program, Cpu::native()).expect("it compiles").into(), 1, 0).expect("memory");
-    let tuning = tune(&program, "run", &session, &arguments, Duration::from_millis(500)).expect("a CPU");
+    let limit = Duration::from_millis(500);
+    let Outcome { tuning, whole } = tune(&program, "run", &session, &arguments, limit).expect("a CPU");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("net.tune.json");
     tuning.save(&path).expect("it is written");
@@ -175,11 +176,45 @@ fn what_is_found_is_read_back_and_used() {
         ..Cpu::native()
     };
     let executable = compile(&program, cpu).expect("it compiles");
-    assert_eq!(executable.tuned_count, tuning.kernels.len());
-    assert!(
-        tuning.kernels.iter().all(|kernel| kernel.tuned_us < kernel.usual_us),
-        "{tuning:?}"
+    assert_eq!(executable.tuned_count, tuning.decided().count());
+    for kernel in &tuning.kernels {
+        let is_faster = kernel.tuned_us < kernel.usual_us;
+        assert_eq!(is_faster, !kernel.decisions.is_empty(), "{kernel:?}");
+    }
+    // What is faster kernel by kernel is kept if it is as a whole.
+    let is_faster = whole.is_some_and(|[usual, tuned]| tuned < usual);
+    assert_eq!(tuning.decided().count() > 0, is_faster, "{whole:?}");
+}
+
+/// A step that changes its states leaves those of the session alone, and what was found before is found anew.
+#[test]
+fn tuning_takes_states_as_they_are() {
+    let b = Builder::new();
+    let (x, w) = (
+        b.input("x", DType::F32, [64, 256]),
+        b.input("w", DType::F32, [256, 256]),
     );
+    let graph = b
+        .finish([("w", w + x.transpose().matmul(x) * 0.5)])
+        .expect("a valid graph");
+    let mut program = Program::pure("step", graph);
+    let ty = Type::new(DType::F32, [256, 256]);
+    program.states.push(State {
+        name: "w".to_owned(),
+        init: Init::Tensor(sample::tensor(&ty, &mut 1).into()),
+        ty,
+    });
+    let session = Session::new(compile(&program, Cpu::native()).expect("it compiles").into(), 2, 0).expect("memory");
+    let (before, x) = (
+        session.state("w").expect("a state"),
+        sample::tensor(&Type::new(DType::F32, [64, 256]), &mut 2),
+    );
+    let limit = Duration::from_millis(200);
+    let first = tune(&program, "step", &session, &[&x], limit).expect("a CPU").tuning;
+    assert_eq!(session.state("w").expect("a state"), before);
+    assert!(!first.kernels.is_empty());
+    let second = tune(&program, "step", &session, &[&x], limit).expect("a CPU").tuning;
+    assert_eq!(second.clone().and(first), second);
 }
 
 #[test]

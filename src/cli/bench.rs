@@ -88,14 +88,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let inputs: Vec<&Tensor> = inputs.iter().collect();
         let entries = [(ready.entry.as_str(), &inputs[..])];
         super::tuned::store(
-            &options.open,
+            &options.open.model,
             &ready.begun.program,
             &ready.begun.session,
             &entries,
             limit,
         )?;
     }
-    let machine = options.machine.with_stored(&options.open)?;
+    let machine = options.machine.with_stored(&options.open.model)?;
     time(options, Ready::on(&machine, options)?, &machine.cpu()?)
 }
 

@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let model = super::model::read(&options.open, options.batch, &options.entry, &arrays)?;
     model.entry(&options.entry)?;
     let program = model.program.only(&options.entry);
-    let machine = options.machine.with_stored(&options.open)?;
+    let machine = options.machine.with_stored(&options.open.model)?;
     let (cpu, threads) = (machine.cpu()?, machine.threads());
 
     // Those for which a program is prepared alike are checked together.

@@ -73,7 +73,7 @@ fn cpus_for(options: &Options, machine: &super::Machine) -> Result<Vec<Cpu>, Err
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let mut machine = options.machine.with_stored(&options.open)?;
+    let mut machine = options.machine.with_stored(&options.open.model)?;
     let mut cpus = cpus_for(options, &machine)?;
     let emit = match (options.emit, options.rust) {
         (Emit::Sharedlib, true) => {
@@ -137,7 +137,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         true => whole.prepared_for(&machine.target(&here)),
         false => whole.clone(),
     };
-    let executable = compile(&weights.begin(program.clone()), &here)?;
+    let begun = weights.begin(program.clone());
+    let executable = compile(&begun, &here)?;
     machine.say_stored(&executable);
     let mut session = Session::with_weights(executable.into(), options.machine.threads(), options.seed, weights)?;
     // What can be computed before the program runs is among the states; the object need not compute it.
@@ -146,8 +147,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .filter(|name| *name != PREPARE)
         .collect();
     if let Some(limit) = options.tuned.tune {
-        tune(options, &program, &session, &names, limit)?;
-        machine = options.machine.with_stored(&options.open)?;
+        tune(options, &begun, &session, &names, limit)?;
+        machine = options.machine.with_stored(&options.open.model)?;
         cpus = cpus_for(options, &machine)?;
     }
     let artefact = Artefact {
@@ -178,5 +179,6 @@ fn tune(options: &Options, program: &Program, session: &Session, names: &[&str],
     let arguments = names.iter().map(made_up).collect::<Result<Vec<_>, _>>()?;
     let arguments: Vec<Vec<&Tensor>> = arguments.iter().map(|tensors| tensors.iter().collect()).collect();
     let entries = names.iter().copied().zip(arguments.iter().map(Vec::as_slice));
-    super::tuned::store(&options.open, program, session, &entries.collect::<Vec<_>>(), limit)
+    let entries: Vec<_> = entries.collect();
+    super::tuned::store(&options.open.model, program, session, &entries, limit)
 }

@@ -48,7 +48,7 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<(), Error> {
-    let machine = options.machine.with_stored(&options.open)?;
+    let machine = options.machine.with_stored(&options.open.model)?;
     let device = machine.device()?;
     let target = machine.target(&device);
     let usual = match options.stage.as_str() {

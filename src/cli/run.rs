@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let mut artefact = vulkan::Playing::open(folder, &device)?;
         return npz::save(&options.output, &artefact.call(&options.entry, &arrays)?);
     }
-    let machine = options.machine.with_stored(&options.open)?;
+    let machine = options.machine.with_stored(&options.open.model)?;
     let batch = arrays.first().and_then(|(_, array)| array.shape().first().copied());
     let mut model = super::model::read(&options.open, batch, &options.entry, &arrays)?;
     let mut entries = model.program.entries.iter_mut();

@@ -94,6 +94,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             net.name
         )));
     }
+    let machine = options.machine.with_stored(&options.net)?;
     let trained = |seed: u64, out: &Path| {
         let data = Data::read(net, options.data.as_deref(), seed)?;
         let plan = Fit {
@@ -115,7 +116,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             balance: options.balance,
             out,
             nan: options.nan,
-            machine: &options.machine,
+            machine: &machine,
         };
         Ok::<Report, Error>(fit(&plan, &data)?.1)
     };
@@ -375,6 +376,7 @@ pub fn fit(plan: &Fit<'_>, data: &Data) -> Result<(Model, Report), Error> {
         compiled(plan.layers(), &plan.training(data), &data.train, options)
     })?;
     super::say_fallback(&choice);
+    plan.machine.say_stored(model.executable());
     eprint!("{}", model.summary()?);
     let augment = (plan.net.example.len() == 3).then_some(plan.augment);
     if let Some(reason) = model.brings_batches(&data.train, augment.as_ref()) {

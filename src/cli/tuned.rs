@@ -6,15 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use netloom::ir::decisions::Tuned;
 use netloom::ir::{Program, Tensor};
-use netloom::tune::{Tuning, tune};
+use netloom::tune::{Outcome, Tuning, tune};
 use netloom::{Error, Executable, Session};
-
-use super::model::Open;
 
 #[derive(Args, Clone)]
 pub struct Tune {
     /// First time other schedules of the costly kernels for about so many seconds, by default 10, and store what is faster in MODEL.tune.json, from
-    /// which run, bench, check, dump and compile take it
+    /// which train, run, bench, check, dump and compile take it
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10", value_parser = seconds)]
     pub tune: Option<Duration>,
 }
@@ -33,13 +31,13 @@ pub struct Stored {
 }
 
 /// Where decisions are stored for a model.
-fn path(open: &Open) -> PathBuf {
-    PathBuf::from(format!("{}.tune.json", open.model))
+fn path(model: &str) -> PathBuf {
+    PathBuf::from(format!("{model}.tune.json"))
 }
 
 /// Reads what is stored beside a model, if there is anything.
-pub fn read(open: &Open) -> Result<Option<Stored>, Error> {
-    let path = path(open);
+pub fn read(model: &str) -> Result<Option<Stored>, Error> {
+    let path = path(model);
     if !path.exists() {
         return Ok(None);
     }
@@ -63,19 +61,19 @@ impl Stored {
 
 /// Tunes entries of the program that a session runs, each with these arguments, and stores what was found. What is stored for other kernels stays.
 pub fn store(
-    open: &Open,
+    model: &str,
     program: &Program,
     session: &Session,
     entries: &[(&str, &[&Tensor])],
     limit: Duration,
 ) -> Result<(), Error> {
-    let path = path(open);
+    let path = path(model);
     // A file that cannot be read is replaced.
     let mut tuning = Tuning::load(&path).unwrap_or_default();
     for (entry, inputs) in entries {
         let share = limit / entries.len() as u32;
-        let found = tune(program, entry, session, inputs, share)?;
-        for kernel in &found.kernels {
+        let Outcome { tuning: found, whole } = tune(program, entry, session, inputs, share)?;
+        for kernel in found.decided() {
             let decisions = kernel.decisions.iter().map(|(name, value)| format!(" {name} {value}"));
             eprintln!(
                 "{}: {:.0} to {:.0} µs:{}",
@@ -84,6 +82,13 @@ pub fn store(
                 kernel.tuned_us,
                 decisions.collect::<String>()
             );
+        }
+        match whole.map(|times| times.map(|time| 1e6 * time.as_secs_f64())) {
+            None => eprintln!("{entry}: nothing is faster"),
+            Some([usual, tuned]) if tuned < usual => eprintln!("{entry} as a whole: {usual:.0} to {tuned:.0} µs"),
+            Some([usual, tuned]) => eprintln!(
+                "{entry}: some kernels are faster by themselves, but as a whole it takes {tuned:.0} µs instead of {usual:.0}: nothing is decided"
+            ),
         }
         tuning = found.and(tuning);
     }

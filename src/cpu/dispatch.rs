@@ -13,7 +13,7 @@ use super::memory::Block;
 use super::runner::is_of_type;
 use super::threads::{Pool, yield_to_others};
 use crate::buffers::Buffers;
-use crate::plan::{ALIGN, Base, KernelCall, KernelId, Kernels, Outline, Place, Step, is_shared_kernel};
+use crate::plan::{ALIGN, Base, KernelCall, KernelId, Kernels, Memory, Outline, Place, Step, is_shared_kernel};
 
 /// Kernels, each compiled once, and the memory and threads to call them.
 pub struct Dispatcher {
@@ -21,7 +21,7 @@ pub struct Dispatcher {
     _jit: Jit,
     kernels: Vec<Callable>,
     constants: Block,
-    states: Block,
+    state_bytes: usize,
     /// What barriers and worker scratch need.
     arena: Block,
     worker_bytes: usize,
@@ -44,6 +44,7 @@ struct Callable {
 /// The memory of one run that is the caller's.
 struct Frame<'a> {
     outline: &'a Outline,
+    states: *mut u8,
     inputs: Vec<*mut u8>,
     outputs: Vec<*mut u8>,
     /// The iteration numbers of the enclosing repeats, outermost first.
@@ -65,8 +66,7 @@ impl Dispatcher {
     pub fn new(
         kernels: &Kernels,
         outlines: &[Outline],
-        constants: &[u8],
-        states: &[u8],
+        memory: &Memory,
         cpu: &Cpu,
         threads: usize,
     ) -> Result<Dispatcher, Error> {
@@ -88,19 +88,14 @@ impl Dispatcher {
                 }
             })
             .collect();
-        let copy = |bytes: &[u8]| {
-            let mut block = Block::zeroed(bytes.len())?;
-            block.bytes_mut().copy_from_slice(bytes);
-            Ok::<Block, Error>(block)
-        };
         let pool = Pool::new(threads)?;
         let worker_bytes = outlines.iter().map(|outline| outline.worker_bytes).max().unwrap_or(0);
         let temps = outlines.iter().map(|outline| outline.temps.len()).max().unwrap_or(0);
         Ok(Dispatcher {
             _jit: jit,
             kernels: callables,
-            constants: copy(constants)?,
-            states: copy(states)?,
+            constants: Block::of(&memory.constants)?,
+            state_bytes: memory.state_bytes,
             arena: Block::zeroed(ARENA_HEADER_BYTES + worker_bytes * pool.workers())?,
             worker_bytes,
             pool,
@@ -112,11 +107,6 @@ impl Dispatcher {
     /// From now on remembers every call of a kernel; gives those since this was last asked.
     pub fn take_calls(&mut self) -> Vec<KernelCall> {
         self.calls.replace(Vec::new()).unwrap_or_default()
-    }
-
-    /// The block of states.
-    pub fn states(&self) -> &[u8] {
-        self.states.bytes()
     }
 
     /// The most bytes of results alive at once, so far.
@@ -137,11 +127,18 @@ impl Dispatcher {
             .collect()
     }
 
-    /// Runs the steps of an outline.
+    /// Runs the steps of an outline on a block of states.
     ///
     /// # Panics
-    /// If arguments or results are not of the outline's types; [`crate::eager`] checks before.
-    pub fn run(&mut self, outline: &Outline, inputs: &[&Tensor], outputs: &mut [Tensor]) -> Result<(), Error> {
+    /// If arguments or results are not of the outline's types, or the states not as many bytes as the outlines' memory has.
+    pub fn run(
+        &mut self,
+        outline: &Outline,
+        states: &mut Block,
+        inputs: &[&Tensor],
+        outputs: &mut [Tensor],
+    ) -> Result<(), Error> {
+        assert_eq!(states.bytes().len(), self.state_bytes, "bytes of states");
         assert!(inputs.len() == outline.inputs.len() && outputs.len() == outline.outputs.len());
         let fits = |tensor: &Tensor, port: &crate::plan::Port| is_of_type(tensor, &port.ty);
         assert!(
@@ -163,6 +160,7 @@ impl Dispatcher {
             .collect();
         let mut frame = Frame {
             outline,
+            states: states.address(),
             inputs,
             outputs,
             iterations: Vec::new(),
@@ -251,7 +249,7 @@ impl Dispatcher {
         let call = Call {
             inputs: std::ptr::null(),
             outputs: std::ptr::null(),
-            states: self.states.address(),
+            states: frame.states,
             constants: self.constants.address(),
             arena: self.arena.address(),
             wait: Some(yield_to_others),
@@ -303,7 +301,7 @@ impl Dispatcher {
         let base = match place.base {
             Base::Input(number) => frame.inputs[number],
             Base::Output(number) => frame.outputs[number],
-            Base::States => self.states.address(),
+            Base::States => frame.states,
             Base::Constants => self.constants.address(),
             Base::Worker => self
                 .arena

@@ -27,7 +27,7 @@ use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
-use compile::{Draft, compile_all, define};
+use compile::{Compiled, Draft, compile_all, define};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
 mod compile;
@@ -44,8 +44,8 @@ const CODE_ALIGNMENT: u64 = 64;
 
 /// Emits nests into one module, and keeps what they share.
 pub struct Emitter {
-    /// What functions are compiled for, if that is not what the module is for.
-    isa: Option<OwnedTargetIsa>,
+    /// What functions are compiled for.
+    isa: OwnedTargetIsa,
     functions: FunctionBuilderContext,
     shared: Shared,
 }
@@ -80,10 +80,13 @@ impl Shared {
 }
 
 impl Emitter {
-    /// For an empty module of that CPU.
-    pub fn new(cpu: &Cpu, home: Home) -> Emitter {
-        Emitter {
-            isa: None,
+    /// For a module of the architecture that CPU has, into which others may emit for other levels of it.
+    ///
+    /// # Errors
+    /// If there is no code for the CPU.
+    pub fn new(cpu: &Cpu, home: Home) -> Result<Emitter, Error> {
+        Ok(Emitter {
+            isa: cpu.isa(Effort::Speed, home)?,
             functions: FunctionBuilderContext::new(),
             shared: Shared {
                 cpu: cpu.clone(),
@@ -92,17 +95,6 @@ impl Emitter {
                 bodies: HashMap::new(),
                 listing: None,
             },
-        }
-    }
-
-    /// The same for a module that others emit into too, for other levels of the architecture.
-    ///
-    /// # Errors
-    /// If there is no code for the CPU.
-    pub fn among(cpu: &Cpu, home: Home) -> Result<Emitter, Error> {
-        Ok(Emitter {
-            isa: Some(cpu.isa(Effort::Speed, home)?),
-            ..Emitter::new(cpu, home)
         })
     }
 
@@ -126,29 +118,25 @@ impl Emitter {
     ///
     /// Several threads compile them; what comes out, and in which order, does not depend on that.
     pub fn emit(&mut self, module: &mut dyn Module, nests: &[Nest]) -> Result<Vec<FuncId>, Error> {
-        let mut functions = Vec::with_capacity(nests.len());
-        // Drafts take more memory than code, so not all are made at once.
-        for nests in nests.chunks(MOST_DRAFTS) {
-            let drafts = nests.iter().map(|nest| self.draft(module, nest));
-            let drafts = drafts.collect::<Result<Vec<_>, _>>()?;
-            let isa = self.isa.as_deref().unwrap_or(module.isa());
-            for Draft { name, id, code } in compile_all(drafts, isa)? {
-                self.shared.list(&name, &code.code);
-                define(module, id, &code).map_err(|source| Error::kernel(&name, source))?;
-                functions.push(id);
-            }
-        }
-        Ok(functions)
+        let isa = OwnedTargetIsa::clone(&self.isa);
+        let drafts = nests.iter().map(|nest| self.draft(module, nest));
+        let compiled = compile_all(drafts, nests.len(), &*isa)?;
+        let define = |Draft { name, id, code }: Draft<Compiled>| {
+            self.shared.list(&name, &code.code);
+            define(module, id, &code).map_err(|source| Error::kernel(&name, source))?;
+            Ok(id)
+        };
+        compiled.into_iter().map(define).collect()
     }
 
     /// Declares the function of a nest, and spells it.
-    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Context>, Error> {
+    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Box<Context>>, Error> {
         let signature = kernel_signature(module);
         let name = free_name(module, &nest.name);
         let id = module
             .declare_function(&name, Linkage::Local, &signature)
             .map_err(Error::module)?;
-        let mut context = Context::new();
+        let mut context = Box::new(Context::new());
         context.func.signature = signature;
         context.func.name = UserFuncName::user(0, id.as_u32());
         emit_function(module, &mut self.shared, &mut context, &mut self.functions, nest)
@@ -163,9 +151,6 @@ impl Emitter {
         })
     }
 }
-
-/// So many functions are spelled before they are compiled.
-const MOST_DRAFTS: usize = 32;
 
 impl Shared {
     /// The function of a tile, defined if it was not.

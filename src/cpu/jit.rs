@@ -42,7 +42,7 @@ impl Jit {
         }
         Ok(Jit {
             module: Some(JITModule::new(builder)),
-            emitter: Emitter::new(cpu, Place::Jit),
+            emitter: Emitter::new(cpu, Place::Jit)?,
         })
     }
 

@@ -60,7 +60,17 @@ impl Block {
         })
     }
 
-    /// The same for a large block.
+    /// These bytes.
+    ///
+    /// # Errors
+    /// As [`Block::zeroed`].
+    pub fn of(bytes: &[u8]) -> Result<Block, Error> {
+        let mut block = Block::zeroed(bytes.len())?;
+        block.bytes_mut().copy_from_slice(bytes);
+        Ok(block)
+    }
+
+    /// Zeros, of which there are many.
     #[cfg(target_os = "linux")]
     fn mapped(bytes: usize) -> Result<Block, Error> {
         use nix::libc;
@@ -77,9 +87,11 @@ impl Block {
         }
         let mapped = mapped.cast::<u8>();
         let start = mapped.wrapping_add(mapped.align_offset(HUGE_PAGE));
+        // The rest has small ones, which the system need not clear beyond the block's end.
+        let whole = bytes - bytes % HUGE_PAGE;
         // A kernel without huge pages refuses, which costs speed alone.
         // SAFETY: the range was mapped above, from a page's start, and the advice changes no contents.
-        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(start.cast(), whole, libc::MADV_HUGEPAGE) };
         let found = NonNull::new(start).zip(NonNull::new(mapped));
         let (start, mapped) = found.expect("the system maps nothing at address 0 by itself");
         Ok(Block {

@@ -20,7 +20,7 @@ impl Object {
         let builder = ObjectBuilder::new(isa, name, default_libcall_names()).map_err(Error::module)?;
         Ok(Object {
             module: ObjectModule::new(builder),
-            emitter: Emitter::new(cpu, Place::Object),
+            emitter: Emitter::new(cpu, Place::Object)?,
         })
     }
 

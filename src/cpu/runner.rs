@@ -69,13 +69,11 @@ impl Code {
                 unsafe { std::mem::transmute::<*const u8, EntryFn>(jit.address(function)) }
             })
             .collect();
-        let mut constants = Block::zeroed(memory.constants.len())?;
-        constants.bytes_mut().copy_from_slice(&memory.constants);
         Ok(Code {
             _jit: jit,
             plans,
             entries,
-            constants,
+            constants: Block::of(&memory.constants)?,
             state_bytes: memory.state_bytes,
         })
     }
@@ -145,6 +143,12 @@ impl Runner {
     /// The block of states.
     pub fn states(&self) -> &[u8] {
         self.states.bytes()
+    }
+
+    /// Takes turns with another of the same states: they go to that one, and its own come here.
+    pub fn exchange_states(&mut self, other: &mut Runner) {
+        assert_eq!(self.code.state_bytes, other.code.state_bytes, "states of one program");
+        std::mem::swap(&mut self.states, &mut other.states);
     }
 
     /// The block of states, to be overwritten.

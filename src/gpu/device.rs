@@ -245,14 +245,14 @@ fn features(device: &PhysicalDevice) -> Vec<&'static str> {
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
 
-/// How cooperative matrices are called.
+const F16: &str = "f16 arithmetic";
 const MATRICES: &str = "cooperative matrices";
 
 /// The features of which netloom makes use if asked.
 fn on_request(device: &PhysicalDevice) -> Vec<&'static str> {
     let has_f16 = f16_lacks(device).is_none();
     let all = [
-        (has_f16, "f16 arithmetic"),
+        (has_f16, F16),
         (has_f16 && matrices::of_halves(device).is_some(), MATRICES),
     ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
@@ -260,16 +260,15 @@ fn on_request(device: &PhysicalDevice) -> Vec<&'static str> {
 
 /// The features that may be there and of which netloom makes no use.
 fn unused(device: &PhysicalDevice) -> Vec<&'static str> {
-    let has = device.supported_features();
+    let (has, used) = (device.supported_features(), on_request(device));
     let all = [
+        (has.shader_float16, F16),
         (has.shader_int8, "i8 arithmetic"),
         (has.shader_int16, "i16 arithmetic"),
-        (
-            has.cooperative_matrix && !on_request(device).contains(&MATRICES),
-            MATRICES,
-        ),
+        (has.cooperative_matrix, MATRICES),
     ];
-    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+    let found = all.into_iter().filter(|(has, name)| *has && !used.contains(name));
+    found.map(|(_, name)| name).collect()
 }
 
 /// Whether eight invocations of a subgroup can hand each other values.
@@ -451,7 +450,7 @@ impl Device {
             return Err(Error::LacksAsked {
                 device: chosen.properties().device_name.clone(),
                 what,
-                asked: "f16 arithmetic",
+                asked: F16,
             });
         }
         let matrices = options.f16_arithmetic.then(|| matrices::of_halves(chosen)).flatten();

@@ -191,7 +191,8 @@ fn is_promised(x: Scalar, dtype: DType, executable: &Executable) -> bool {
     let (Scalar::Float(x), floats) = (x, executable.device.floats(dtype)) else {
         return true;
     };
-    let may_be_zero = x != 0.0 && x.abs() < floats.least;
+    // What rounds to the least number that is kept was less before.
+    let may_be_zero = x != 0.0 && x.abs() <= floats.least;
     (floats.specials || x.is_finite()) && !may_be_zero
 }
 

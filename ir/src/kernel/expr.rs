@@ -3,7 +3,9 @@
 //! Expressions live in one arena, [`Exprs`], and are interned: equal expressions have equal ids, so a kernel is a DAG and a
 //! common subexpression is computed once. Operands come before users. Index arithmetic is ordinary `i64` arithmetic.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};

@@ -369,6 +369,12 @@ impl Check<'_> {
             .into_iter()
             .chain([rows, columns, depth].into_iter().flatten().copied());
         self.require(extents.all(|extent| extent > 0), || "a product of nothing".into());
+        let types @ [left, right, sum] = [a, b, c].map(|side| self.nest.buffers[side.buffer.at()].ty.dtype);
+        let is_taken = matches!(
+            types,
+            [DType::F32, DType::F32, DType::F32] | [DType::F16, DType::F16, DType::F32]
+        );
+        self.require(is_taken, || format!("a product of {left} and {right} in {sum}"));
         let written = self.nest.buffers[c.buffer.at()].role;
         self.require(matches!(written, Role::Output | Role::SharedScratch), || {
             "a product's C is neither output nor shared scratch".into()
@@ -379,7 +385,7 @@ impl Check<'_> {
             ("C", c, rows, columns, &[]),
         ] {
             let ty = &self.nest.buffers[side.buffer.at()].ty;
-            let (dtype, is_dense) = (ty.dtype, ty.layout == Layout::default());
+            let is_dense = ty.layout == Layout::default();
             // What has a limit lies within it; the rest of the place is a sum without conditions.
             let rest = (limits.iter()).fold(side.place.clone(), |place, limit| {
                 place.without(limit.stride as i64, &limit.place)
@@ -389,8 +395,6 @@ impl Check<'_> {
                 .iter()
                 .map(|limit| (limit.extent as i64 - 1) * limit.stride as i64);
             let is_inside = low >= 0 && high + reach.sum::<i64>() < ty.count() as i64;
-            let is_taken = dtype == DType::F32 || name != "C" && dtype == DType::F16;
-            self.require(is_taken, || format!("{name} of a product is of {dtype}"));
             self.require(is_dense, || format!("{name} of a product has a layout"));
             self.require(is_inside, || format!("{name} of a product may lie outside its buffer"));
             let is_read_so = side.fours.is_none_or(|along| side.has_fours(along, (first, second)));

@@ -1,5 +1,6 @@
 //! From CLIF to machine code, several functions at once.
 
+use std::sync::mpsc::{self, TrySendError};
 use std::sync::{Mutex, PoisonError};
 
 use cranelift::codegen::Context;
@@ -23,25 +24,45 @@ pub struct Compiled {
     relocations: Vec<ModuleReloc>,
 }
 
-/// Compiles functions, in order, by as many threads as there are cores.
-pub fn compile_all(drafts: Vec<Draft<Context>>, isa: &dyn TargetIsa) -> Result<Vec<Draft<Compiled>>, Error> {
-    let count = drafts.len();
-    let waiting = Mutex::new(drafts.into_iter().enumerate());
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+/// So many functions that are spelled wait at most: they take more memory than code.
+const MOST_WAITING: usize = 32;
+
+/// Compiles so many functions, by as many threads as there are cores: the others begin as this one spells, and it helps when there is nothing more to
+/// spell, or too much is waiting. Gives them in their order.
+pub fn compile_all(
+    drafts: impl Iterator<Item = Result<Draft<Box<Context>>, Error>>,
+    count: usize,
+    isa: &dyn TargetIsa,
+) -> Result<Vec<Draft<Compiled>>, Error> {
+    let compiled = |Draft { name, id, mut code }: Draft<Box<Context>>| match compile(id, &mut code, isa) {
+        Ok(code) => Ok(Draft { name, id, code }),
+        Err(source) => Err(Error::kernel(&name, source)),
+    };
+    let (sender, waiting) = mpsc::sync_channel(MOST_WAITING);
+    let waiting = Mutex::new(waiting);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
     let work = || {
         let mut done = Vec::new();
-        while let Some((number, mut draft)) = next() {
-            let compiled = compile(draft.id, &mut draft.code, isa);
-            let Draft { name, id, .. } = draft;
-            let compiled = compiled.map_err(|source| Error::kernel(&name, source));
-            done.push((number, compiled.map(|code| Draft { name, id, code })));
+        while let Some((number, draft)) = next() {
+            done.push((number, compiled(draft)));
         }
         done
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut done = std::thread::scope(|scope| {
         let others: Vec<_> = (1..cores.min(count)).map(|_| scope.spawn(work)).collect();
-        let mut done = work();
+        let mut done = Vec::new();
+        for (number, draft) in drafts.enumerate() {
+            match draft.map(|draft| sender.try_send((number, draft))) {
+                Err(wrong) => done.push((number, Err(wrong))),
+                Ok(Err(TrySendError::Full((_, draft)) | TrySendError::Disconnected((_, draft)))) => {
+                    done.push((number, compiled(draft)));
+                }
+                Ok(Ok(())) => {}
+            }
+        }
+        drop(sender);
+        done.extend(work());
         for other in others {
             done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
