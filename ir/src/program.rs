@@ -69,26 +69,29 @@ impl Program {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
-    /// The program with only the entry of that name, if there is one, and the states that it touches.
+    /// The program with only the entry of that name, if there is one, what prepares states for it, and the states that these touch.
     #[must_use]
     pub fn only(&self, entry: &str) -> Program {
-        self.with_entries(&[entry])
+        let own = self.with_entries(&[entry]);
+        match own.states.iter().any(|state| state.init == Init::Prepared) {
+            true => self.with_entries(&[entry, PREPARE]),
+            false => own,
+        }
     }
 
-    /// The program with only those of its entries that have one of these names, and the states that they touch; what prepares such a state
-    /// stays too.
+    /// The program with only those of its entries that have one of these names, and the states that they touch.
     #[must_use]
     pub fn with_entries(&self, names: &[&str]) -> Program {
-        let touches = |entry: &Entry, name: &str| {
-            entry.graph.input(name).is_some() || entry.graph.outputs.iter().any(|(output, _)| output == name)
+        let entries: Vec<Entry> = self
+            .entries
+            .iter()
+            .filter(|known| names.contains(&known.name.as_str()))
+            .cloned()
+            .collect();
+        let touches = |graph: &Graph, name: &str| {
+            graph.input(name).is_some() || graph.outputs.iter().any(|(output, _)| output == name)
         };
-        let is_wanted = |entry: &&Entry| names.contains(&entry.name.as_str());
-        let wanted = || self.entries.iter().filter(is_wanted);
-        let mut prepared = self.states.iter().filter(|state| state.init == Init::Prepared);
-        let needs_preparing = prepared.any(|state| wanted().any(|entry| touches(entry, &state.name)));
-        let is_kept = |entry: &&Entry| is_wanted(entry) || needs_preparing && entry.name == PREPARE;
-        let entries: Vec<Entry> = self.entries.iter().filter(is_kept).cloned().collect();
-        let touched = |state: &&State| entries.iter().any(|entry| touches(entry, &state.name));
+        let touched = |state: &&State| entries.iter().any(|entry| touches(&entry.graph, &state.name));
         let states = self.states.iter().filter(touched).cloned().collect();
         Program { states, entries }
     }
