@@ -96,9 +96,10 @@ impl Program {
         Program { states, entries }
     }
 
-    /// Whether no entry updates a state.
+    /// Whether no entry updates a state, but for the one that prepares states.
     pub fn is_inference(&self) -> bool {
-        let mut outputs = self.entries.iter().flat_map(|entry| &entry.graph.outputs);
+        let running = self.entries.iter().filter(|entry| entry.name != PREPARE);
+        let mut outputs = running.flat_map(|entry| &entry.graph.outputs);
         !outputs.any(|(name, _)| self.state(name).is_some())
     }
 
