@@ -113,7 +113,7 @@ pub fn check(
         let (graph, difference) = checker.improve(&engine.target())?;
         outcome.difference = difference;
         if outcome.difference.is_none() {
-            let states = &program.only(entry).states;
+            let states = &program.with_entries(&[entry]).states;
             let named = [(entry.to_owned(), graph)];
             let layouts = Layouts::choose(&named, states, &engine.target()).entry(entry);
             let [(_, graph)] = named;
@@ -384,7 +384,7 @@ fn as_one_region(graph: &Graph) -> Vec<Region> {
 
 /// The entry alone, its states starting from these values.
 fn with_values(program: &Program, entry: &str, inputs: &[(String, Tensor)]) -> Program {
-    let mut program = program.only(entry);
+    let mut program = program.with_entries(&[entry]);
     for state in &mut program.states {
         if let Some((_, value)) = inputs.iter().find(|(name, _)| *name == state.name) {
             state.init = Init::Tensor(Arc::new(value.clone()));

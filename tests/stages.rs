@@ -81,6 +81,25 @@ fn every_stage_of_graphs_goes_on() {
     assert!(message(folder).contains("beside the text"), "{}", message(folder));
 }
 
+/// Scales of a batch normalisation are folded into weights by an entry of its own, which the text of a stage holds and an artefact does without.
+#[test]
+fn prepared_states_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let ty: Type = zoo::find("convnet").expect("a network").input(1);
+    let x = ("x".to_owned(), sample::tensor(&ty, &mut 1));
+    npz::save(&folder.join("x.npz"), &[x]).expect("it is written");
+    let expected = results(folder, "convnet");
+    netloom(folder, &["compile", "convnet", "-o", "artefact"]);
+    assert_eq!(results(folder, "artefact"), expected, "compiled");
+    for stage in ["optimized", "nest"] {
+        netloom(folder, &["dump", "convnet", "--stage", stage, "-o", "stage.nl"]);
+        assert_eq!(results(folder, "stage.nl"), expected, "from {stage}");
+        netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
+        assert_eq!(results(folder, "artefact"), expected, "compiled from {stage}");
+    }
+}
+
 /// What only shows a stage says so when it is taken for a model, whatever the command.
 #[test]
 fn listings_are_no_models() {
