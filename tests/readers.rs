@@ -54,9 +54,8 @@ unsafe impl GlobalAlloc for Watching {
 #[global_allocator]
 static ALLOCATOR: Watching = Watching;
 
-/// The largest block that reading one of these files, of some kilobytes, may take: room for as many members as the end of an archive can say
-/// that there are, 65,535, which the reader of archives makes at once.
-const MOST_BYTES: usize = 16 << 20;
+/// The largest block that reading one of these files, of some kilobytes, may take.
+const MOST_BYTES: usize = 4 << 20;
 
 /// One change to a file.
 #[derive(Clone, Debug)]
