@@ -8,6 +8,7 @@
 //! there are no lanes ([`Grain`]).
 
 mod blocks;
+mod chain;
 mod collapse;
 mod contract;
 mod draft;
