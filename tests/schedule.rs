@@ -370,6 +370,27 @@ fn convolutions() {
     });
 }
 
+/// Filters that reach far over the border of a small image: tiles near the border leave out the terms that are nothing but zeros.
+#[test]
+fn taps_outside_the_image() {
+    for (pad, side) in [(4_i64, 12), (6, 8)] {
+        let b = Builder::new();
+        let conv = Conv {
+            pad_low: vec![pad; 2],
+            pad_high: vec![pad; 2],
+            ..Conv::unit(2)
+        };
+        let [x, w] =
+            [("x", [2, 6, side, side]), ("w", [7, 6, 5, 5])].map(|(name, shape)| b.input(name, DType::F32, shape));
+        let graph = b.finish([("y", x.conv(w, conv))]).unwrap();
+        check_graph(&format!("{pad} outside"), 0.0, &graph);
+        let kernel = kernel::build::build(&graph, &fuse::regions(&graph)[0]);
+        let nest = schedule::choose(&kernel, &netloom::Cpu::native().target()).to_string();
+        // Beyond the furthest taps there are whole lines of zeros: then the sum is not cut.
+        assert_eq!(nest.contains("for tap"), pad < 5, "{nest}");
+    }
+}
+
 /// A convolution as a product whose second matrix is gathered: the limits keep it inside, and give zeros around the image.
 #[test]
 fn convolutions_are_products() {
