@@ -276,6 +276,28 @@ fn contractions() {
                 .matmul(b.input("y", DType::F64, [8, 18]))
         });
     }
+    // Of few rows: tiles are wider, and the columns may be several axes, or lie against the grain.
+    for m in [1, 2, 3, 5] {
+        for n in [63, 64, 136] {
+            check("few rows", 0.0, |b| {
+                b.input("x", DType::F32, [m, 9])
+                    .matmul(b.input("w", DType::F32, [9, n]))
+            });
+            check("few rows against the grain", 0.0, |b| {
+                Val::einsum(
+                    "mk,nk->mn",
+                    &[b.input("x", DType::F32, [m, 9]), b.input("w", DType::F32, [n, 9])],
+                )
+            });
+            check("gates of few rows", 0.0, |b| {
+                let gates = Val::einsum(
+                    "mk,kgn->gmn",
+                    &[b.input("h", DType::F32, [m, 9]), b.input("w", DType::F32, [9, 4, n])],
+                );
+                gates + b.input("x", DType::F32, [4, m, n])
+            });
+        }
+    }
     // Large enough for the shader of products, whose operands are contiguous along either axis.
     for (spec, x, w) in [
         ("bmk,bkn->bmn", [2, 36, 64], [2, 64, 44]),

@@ -45,9 +45,6 @@ pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
 /// later meets no remainders that it would have to put together again.
 fn flatten(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
     let roots: Vec<ExprId> = tasks.iter().map(|task| task.value).collect();
-    if !draft.folds(&roots).is_empty() {
-        return tasks;
-    }
     let mut accesses: Vec<(BufferId, Vec<ExprId>, bool)> = (tasks.iter())
         .map(|task| (task.buffer, task.index.clone(), false))
         .collect();
@@ -56,8 +53,20 @@ fn flatten(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
             accesses.push((buffer, index, guarded));
         }
     }
+    // What is contracted is told by the axes of its tensors.
+    let has_folds = !draft.folds(&roots).is_empty();
+    let is_divided = |draft: &Draft, index: &[ExprId]| {
+        let is_division = |id: &ExprId| matches!(draft.source.get(*id), Expr::Prim(Prim::Div, ..));
+        draft.below(index).iter().any(is_division)
+    };
+    let divided: BTreeSet<BufferId> = (accesses.iter())
+        .filter(|(_, index, _)| !has_folds || is_divided(draft, index))
+        .map(|(buffer, ..)| *buffer)
+        .collect();
     let shaped: BTreeSet<BufferId> = (accesses.into_iter())
-        .filter(|(buffer, index, guarded)| *guarded || draft.address(*buffer, index).is_none())
+        .filter(|(buffer, index, guarded)| {
+            *guarded || !divided.contains(buffer) || draft.address(*buffer, index).is_none()
+        })
         .map(|(buffer, ..)| buffer)
         .collect();
     let line = |draft: &mut Draft, buffer: BufferId, index: Vec<ExprId>| match shaped.contains(&buffer) {
@@ -137,6 +146,10 @@ fn candidate(draft: &mut Draft, tasks: &[Task]) -> Option<(AxisId, AxisId)> {
         if let Expr::Fold { over, .. } = draft.source.get(fold) {
             lists.push(over.clone());
         }
+    }
+    // An axis of one element is no one's neighbour.
+    for list in &mut lists {
+        list.retain(|&axis| draft.extent(axis) != 1);
     }
     let pairs: Vec<(AxisId, AxisId)> = lists
         .iter()

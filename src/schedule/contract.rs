@@ -39,11 +39,16 @@ const AHEAD_BYTES: usize = 8 << 10;
 /// The same in steps of the sum, where these are so far apart that each is a line of its own.
 const AHEAD_STEPS: usize = 16;
 
-/// With so many rows a tile has sums enough in flight.
-const ENOUGH_ROWS: usize = 14;
+/// So many vectors of sums in flight hide the latency of a fused multiply-add, and of what they wait for in the second cache.
+const ENOUGH_SUMS: usize = 14;
 
 /// The rows of a tile that cost as much as reading B for it.
 const READING: usize = 6;
+
+/// The columns of a result of one row that make a tile worth while, and the bytes of a matrix that lies in the second cache from one vector to
+/// the next: a larger one comes from memory, which the loops of a fold read faster.
+const WIDE_ROW: usize = 64;
+const NEAR_BYTES: usize = 1 << 20;
 
 /// The longest sum whose side is packed only to fill more lanes: then a panel of it is read from the second cache. A guess.
 const MOST_PACKED: usize = 8192;
@@ -98,7 +103,12 @@ impl Form {
                 .collect()
         };
         let sides = [(args[0], only(&x, &y)), (args[1], only(&y, &x))];
-        if sides.iter().any(|(_, axes)| draft.count(axes) < 2) {
+        let [few, many] = match [0, 1].map(|side: usize| draft.count(&sides[side].1)) {
+            [x, y] => [x.min(y), x.max(y)],
+        };
+        let is_vector = few == 1 && sides.iter().all(|(_, axes)| !axes.is_empty());
+        let is_near = many >= WIDE_ROW && draft.count(&k) * many * dtype.size_bytes() <= NEAR_BYTES;
+        if few < 2 && !(is_vector && is_near) {
             return None;
         }
         let stored = draft.address(task.buffer, &task.index);
@@ -126,6 +136,12 @@ impl Form {
             false => [&m, &n],
         };
         outer.sort_by_key(|axis| large.contains(axis).cmp(&small.contains(axis)).reverse());
+        let is_read_along = |draft: &mut Draft| {
+            direct(draft, b, &[&k[..], &[column]].concat()).is_some_and(|(_, address)| address.factor(column) == 1)
+        };
+        if is_vector && !is_read_along(draft) {
+            return None;
+        }
         let form = Form {
             fold,
             dtype,
@@ -169,13 +185,13 @@ impl Form {
     fn in_lines(&self, draft: &mut Draft, target: &Target) -> Form {
         let (form, length) = (self.clone(), draft.extent(self.row));
         if self.along_rows
-            || length >= ENOUGH_ROWS
+            || length >= ENOUGH_SUMS
             || 2 * length
                 > most_rows(
                     draft,
                     self.dtype,
                     target,
-                    tile_columns(draft, target, draft.extent(self.column)),
+                    tile_columns(draft, self.dtype, target, ENOUGH_SUMS, draft.extent(self.column)),
                 )
         {
             return form;
@@ -243,18 +259,18 @@ impl Form {
 }
 
 /// The axis of A that is best for a tile's rows: one that fills a tile, and of those the one whose rows lie closest.
-fn rows_axis(draft: &mut Draft, a: ExprId, axes: &[AxisId]) -> AxisId {
+fn rows_axis(draft: &mut Draft, a: ExprId, all: &[AxisId]) -> AxisId {
     let address = draft.load_address(a).map(|(_, address)| address);
     let apart = |axis: AxisId| address.as_ref().map_or(0, |address| address.factor(axis).abs());
-    let mut axes: Vec<AxisId> = axes.iter().copied().filter(|&axis| draft.extent(axis) > 1).collect();
+    let mut axes: Vec<AxisId> = all.iter().copied().filter(|&axis| draft.extent(axis) > 1).collect();
     axes.sort_by_key(|&axis| apart(axis));
     // Two neighbours can be the lines of an image.
     let fills = |place: usize| {
         let extent = |place: usize| axes.get(place).map_or(1, |&axis| draft.extent(axis));
-        extent(place) >= ENOUGH_ROWS || extent(place) > 1 && extent(place) * extent(place + 1) >= ENOUGH_ROWS
+        extent(place) >= ENOUGH_SUMS || extent(place) > 1 && extent(place) * extent(place + 1) >= ENOUGH_SUMS
     };
     let best = (0..axes.len()).find(|&place| fills(place));
-    let longest = || axes.iter().copied().max_by_key(|&axis| draft.extent(axis));
+    let longest = || all.iter().copied().max_by_key(|&axis| draft.extent(axis));
     best.map(|place| axes[place]).or_else(longest).expect("an axis of rows")
 }
 
@@ -267,24 +283,40 @@ pub fn direct(draft: &mut Draft, side: ExprId, along: &[AxisId]) -> Option<(Buff
         .then_some((buffer, address))
 }
 
-/// The rows and columns of a tile: as many as the registers hold, nearly dividing the result's. At least 8 sums in flight hide the latency
-/// of a fused multiply-add; measured, any such tile is at 98 % of an AVX-512 machine's peak, and 6 rows of 2 vectors at AVX2's.
+/// The rows and columns of a tile: as many as the registers hold, nearly dividing the result's. Measured, any tile with [`ENOUGH_SUMS`] is at
+/// 98 % of an AVX-512 machine's peak, and 6 rows of 2 vectors at AVX2's.
 fn tile(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize) -> (usize, usize) {
-    let columns = tile_columns(draft, target, n);
+    let columns = tile_columns(draft, dtype, target, m, n);
     let most = most_rows(draft, dtype, target, columns);
     (m.div_ceil(m.div_ceil(most)), columns)
 }
 
-fn tile_columns(draft: &Draft, target: &Target, n: usize) -> usize {
+/// The columns of a tile of a result of so many rows and columns: more of them where rows are so few that the sums in flight would not hide
+/// the latency of an addition.
+fn tile_columns(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize) -> usize {
     let is_full = n > 16 && n.next_multiple_of(32) <= n.next_multiple_of(16) * 21 / 20;
-    let usual = if is_full { 32 } else { 16 };
-    let columns = draft.decisions.get(Decision::Columns).unwrap_or(usual);
-    if target.vector_registers < 32 { 16 } else { columns }
+    let usual = if is_full && target.vector_registers >= 32 {
+        32
+    } else {
+        16
+    };
+    let wide = (most_rows(draft, dtype, target, 16) / m.max(1)).min(n.div_ceil(16));
+    if m * vectors(dtype, target, usual) >= ENOUGH_SUMS || 16 * wide <= usual {
+        return draft.decisions.get(Decision::Columns).unwrap_or(usual);
+    }
+    // Of those that leave the fewest lanes empty the widest.
+    let waste = |each: &usize| (n.div_ceil(16 * each) * each, std::cmp::Reverse(*each));
+    16 * (wide / 2 + 1..=wide).min_by_key(waste).expect("a width")
+}
+
+/// The vectors of so many columns.
+fn vectors(dtype: DType, target: &Target, columns: usize) -> usize {
+    (columns * dtype.size_bytes()).div_ceil(4 * target.vector_lanes)
 }
 
 /// The most rows of a tile of so many columns.
 pub fn most_rows(draft: &Draft, dtype: DType, target: &Target, columns: usize) -> usize {
-    let vectors = (columns * dtype.size_bytes()).div_ceil(4 * target.vector_lanes);
+    let vectors = vectors(dtype, target, columns);
     let sums = match (target.vector_registers, target.vector_lanes) {
         (32.., _) => 28,
         (_, 8..) => 12,
@@ -329,7 +361,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let (rows, columns) = match line {
         None => tile(draft, dtype, target, m, n),
         Some(_) => {
-            let columns = tile_columns(draft, target, n);
+            let columns = tile_columns(draft, dtype, target, m * length, n);
             let most = most_rows(draft, dtype, target, columns) / length;
             // Every tile reads all of its side of B, which costs as much as some rows; what two tiles share is computed twice.
             let cost = |lines: &usize| m.div_ceil(*lines) * (lines * length + READING);
@@ -757,7 +789,9 @@ fn ahead(draft: &mut Draft, form: &Form) -> usize {
     let size = form.dtype.size_bytes();
     let bytes = draft.count(&draft.free(form.b)) * size;
     let innermost = *form.k.last().expect("a sum over an axis");
-    let usual = if bytes >= FAR_BYTES { AHEAD_BYTES } else { 0 };
+    // A single row already loads as fast as the cache gives.
+    let is_far = bytes >= FAR_BYTES && draft.extent(form.row) > 1;
+    let usual = if is_far { AHEAD_BYTES } else { 0 };
     match (
         draft.decisions.get(Decision::Ahead).unwrap_or(usual),
         direct(draft, form.b, &form.k),
