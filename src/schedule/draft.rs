@@ -1,6 +1,7 @@
 //! A nest in the making, and questions about the expressions it is made from.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use netloom_ir::decisions::Decisions;
 use netloom_ir::kernel::index::{self, Affine};
@@ -82,6 +83,9 @@ impl Draft {
         let mut exprs = Exprs::default();
         for axis in &kernel.axes {
             exprs.add_axis(axis.extent);
+        }
+        for (&buffer, tensor) in kernel.exprs.constants() {
+            exprs.add_constant(buffer, Arc::clone(tensor));
         }
         Draft {
             grain: Grain::of(target),
