@@ -309,7 +309,8 @@ fn tile_columns(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize
     };
     let wide = (most_rows(draft, dtype, target, 16) / m.max(1)).min(n.div_ceil(16));
     if m * vectors(dtype, target, usual) >= ENOUGH_SUMS || 16 * wide <= usual {
-        return draft.decisions.get(Decision::Columns).unwrap_or(usual);
+        let decided = draft.decisions.get(Decision::Columns).unwrap_or(usual);
+        return if target.vector_registers < 32 { 16 } else { decided };
     }
     // Of those that leave the fewest lanes empty the widest.
     let waste = |each: &usize| (n.div_ceil(16 * each) * each, std::cmp::Reverse(*each));
