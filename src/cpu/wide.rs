@@ -87,7 +87,7 @@ pub enum Lowered {
     /// Copies of columns.
     Columns(Columns),
     /// Anything else.
-    Program(Program),
+    Program(Box<Program>),
 }
 
 /// The body's instructions, or what in it this level has no code for (the caller then uses CLIF).
@@ -97,7 +97,7 @@ pub enum Lowered {
 pub fn lower(body: &Body, level: Level) -> Result<Lowered, String> {
     match (Columns::of(body), level) {
         (Some(columns), Level::Avx2 | Level::Avx512) => Ok(Lowered::Columns(columns)),
-        _ => lower::lower(body, level).map(Lowered::Program),
+        _ => lower::lower(body, level).map(|program| Lowered::Program(Box::new(program))),
     }
 }
 
