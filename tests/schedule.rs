@@ -5,7 +5,7 @@ use netloom::compile::lower;
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::decisions::Tuned;
 use netloom::ir::kernel::{
-    self, Buffer, BufferId, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
+    self, Buffer, BufferId, Expr, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
 };
 use netloom::ir::ops::{Conv, Window};
 use netloom::ir::target::{Matrices, Target, TargetKind};
@@ -49,6 +49,10 @@ fn check(name: &str, tolerance: f64, build: impl for<'g> Fn(&'g Builder) -> Val<
     let graph = builder
         .finish([("y", result)])
         .unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    check_graph(name, tolerance, &graph);
+}
+
+fn check_graph(name: &str, tolerance: f64, graph: &Graph) {
     let tensors: Vec<(String, Tensor)> = (graph.inputs().iter())
         .map(|&id| {
             let Op::Input(input) = &graph.node(id).op else {
@@ -66,16 +70,10 @@ fn check(name: &str, tolerance: f64, build: impl for<'g> Fn(&'g Builder) -> Val<
         .iter()
         .map(|(name, tensor)| (&name[..], tensor.clone()))
         .collect();
-    let values = oracle::run_all(&graph, &inputs).unwrap_or_else(|problems| panic!("{name}: {problems}"));
-    for (cut, regions) in [("fused", fuse::regions(&graph)), ("single", fuse::singletons(&graph))] {
+    let values = oracle::run_all(graph, &inputs).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    for (cut, regions) in [("fused", fuse::regions(graph)), ("single", fuse::singletons(graph))] {
         for region in &regions {
-            check_region(
-                &format!("{name}, {cut}, {region:?}"),
-                tolerance,
-                &graph,
-                region,
-                &values,
-            );
+            check_region(&format!("{name}, {cut}, {region:?}"), tolerance, graph, region, &values);
         }
     }
 }
@@ -199,6 +197,27 @@ fn maps() {
     }
     check("long", 0.0, |b| b.input("x", DType::F32, [3, 7001]) + 1.0);
     check("tanh", 1e-6, |b| b.input("x", DType::F32, [2, 50]).tanh());
+}
+
+/// The states of a cell, the second a long chain on the first, which is stored: in lanes they are two loops.
+#[test]
+fn long_chains() {
+    for n in [15, 300, 5000] {
+        let b = Builder::new();
+        let [gates, state] = ["gates", "state"].map(|name| b.input(name, DType::F32, [n]));
+        let state = gates.sigmoid() * state + (gates * 0.5).tanh() * gates.sigmoid();
+        let hidden = state.tanh() * (gates * 2.0).sigmoid();
+        // A longer chain that has nothing to do with them.
+        let other = (gates.sin() * 0.5).tanh().sigmoid().atan();
+        let graph = b
+            .finish([("state", state), ("hidden", hidden), ("other", other)])
+            .unwrap();
+        check_graph("cell", 1e-6, &graph);
+        let kernel = kernel::build::build(&graph, &fuse::regions(&graph)[0]);
+        let nest = schedule::choose(&kernel, &netloom::Cpu::native().target());
+        let links = nest.buffers.iter().filter(|buffer| buffer.name.starts_with("link"));
+        assert_eq!(links.count(), 2, "the state and a gate are handed on");
+    }
 }
 
 #[test]
@@ -349,6 +368,27 @@ fn convolutions() {
     check("pool", 0.0, |b| {
         b.input("x", DType::F32, [2, 3, 8, 12]).max_pool(Window::tiling([2, 2]))
     });
+}
+
+/// Filters that reach far over the border of a small image: tiles near the border leave out the terms that are nothing but zeros.
+#[test]
+fn taps_outside_the_image() {
+    for (pad, side) in [(4_i64, 12), (6, 8)] {
+        let b = Builder::new();
+        let conv = Conv {
+            pad_low: vec![pad; 2],
+            pad_high: vec![pad; 2],
+            ..Conv::unit(2)
+        };
+        let [x, w] =
+            [("x", [2, 6, side, side]), ("w", [7, 6, 5, 5])].map(|(name, shape)| b.input(name, DType::F32, shape));
+        let graph = b.finish([("y", x.conv(w, conv))]).unwrap();
+        check_graph(&format!("{pad} outside"), 0.0, &graph);
+        let kernel = kernel::build::build(&graph, &fuse::regions(&graph)[0]);
+        let nest = schedule::choose(&kernel, &netloom::Cpu::native().target()).to_string();
+        // Beyond the furthest taps there are whole lines of zeros: then the sum is not cut.
+        assert_eq!(nest.contains("for tap"), pad < 5, "{nest}");
+    }
 }
 
 /// A convolution as a product whose second matrix is gathered: the limits keep it inside, and give zeros around the image.
@@ -511,6 +551,51 @@ fn what_is_read_by_fours_begins_at_fours() {
     };
     assert_eq!(by_fours(4), [true]);
     assert_eq!(by_fours(1), [false]);
+}
+
+/// Products with small constants along both axes of a square are one kernel. On a GPU an invocation computes a square, its sums along the one axis
+/// once for all results along the other, and constants are numbers in the code; on a CPU what is between is kept in memory.
+#[test]
+fn transforms_of_squares() {
+    fn transformed(b: &Builder, to: usize, dtype: DType) -> Val<'_> {
+        let elements = (0..to * 6).map(|at| Scalar::Float((at * 5 % 7) as f64 - 3.0));
+        let matrix = b.constant(Tensor::from_scalars(dtype, [to, 6], elements));
+        let down = Val::einsum("ckl,ik->cil", &[b.input("x", dtype, [9, 6, 6]), matrix]);
+        Val::einsum("cil,jl->ijc", &[down, matrix])
+    }
+    for to in [1, 2, 4, 6, 10] {
+        check("squares", 1e-6, |b| transformed(b, to, DType::F32));
+        check("squares and what follows", 1e-6, |b| {
+            (transformed(b, to, DType::F32) + b.input("bias", DType::F32, [9])).relu()
+        });
+        check("squares of halves", 2e-3, |b| transformed(b, to, DType::F16));
+    }
+    let gpu = Target {
+        kind: TargetKind::Vulkan,
+        vector_lanes: 4,
+        vector_registers: 64,
+        invocations: 1,
+        share_from: 0,
+        product_bytes: 1 << 27,
+        winograd: true,
+        f16: false,
+        matrices: None,
+        tuned: Tuned::NOTHING,
+    };
+    let b = Builder::new();
+    let y = transformed(&b, 4, DType::F32);
+    let lowered = lower(&Program::pure("run", b.finish([("y", y)]).expect("a graph")), &gpu).expect("it lowers");
+    let [nest] = lowered.kernels.nests() else {
+        panic!("{} kernels", lowered.kernels.nests().len())
+    };
+    assert!(!nest.body.contains(&Stmt::Barrier), "{nest}");
+    let loads: Vec<_> = (nest.exprs.ids())
+        .filter_map(|id| match nest.exprs.get(id) {
+            Expr::Load { buffer, .. } => Some(nest.buffers[buffer.at()].ty.shape.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(loads, vec![vec![9, 6, 6]; 36], "{nest}");
 }
 
 /// Halves are left to matrices that fit: whole, contiguous along one axis, with lines at multiples of 16 bytes.
