@@ -3,9 +3,9 @@
 mod cli;
 
 /// A compiler allocates much and briefly, on several threads: see BENCHMARKS.md.
-#[cfg(all(feature = "jemalloc", target_os = "linux"))]
+#[cfg(all(feature = "mimalloc", target_os = "linux"))]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     cli::run()
