@@ -13,6 +13,7 @@ use netloom_ir::prepare::PREPARE;
 use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
+use crate::cores;
 use crate::cpu::emit::Emitter;
 use crate::cpu::entry::{emit_barrier, emit_entry};
 use crate::cpu::export::{self, LevelCode, emit_check, emit_export};
@@ -125,11 +126,11 @@ pub(crate) fn plan_graphs(
         stages.add(stage, took);
     }
     stages.time("verify", || {
-        for nest in kernels.nests() {
+        cores::map(kernels.nests(), |nest| {
             if let Err(problems) = verify::verify(nest) {
                 panic!("schedule of `{}` is not valid: {}", nest.name, problems.join("; "));
             }
-        }
+        })
     });
     let given = states
         .iter()

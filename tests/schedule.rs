@@ -49,6 +49,10 @@ fn check(name: &str, tolerance: f64, build: impl for<'g> Fn(&'g Builder) -> Val<
     let graph = builder
         .finish([("y", result)])
         .unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    check_graph(name, tolerance, &graph);
+}
+
+fn check_graph(name: &str, tolerance: f64, graph: &Graph) {
     let tensors: Vec<(String, Tensor)> = (graph.inputs().iter())
         .map(|&id| {
             let Op::Input(input) = &graph.node(id).op else {
@@ -66,16 +70,10 @@ fn check(name: &str, tolerance: f64, build: impl for<'g> Fn(&'g Builder) -> Val<
         .iter()
         .map(|(name, tensor)| (&name[..], tensor.clone()))
         .collect();
-    let values = oracle::run_all(&graph, &inputs).unwrap_or_else(|problems| panic!("{name}: {problems}"));
-    for (cut, regions) in [("fused", fuse::regions(&graph)), ("single", fuse::singletons(&graph))] {
+    let values = oracle::run_all(graph, &inputs).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    for (cut, regions) in [("fused", fuse::regions(graph)), ("single", fuse::singletons(graph))] {
         for region in &regions {
-            check_region(
-                &format!("{name}, {cut}, {region:?}"),
-                tolerance,
-                &graph,
-                region,
-                &values,
-            );
+            check_region(&format!("{name}, {cut}, {region:?}"), tolerance, graph, region, &values);
         }
     }
 }
@@ -199,6 +197,27 @@ fn maps() {
     }
     check("long", 0.0, |b| b.input("x", DType::F32, [3, 7001]) + 1.0);
     check("tanh", 1e-6, |b| b.input("x", DType::F32, [2, 50]).tanh());
+}
+
+/// The states of a cell, the second a long chain on the first, which is stored: in lanes they are two loops.
+#[test]
+fn long_chains() {
+    for n in [15, 300, 5000] {
+        let b = Builder::new();
+        let [gates, state] = ["gates", "state"].map(|name| b.input(name, DType::F32, [n]));
+        let state = gates.sigmoid() * state + (gates * 0.5).tanh() * gates.sigmoid();
+        let hidden = state.tanh() * (gates * 2.0).sigmoid();
+        // A longer chain that has nothing to do with them.
+        let other = (gates.sin() * 0.5).tanh().sigmoid().atan();
+        let graph = b
+            .finish([("state", state), ("hidden", hidden), ("other", other)])
+            .unwrap();
+        check_graph("cell", 1e-6, &graph);
+        let kernel = kernel::build::build(&graph, &fuse::regions(&graph)[0]);
+        let nest = schedule::choose(&kernel, &netloom::Cpu::native().target());
+        let links = nest.buffers.iter().filter(|buffer| buffer.name.starts_with("link"));
+        assert_eq!(links.count(), 2, "the state and a gate are handed on");
+    }
 }
 
 #[test]
@@ -349,6 +368,27 @@ fn convolutions() {
     check("pool", 0.0, |b| {
         b.input("x", DType::F32, [2, 3, 8, 12]).max_pool(Window::tiling([2, 2]))
     });
+}
+
+/// Filters that reach far over the border of a small image: tiles near the border leave out the terms that are nothing but zeros.
+#[test]
+fn taps_outside_the_image() {
+    for (pad, side) in [(4_i64, 12), (6, 8)] {
+        let b = Builder::new();
+        let conv = Conv {
+            pad_low: vec![pad; 2],
+            pad_high: vec![pad; 2],
+            ..Conv::unit(2)
+        };
+        let [x, w] =
+            [("x", [2, 6, side, side]), ("w", [7, 6, 5, 5])].map(|(name, shape)| b.input(name, DType::F32, shape));
+        let graph = b.finish([("y", x.conv(w, conv))]).unwrap();
+        check_graph(&format!("{pad} outside"), 0.0, &graph);
+        let kernel = kernel::build::build(&graph, &fuse::regions(&graph)[0]);
+        let nest = schedule::choose(&kernel, &netloom::Cpu::native().target()).to_string();
+        // Beyond the furthest taps there are whole lines of zeros: then the sum is not cut.
+        assert_eq!(nest.contains("for tap"), pad < 5, "{nest}");
+    }
 }
 
 /// A convolution as a product whose second matrix is gathered: the limits keep it inside, and give zeros around the image.

@@ -74,6 +74,8 @@ pub struct Draft {
     pub axes: Vec<Axis>,
     pub buffers: Vec<Buffer>,
     pub locals: Vec<Local>,
+    /// Of copies with zeros around, what lies within these along each axis: from where on, and up to where.
+    pub within: HashMap<BufferId, Vec<(i64, i64)>>,
 }
 
 impl Draft {
@@ -97,6 +99,7 @@ impl Draft {
             axes: kernel.axes.clone(),
             buffers: kernel.buffers.clone(),
             locals: Vec::new(),
+            within: HashMap::new(),
         }
     }
 
@@ -293,6 +296,24 @@ impl Draft {
             .filter(|kept| **kept == axis)
             .for_each(|kept| *kept = by);
         self.source.fold(with, over, value)
+    }
+
+    /// The same fold along one of its axes outside all others.
+    pub fn outermost(&mut self, fold: ExprId, axis: AxisId) -> ExprId {
+        let Expr::Fold { with, over, value } = self.source.get(fold).clone() else {
+            unreachable!("a fold")
+        };
+        let others = over.into_iter().filter(|&other| other != axis);
+        let over = [axis].into_iter().chain(others).collect();
+        self.source.fold(with, over, value)
+    }
+
+    /// The axes of a fold.
+    pub fn folded(&self, fold: ExprId) -> Vec<AxisId> {
+        match self.source.get(fold) {
+            Expr::Fold { over, .. } => over.clone(),
+            _ => unreachable!("a fold"),
+        }
     }
 
     /// Every expression of the source below one, itself included, operands first.

@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use netloom_ir::DType;
 use netloom_ir::kernel::index::substitute;
-use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Prim, Role, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Expr, ExprId, Prim, Role, Stmt};
 
+use super::chain::Cut;
 use super::draft::{Draft, Grain, Task};
 
 /// Elements of one share of a long vector loop: enough to hide the cost of starting it, and few enough to share out evenly.
@@ -318,8 +319,7 @@ impl Loops<'_> {
             .partition(|task| self.lanes.as_ref().is_some_and(|lanes| task.over.contains(&lanes.of)));
         body.extend(narrow.into_iter().map(|task| self.store(task)).collect::<Vec<_>>());
         if !wide.is_empty() {
-            let stores = wide.into_iter().map(|task| self.store(task)).collect();
-            body.push(self.lane_loop(stores));
+            body.extend(self.wide_stores(&wide));
         }
         if level < outer.len() && tasks.iter().any(|task| self.task_depth(task, outer) > level) {
             self.bound.insert(outer[level]);
@@ -328,6 +328,48 @@ impl Loops<'_> {
             body.push(self.draft.all(outer[level], Bind::Serial, inner));
         }
         body
+    }
+
+    /// Stores in lanes: one loop, or two where each element is a long chain.
+    fn wide_stores(&mut self, tasks: &[&Task]) -> Vec<Stmt> {
+        let Some(Cut { links, is_second }) = Cut::of(self.draft, tasks) else {
+            let stores = tasks.iter().map(|task| self.store(task)).collect();
+            return vec![self.lane_loop(stores)];
+        };
+        let known = self.known.clone();
+        let lanes = self.lanes.as_ref().expect("a lane axis");
+        let (at, width) = (self.draft.exprs.axis(lanes.axis), self.draft.extent(lanes.axis));
+        let rows: Vec<BufferId> = (links.iter())
+            .map(|&link| {
+                let dtype = self.draft.source.dtype(link);
+                self.draft.scratch("link", dtype, vec![width], Role::WorkerScratch)
+            })
+            .collect();
+        let [first, second] = [false, true].map(|wanted| {
+            let of_loop = tasks
+                .iter()
+                .zip(&is_second)
+                .filter(move |(_, is_second)| **is_second == wanted);
+            of_loop.map(|(task, _)| *task).collect::<Vec<&Task>>()
+        });
+        let mut stores: Vec<Stmt> = first.into_iter().map(|task| self.store(task)).collect();
+        for (&link, &row) in links.iter().zip(&rows) {
+            stores.push(Stmt::Store {
+                buffer: row,
+                index: vec![at],
+                value: self.value(link),
+            });
+        }
+        let before = self.lane_loop(stores);
+        for (&link, &row) in links.iter().zip(&rows) {
+            let dtype = self.draft.source.dtype(link);
+            let handed_on = self.draft.exprs.load(row, dtype, vec![at], false);
+            self.known.insert(link, handed_on);
+        }
+        let stores = second.into_iter().map(|task| self.store(task)).collect();
+        let after = self.lane_loop(stores);
+        self.known = known;
+        vec![before, after]
     }
 
     fn lane_loop(&mut self, body: Vec<Stmt>) -> Stmt {
