@@ -2,15 +2,16 @@
 //! lost (S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore architectures", 2009).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netloom_ir::program::Program;
-use netloom_ir::{Builder, DType, Tensor};
+use netloom_ir::{Builder, DType, Tensor, Val};
 
 use crate::compile::compile;
 use crate::cpu::peak::peak;
 use crate::device::Device;
 use crate::error::Error;
+use crate::profile;
 use crate::session::Session;
 
 /// The limits of a device with so many threads.
@@ -18,14 +19,18 @@ use crate::session::Session;
 pub struct Limits {
     /// Floating-point operations of `f32` a second, where fused multiply-adds are all that is done; `None` where no code measures it.
     pub flops: Option<f64>,
-    /// Bytes read and written a second by an elementwise kernel whose tensors are larger than most caches.
+    /// Bytes read and written a second by the fastest of some simple kernels whose tensors are larger than most caches.
     pub bytes: f64,
 }
 
 /// Elements of the tensors that are streamed: 64 MiB.
 const STREAMED: usize = 16 << 20;
-/// Of so many runs the fastest counts.
-const RUNS: usize = 5;
+/// So long it is streamed; the fastest run counts.
+const AT_LEAST: Duration = Duration::from_millis(50);
+/// What is computed from it: as much, and next to nothing. lavapipe writes element by element, and reads four at once.
+const STREAMS: &[Stream] = &[|x| x + 1.0, |x| x.sum_all()];
+
+type Stream = for<'b> fn(Val<'b>) -> Val<'b>;
 
 impl Limits {
     /// Measures them, in about a tenth of a second.
@@ -38,23 +43,11 @@ impl Limits {
             #[cfg(feature = "vulkan")]
             Device::Vulkan(_) => None,
         };
-        let b = Builder::new();
-        let graph = b.finish([("y", b.input("x", DType::F32, [STREAMED]) + 1.0)])?;
-        let executable = compile(&Program::pure("stream", graph), device)?;
-        let mut session = Session::new(Arc::new(executable), threads, 0)?;
-        let x = Tensor::zeros(DType::F32, [STREAMED]);
-        let mut results = session.results("stream")?;
-        let mut least = Duration::MAX;
-        for _ in 0..RUNS {
-            let start = Instant::now();
-            session.run("stream", &[&x], &mut results)?;
-            least = least.min(start.elapsed());
+        let mut bytes = 0f64;
+        for streamed in STREAMS {
+            bytes = bytes.max(rate(device, threads, *streamed)?);
         }
-        let moved = 2 * STREAMED * DType::F32.size_bytes();
-        Ok(Limits {
-            flops,
-            bytes: moved as f64 / least.as_secs_f64(),
-        })
+        Ok(Limits { flops, bytes })
     }
 
     /// The seconds that a kernel takes at least: for its operations or for its bytes, whichever is more. One whose tensors lie in a cache may
@@ -63,6 +56,19 @@ impl Limits {
         let computing = self.flops.map_or(0.0, |rate| flops / rate);
         computing.max(bytes as f64 / self.bytes)
     }
+}
+
+/// Bytes a second of what is computed from a large tensor, by the clock by which kernels are measured: a run on Vulkan also copies tensors there and back.
+fn rate(device: &Device, threads: usize, streamed: Stream) -> Result<f64, Error> {
+    let b = Builder::new();
+    let graph = b.finish([("y", streamed(b.input("x", DType::F32, [STREAMED])))])?;
+    let program = Program::pure("stream", graph);
+    let session = Session::new(Arc::new(compile(&program, device)?), threads, 0)?;
+    let x = Tensor::zeros(DType::F32, [STREAMED]);
+    let costs = profile::kernels(&program, "stream", &session, &[&x], AT_LEAST)?;
+    let bytes: usize = costs.iter().map(|cost| cost.bytes).sum();
+    let took: Duration = costs.iter().map(|cost| cost.time).sum();
+    Ok(bytes as f64 / took.as_secs_f64())
 }
 
 #[cfg(test)]
