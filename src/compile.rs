@@ -13,6 +13,7 @@ use netloom_ir::prepare::PREPARE;
 use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
+use crate::cores;
 use crate::cpu::emit::Emitter;
 use crate::cpu::entry::{emit_barrier, emit_entry};
 use crate::cpu::export::{self, LevelCode, emit_check, emit_export};
@@ -125,12 +126,12 @@ pub(crate) fn plan_graphs(
         stages.add(stage, took);
     }
     stages.time("verify", || {
-        for nest in kernels.nests() {
+        cores::map(kernels.nests(), |nest| {
             if let Err(broken) = verify::verify(nest) {
                 let broken: Vec<String> = broken.iter().map(ToString::to_string).collect();
                 panic!("schedule of `{}` is not valid: {}", nest.name, broken.join("; "));
             }
-        }
+        })
     });
     let given = states
         .iter()

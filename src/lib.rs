@@ -16,6 +16,7 @@ pub mod ahead;
 pub mod buffers;
 pub mod check;
 pub mod compile;
+mod cores;
 pub mod cpu;
 pub mod device;
 pub mod dump;

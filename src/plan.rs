@@ -614,10 +614,11 @@ impl Planner<'_> {
             }
             places.insert(whole, place);
         }
-        for (time, region) in regions.iter().enumerate() {
-            if region.outputs.iter().any(|id| joins.contains_key(id)) {
-                continue;
-            }
+        let is_run = |region: &&Region| !region.outputs.iter().any(|id| joins.contains_key(id));
+        let run = regions.iter().filter(is_run);
+        let run: Vec<&Region> = run.filter(|region| region.kind == RegionKind::Kernel).collect();
+        let mut kernels = self.kernels.add(graph, &run, &self.layouts).into_iter();
+        for (time, region) in regions.iter().enumerate().filter(|(_, region)| is_run(region)) {
             let mut fixed = Vec::new();
             for &id in &region.outputs {
                 if let Some(place) = part_places.get(&id) {
@@ -646,7 +647,8 @@ impl Planner<'_> {
                     // A part may be read after the whole has been, and the whole after a part.
                     let is_joined = |id: &NodeId| joins.contains_key(id) || part_places.contains_key(id);
                     let dying = |id: &NodeId| last_read.get(id) == Some(&time) && !is_joined(id);
-                    self.kernel(graph, region, &mut places, &fixed, dying, steps);
+                    let kernel = kernels.next().expect("one for each such region");
+                    self.kernel(kernel, region, &mut places, &fixed, dying, steps);
                 }
                 RegionKind::Compound => self.compound(graph, region, &mut places, &fixed, steps),
             }
@@ -687,14 +689,13 @@ impl Planner<'_> {
     /// Appends a kernel step, letting outputs take the place of operands that die here. Outputs in `fixed` stay where they are.
     fn kernel(
         &mut self,
-        graph: &Graph,
+        kernel: KernelId,
         region: &Region,
         places: &mut HashMap<NodeId, Place>,
         fixed: &[NodeId],
         dying: impl Fn(&NodeId) -> bool,
         steps: &mut Vec<Step>,
     ) {
-        let kernel = self.kernels.add(graph, region, &self.layouts);
         let nest = self.kernels.nest(kernel);
         let mut taken = Vec::new();
         let mut late_copies = Vec::new();

@@ -22,6 +22,7 @@ mod scatter;
 mod sliding;
 mod sort;
 mod stretch;
+mod taps;
 mod turn;
 mod unroll;
 mod winograd;
@@ -37,6 +38,7 @@ use draft::{Draft, Grain, Task};
 use fold::Plan;
 use registers::Block;
 use rows::Rows;
+use taps::Taps;
 use turn::Turn;
 
 /// With fewer shares than this some of many workers have nothing to do.
@@ -130,6 +132,13 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                         .for_each(|task| task.value = draft.replace(&known, task.value));
                     stage(draft, &mut group, pieces.piece, target, alone, &mut phases);
                 }
+                Step::Order(fold, axis) => {
+                    let ordered = draft.outermost(fold, axis);
+                    let known = HashMap::from([(fold, ordered)]);
+                    group
+                        .iter_mut()
+                        .for_each(|task| task.value = draft.replace(&known, task.value));
+                }
                 Step::Pad(load) => pad(draft, &mut group, load, target, alone, &mut phases),
                 Step::Winograd(form) => {
                     phases.extend(winograd::schedule(draft, &group, &form, target));
@@ -175,6 +184,8 @@ enum Step {
     Stage(ExprId),
     /// Copy the tensor that an expression loads from, with the zeros around it.
     Pad(ExprId),
+    /// Fold along an axis outside all others.
+    Order(ExprId, AxisId),
     /// Cut a fold into pieces of about so many elements.
     Cut(ExprId, usize),
     /// Write the loops: of a convolution by Winograd's algorithm.
@@ -248,6 +259,8 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
     }
     if let Some(side) = [form.b, form.a].into_iter().find(|&side| form.is_padded(draft, side)) {
         Step::Pad(side)
+    } else if let Some(taps) = Taps::of(draft, &form).filter(|taps| form.k[0] != taps.axis) {
+        Step::Order(form.fold, taps.axis)
     } else if form.is_narrow(draft) {
         Step::Cut(form.fold, draft.grain.long() / 2)
     } else if folds.len() > 1 || !form.spans(&group[0]) {
@@ -269,8 +282,12 @@ fn stage(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alo
     let (inner, mut over): (Vec<AxisId>, Vec<AxisId>) = free.iter().partition(|axis| parallel.contains(axis));
     let folded = !matches!(draft.source.get(id), Expr::Fold { .. });
     if folded {
-        // An operand of a contraction: its sum's axes are innermost.
-        over = inner.iter().chain(&over).copied().collect();
+        // An operand of a contraction: its sum's axes are innermost, in their order.
+        let roots: Vec<ExprId> = group.iter().map(|task| task.value).collect();
+        let folds = draft.folds(&roots).into_iter();
+        let summed: Vec<AxisId> = folds.flat_map(|fold| draft.folded(fold)).collect();
+        over.sort_by_key(|axis| summed.iter().position(|other| other == axis));
+        over = inner.into_iter().chain(over).collect();
     } else {
         over.extend(inner);
     }
@@ -318,6 +335,10 @@ fn pad(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alone
         .collect();
     let value = draft.source.load(buffer, dtype, from, true);
     let copy = draft.scratch("padded", dtype, shape, Role::SharedScratch);
+    let extents = draft.buffers[buffer.at()].ty.shape.clone();
+    let within = extents.into_iter().zip(lows());
+    let within = within.map(|(extent, low)| (-low, extent as i64 - low)).collect();
+    draft.within.insert(copy, within);
     let task = Task {
         buffer: copy,
         over,

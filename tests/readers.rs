@@ -299,6 +299,30 @@ fn an_archive_that_claims_to_unpack_to_much() {
     read(readers::npz, &file);
 }
 
+/// A list of contents of no members, which says beside that of those on this disk there are so many, from so far on.
+#[test]
+fn an_archive_that_claims_many_members() {
+    let mut file = b"PK\x05\x06".to_vec();
+    file.extend([0; 4]);
+    file.extend(0xffee_u16.to_le_bytes());
+    file.extend([0; 6]);
+    file.extend(0x7fff_ffff_u32.to_le_bytes());
+    file.extend([0; 2]);
+    read(readers::npz, &file);
+}
+
+/// The second version of NumPy's format has four bytes for the header's length.
+#[test]
+fn an_array_whose_header_claims_to_be_long() {
+    let mut file = archive();
+    let header = file
+        .windows(6)
+        .position(|bytes| bytes == b"\x93NUMPY")
+        .expect("an array");
+    file[header + 6] = 2;
+    read(readers::npz, &file);
+}
+
 #[test]
 fn packed_pictures_that_unpack_without_end_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,7 @@ use netloom::compile::lower;
 use netloom::ir::builder::{Builder, Val};
 use netloom::ir::decisions::Tuned;
 use netloom::ir::kernel::{
-    self, Buffer, BufferId, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
+    self, Buffer, BufferId, Expr, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
 };
 use netloom::ir::ops::{Conv, Window};
 use netloom::ir::target::{Matrices, Target, TargetKind};
@@ -370,6 +370,27 @@ fn convolutions() {
     });
 }
 
+/// Filters that reach far over the border of a small image: tiles near the border leave out the terms that are nothing but zeros.
+#[test]
+fn taps_outside_the_image() {
+    for (pad, side) in [(4_i64, 12), (6, 8)] {
+        let b = Builder::new();
+        let conv = Conv {
+            pad_low: vec![pad; 2],
+            pad_high: vec![pad; 2],
+            ..Conv::unit(2)
+        };
+        let [x, w] =
+            [("x", [2, 6, side, side]), ("w", [7, 6, 5, 5])].map(|(name, shape)| b.input(name, DType::F32, shape));
+        let graph = b.finish([("y", x.conv(w, conv))]).unwrap();
+        check_graph(&format!("{pad} outside"), 0.0, &graph);
+        let kernel = kernel::build::build(&graph, &fuse::regions(&graph)[0]);
+        let nest = schedule::choose(&kernel, &netloom::Cpu::native().target()).to_string();
+        // Beyond the furthest taps there are whole lines of zeros: then the sum is not cut.
+        assert_eq!(nest.contains("for tap"), pad < 5, "{nest}");
+    }
+}
+
 /// A convolution as a product whose second matrix is gathered: the limits keep it inside, and give zeros around the image.
 #[test]
 fn convolutions_are_products() {
@@ -533,6 +554,51 @@ fn what_is_read_by_fours_begins_at_fours() {
     };
     assert_eq!(by_fours(4), [true]);
     assert_eq!(by_fours(1), [false]);
+}
+
+/// Products with small constants along both axes of a square are one kernel. On a GPU an invocation computes a square, its sums along the one axis
+/// once for all results along the other, and constants are numbers in the code; on a CPU what is between is kept in memory.
+#[test]
+fn transforms_of_squares() {
+    fn transformed(b: &Builder, to: usize, dtype: DType) -> Val<'_> {
+        let elements = (0..to * 6).map(|at| Scalar::Float((at * 5 % 7) as f64 - 3.0));
+        let matrix = b.constant(Tensor::from_scalars(dtype, [to, 6], elements));
+        let down = Val::einsum("ckl,ik->cil", &[b.input("x", dtype, [9, 6, 6]), matrix]);
+        Val::einsum("cil,jl->ijc", &[down, matrix])
+    }
+    for to in [1, 2, 4, 6, 10] {
+        check("squares", 1e-6, |b| transformed(b, to, DType::F32));
+        check("squares and what follows", 1e-6, |b| {
+            (transformed(b, to, DType::F32) + b.input("bias", DType::F32, [9])).relu()
+        });
+        check("squares of halves", 2e-3, |b| transformed(b, to, DType::F16));
+    }
+    let gpu = Target {
+        kind: TargetKind::Vulkan,
+        vector_lanes: 4,
+        vector_registers: 64,
+        invocations: 1,
+        share_from: 0,
+        product_bytes: 1 << 27,
+        winograd: true,
+        f16: false,
+        matrices: None,
+        tuned: Tuned::NOTHING,
+    };
+    let b = Builder::new();
+    let y = transformed(&b, 4, DType::F32);
+    let lowered = lower(&Program::pure("run", b.finish([("y", y)]).expect("a graph")), &gpu).expect("it lowers");
+    let [nest] = lowered.kernels.nests() else {
+        panic!("{} kernels", lowered.kernels.nests().len())
+    };
+    assert!(!nest.body.contains(&Stmt::Barrier), "{nest}");
+    let loads: Vec<_> = (nest.exprs.ids())
+        .filter_map(|id| match nest.exprs.get(id) {
+            Expr::Load { buffer, .. } => Some(nest.buffers[buffer.at()].ty.shape.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(loads, vec![vec![9, 6, 6]; 36], "{nest}");
 }
 
 /// Halves are left to matrices that fit: whole, contiguous along one axis, with lines at multiples of 16 bytes.

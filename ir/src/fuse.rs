@@ -6,7 +6,7 @@
 //! - Light nodes (maps, views, iota, random, gather, pools of small windows) are inlined where that computes nothing twice, or only what is cheap.
 //! - A fold is inlined as a row statistic: at a prefix of the parallel axes, where it is computed once a row.
 //! - A contraction (einsum, conv, pool of a large window) is inlined where its elements and the region's points are the same, so that what follows it
-//!   rides on it as an epilogue; one a region, and with no fold.
+//!   rides on it as an epilogue; one a region, and with no fold. Products with small constant matrices, one of the other, are computed together.
 //! - What must be stored is written by a region that computes it at every point anyway, if one does and no cycle arises:
 //!   so Adam's three results, or a row's statistic, are further outputs of one kernel.
 //! - Parts that make up a large tensor, one behind the other in memory, are stored: they are written where they belong, and joining costs nothing.
@@ -24,7 +24,8 @@ pub use given::{Wrong, check, cut};
 
 use crate::dtype::DType;
 use crate::graph::{Graph, Node, NodeId};
-use crate::kernel::{Expr, Exprs, Nest, Prim, build::X};
+use crate::kernel::build::{X, known};
+use crate::kernel::{Expr, Exprs, Nest, Prim};
 use crate::ops::{MapDef, Op, View};
 
 /// The most primitives of one kernel.
@@ -247,7 +248,7 @@ struct Draft {
     operands: Vec<NodeId>,
     stopped: Vec<(NodeId, String)>,
     prims: u32,
-    has_contraction: bool,
+    contractions: Vec<NodeId>,
     folds: usize,
     /// Prefix, scatter, sort and ops with bodies take neither a contraction nor a fold nor further outputs.
     is_special: bool,
@@ -447,7 +448,7 @@ impl<'a> Cut<'a> {
             }
         }
         draft.prims += cost.prims * copies;
-        draft.has_contraction |= is_contraction(&node.op);
+        draft.contractions.extend(is_contraction(&node.op).then_some(id));
         draft.folds += usize::from(matches!(node.op, Op::Fold(_)));
         for demand in demands.iter().filter(|demand| demand.region == region) {
             let repeats = many || self.times(id, demand) > 1.25;
@@ -613,8 +614,12 @@ impl<'a> Cut<'a> {
             if draft.is_special {
                 return Err(format!("`{name}` is computed in tiles, this region is not"));
             }
-            if draft.has_contraction {
-                return Err("a kernel has one contraction".to_owned());
+            if let &[outer, ref others @ ..] = &draft.contractions[..] {
+                let is_inner = others.is_empty() && self.graph.node(outer).args.contains(&id);
+                return match is_inner && self.is_transform(outer) && self.is_transform(id) {
+                    true => Ok(()),
+                    false => Err("a kernel has one contraction".to_owned()),
+                };
             }
             if draft.folds > 0 {
                 return Err(format!("`{name}` is computed in tiles, and the region folds rows"));
@@ -625,7 +630,7 @@ impl<'a> Cut<'a> {
             return Ok(());
         }
         if let Op::Fold(fold) = &node.op {
-            if draft.has_contraction || draft.is_special {
+            if !draft.contractions.is_empty() || draft.is_special {
                 return Err(format!("`{name}` does not fit in a kernel of this form"));
             }
             let operand = self.graph.ty(node.args[0]);
@@ -660,6 +665,13 @@ impl<'a> Cut<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a contraction is one with a small constant, as the transforms of Winograd's algorithm are along either axis of a square.
+    fn is_transform(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        let is_small = |arg: &NodeId| known(self.graph, *arg).is_some();
+        matches!(node.op, Op::Einsum(_)) && node.args.iter().any(is_small)
     }
 
     /// Whether repeating a little beats storing it, as what it is made from has other users and is stored anyway.
@@ -779,7 +791,7 @@ impl<'a> Cut<'a> {
             && draft.shape == *shape
             && (draft.folds > 0 || !matches!(node.op, Op::Fold(_)))
             && !draft.is_special
-            && !draft.has_contraction
+            && draft.contractions.is_empty()
             && !draft.outputs.iter().any(|output| self.rides[output.at()]);
         fits && !demanding.contains(&region) && !self.reaches_any(region, demanding, id)
     }

@@ -132,6 +132,7 @@ impl Kernel {
         let mut hasher = FnvHasher::default();
         self.parts().hash(&mut hasher);
         self.exprs.ids().for_each(|id| self.exprs.get(id).hash(&mut hasher));
+        self.exprs.constants().iter().for_each(|known| known.hash(&mut hasher));
         hasher.finish()
     }
 
@@ -139,6 +140,7 @@ impl Kernel {
     pub fn is_same(&self, other: &Kernel) -> bool {
         self.parts() == other.parts()
             && self.exprs.len() == other.exprs.len()
+            && self.exprs.constants() == other.exprs.constants()
             && self.exprs.ids().all(|id| self.exprs.get(id) == other.exprs.get(id))
     }
 

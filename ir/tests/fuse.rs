@@ -248,6 +248,17 @@ fn adam() -> Graph {
     b.finish([("p", next_p), ("m", next_m), ("v", next_v)]).unwrap()
 }
 
+/// `A · x · Aᵀ` for a square of every channel, and what is added to it.
+fn transforms() -> Graph {
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [5, 4, 4]);
+    let elements: Vec<f32> = (0..8).map(|at| (at % 3) as f32 - 1.0).collect();
+    let a = b.constant(Tensor::from_f32([2, 4], &elements));
+    let both = einsum("cij,lj->cil", einsum("ckj,ik->cij", x, a), a);
+    b.finish([("y", relu(both + b.input("bias", DType::F32, [5, 1, 1])))])
+        .unwrap()
+}
+
 fn other_forms() -> Graph {
     let b = Builder::new();
     let x = b.input("x", DType::F32, [4, 6]);
@@ -309,6 +320,7 @@ fn known_graphs_are_cut_as_before() {
             }),
         ),
         ("adam", adam()),
+        ("transforms", transforms()),
         ("other_forms", other_forms()),
     ];
     for (name, graph) in graphs {

@@ -27,7 +27,7 @@ use super::tile::{self as assembled, Tile};
 use super::wide::{self, Body};
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
-use compile::{Compiled, Draft, compile_all, define};
+use compile::{Draft, Source, compile_all, define};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
 mod compile;
@@ -38,9 +38,6 @@ mod tile;
 
 /// The function that a barrier calls; see [`super`].
 pub const BARRIER: &str = "netloom_barrier";
-
-/// Where assembled functions start: a line of the instruction cache.
-const CODE_ALIGNMENT: u64 = 64;
 
 /// Emits nests into one module, and keeps what they share.
 pub struct Emitter {
@@ -57,6 +54,8 @@ struct Shared {
     tiles: HashMap<Tile, FuncId>,
     /// `None` for a body that the level has no code for.
     bodies: HashMap<Body, Option<FuncId>>,
+    /// Functions that are declared and not yet assembled.
+    waiting: Vec<Draft<Source>>,
     /// What has been emitted, if it is to be shown.
     listing: Option<Listing>,
 }
@@ -93,6 +92,7 @@ impl Emitter {
                 home,
                 tiles: HashMap::new(),
                 bodies: HashMap::new(),
+                waiting: Vec::new(),
                 listing: None,
             },
         })
@@ -116,21 +116,26 @@ impl Emitter {
 
     /// Defines functions that run nests, one each. A function's symbol is the nest's name, with a number if that is taken.
     ///
-    /// Several threads compile them; what comes out, and in which order, does not depend on that.
+    /// Several threads make their code; what comes out, and in which order, does not depend on that.
     pub fn emit(&mut self, module: &mut dyn Module, nests: &[Nest]) -> Result<Vec<FuncId>, Error> {
         let isa = OwnedTargetIsa::clone(&self.isa);
-        let drafts = nests.iter().map(|nest| self.draft(module, nest));
-        let compiled = compile_all(drafts, nests.len(), &*isa)?;
-        let define = |Draft { name, id, code }: Draft<Compiled>| {
+        let mut kernels = Vec::new();
+        let drafts = nests.iter().flat_map(|nest| {
+            let draft = self.draft(module, nest);
+            kernels.extend(draft.as_ref().map(|draft| draft.id));
+            let mut drafts: Vec<_> = self.shared.waiting.drain(..).map(Ok).collect();
+            drafts.push(draft);
+            drafts
+        });
+        for Draft { name, id, code } in compile_all(drafts, nests.len(), &*isa)? {
             self.shared.list(&name, &code.code);
             define(module, id, &code).map_err(|source| Error::kernel(&name, source))?;
-            Ok(id)
-        };
-        compiled.into_iter().map(define).collect()
+        }
+        Ok(kernels)
     }
 
     /// Declares the function of a nest, and spells it.
-    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Box<Context>>, Error> {
+    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Source>, Error> {
         let signature = kernel_signature(module);
         let name = free_name(module, &nest.name);
         let id = module
@@ -147,13 +152,19 @@ impl Emitter {
         Ok(Draft {
             name,
             id,
-            code: context,
+            code: Source::Spelled(context),
         })
     }
 }
 
 impl Shared {
-    /// The function of a tile, defined if it was not.
+    /// A function that will be assembled.
+    fn assembled(&mut self, name: String, id: FuncId, assemble: impl FnOnce() -> Vec<u8> + Send + 'static) {
+        let code = Source::Assembled(Box::new(assemble));
+        self.waiting.push(Draft { name, id, code });
+    }
+
+    /// The function of a tile, declared if it was not.
     fn tile(&mut self, module: &mut dyn Module, tile: Tile) -> Result<FuncId, ModuleError> {
         if let Some(&function) = self.tiles.get(&tile) {
             return Ok(function);
@@ -166,9 +177,8 @@ impl Shared {
         let symbol = free_name(module, &format!("tile_{}", self.tiles.len()));
         let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
         if assembled {
-            let code = assembled::assemble(&tile, self.cpu.level);
-            self.list(&symbol, &code);
-            module.define_function_bytes(function, CODE_ALIGNMENT, &code, &[])?;
+            let (tile, level) = (tile.clone(), self.cpu.level);
+            self.assembled(symbol, function, move || assembled::assemble(&tile, level));
         } else {
             tile::define(module, function, signature, &tile, &self.cpu, self.home)?;
         }
@@ -181,16 +191,16 @@ impl Shared {
         if let Some(&function) = self.bodies.get(body) {
             return Ok(function);
         }
-        let function = match wide::assemble(body, self.cpu.level) {
+        let level = self.cpu.level;
+        let function = match wide::lower(body, level) {
             Err(_) => None,
-            Ok(code) => {
+            Ok(lowered) => {
                 let mut signature = module.make_signature();
                 signature.params.extend([I64; 3].map(AbiParam::new));
                 signature.call_conv = CallConv::SystemV;
                 let symbol = free_name(module, &format!("lanes_{}", self.bodies.len()));
                 let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
-                self.list(&symbol, &code);
-                module.define_function_bytes(function, CODE_ALIGNMENT, &code, &[])?;
+                self.assembled(symbol, function, move || lowered.assemble(level));
                 Some(function)
             }
         };

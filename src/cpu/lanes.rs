@@ -587,7 +587,7 @@ mod tests {
     use netloom_ir::tensor::Type;
 
     use super::super::machine::{Machine, levels};
-    use super::super::wide::assemble;
+    use super::super::wide::lower;
     use super::*;
 
     /// A nest under construction: buffer 0 is written, axis 0 is the outer one, axis 1 the lanes.
@@ -753,7 +753,7 @@ mod tests {
                     }
                 }
             }
-            let code = Machine::new(&assemble(&lanes.body, level).expect("code"));
+            let code = Machine::new(&lower(&lanes.body, level).expect("code").assemble(level));
             let mut found = memory(nest);
             for outer in 0..OUTER {
                 let mut slots = slots(nest, &mut found, &lanes.slots, outer);
@@ -762,7 +762,7 @@ mod tests {
             }
             assert_eq!(found, expected, "{level:?} {:#?}", lanes.body);
             if let Some(rows) = &rows {
-                let code = Machine::new(&assemble(&rows.body, level).expect("code"));
+                let code = Machine::new(&lower(&rows.body, level).expect("code").assemble(level));
                 let mut found = memory(nest);
                 let mut slots = slots(nest, &mut found, &rows.slots, usize::MAX);
                 slots.extend(rows.strides.iter().map(|&stride| stride as u64));

@@ -27,7 +27,7 @@ impl Machine {
 
     /// The function as the body of a vector loop; valid while this lives.
     pub fn wide(&self) -> unsafe extern "sysv64" fn(*mut u64, u64, u64) {
-        // SAFETY: `super::wide::assemble` made the bytes, for this signature.
+        // SAFETY: `super::wide::Lowered` made the bytes, for this signature.
         unsafe { std::mem::transmute(self.code.as_ptr()) }
     }
 }

@@ -8,6 +8,7 @@
 
 mod columns;
 mod lower;
+mod operands;
 mod registers;
 
 use netloom_ir::DType;
@@ -15,6 +16,7 @@ use netloom_ir::kernel::{Combine, Prim};
 
 use super::isa::Level;
 use columns::Columns;
+use lower::Program;
 
 /// A value in a [`Body`]: a position in `values`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,16 +82,34 @@ pub enum Sink {
     Accumulate(DType, usize, Combine, ValueId),
 }
 
-/// The function's bytes, or what in the body this level has no code for (the caller then uses CLIF).
+/// A body of which a level has code, before it is assembled.
+pub enum Lowered {
+    /// Copies of columns.
+    Columns(Columns),
+    /// Anything else.
+    Program(Box<Program>),
+}
+
+/// The body's instructions, or what in it this level has no code for (the caller then uses CLIF).
 ///
 /// There is code for values of at most 32 bits; for accumulators (up to 6 with AVX2, 28 with AVX-512) of `F32`, `I32` and `U32`, and for
 /// gathers of these and of single bytes; not for integer division, nor, with AVX2, for masked loads of narrow types.
-pub fn assemble(body: &Body, level: Level) -> Result<Vec<u8>, String> {
-    if let (Some(columns), Level::Avx2 | Level::Avx512) = (Columns::of(body), level) {
-        return Ok(columns.assemble(level).expect("instructions of columns encode"));
+pub fn lower(body: &Body, level: Level) -> Result<Lowered, String> {
+    match (Columns::of(body), level) {
+        (Some(columns), Level::Avx2 | Level::Avx512) => Ok(Lowered::Columns(columns)),
+        _ => lower::lower(body, level).map(|program| Lowered::Program(Box::new(program))),
     }
-    let program = lower::lower(body, level)?;
-    Ok(registers::assign(&program, level).expect("instructions of a body encode"))
+}
+
+impl Lowered {
+    /// The function's bytes, for the level that it was lowered for.
+    pub fn assemble(&self, level: Level) -> Vec<u8> {
+        match self {
+            Lowered::Columns(columns) => columns.assemble(level),
+            Lowered::Program(program) => registers::assign(program, level),
+        }
+        .expect("instructions of a body encode")
+    }
 }
 
 impl Body {
@@ -358,8 +378,8 @@ mod tests {
     /// Runs a body both ways over several lengths and compares all of memory, a NaN equal to any other.
     fn check(body: &Body, types: &[Option<DType>], dice: &mut Dice, counts: &[usize]) {
         for level in levels() {
-            let code = match assemble(body, level) {
-                Ok(bytes) => Machine::new(&bytes),
+            let code = match lower(body, level) {
+                Ok(lowered) => Machine::new(&lowered.assemble(level)),
                 Err(message) => panic!("{level:?}: {message}"),
             };
             for (turn, &count) in counts.iter().enumerate() {
@@ -697,9 +717,9 @@ mod tests {
             if level == Level::Avx2 {
                 check(&build.body, &build.types, &mut Dice(5), &[0, 3, 16, 29, 40]);
             }
-            assert!(assemble(&build.body, level).is_ok());
+            assert!(lower(&build.body, level).is_ok());
             build.body.sinks.push(build.body.sinks[most - 1].clone());
-            assert!(assemble(&build.body, level).is_err());
+            assert!(lower(&build.body, level).is_err());
         }
     }
 
@@ -710,8 +730,8 @@ mod tests {
         let quotient = build.prim(Prim::Div, DType::I32, &[a, a]);
         build.store(quotient);
         for level in [Level::Avx2, Level::Avx512] {
-            assert_eq!(assemble(&build.body, level), Err("`div` of i32".to_string()));
+            assert_eq!(lower(&build.body, level).err(), Some("`div` of i32".to_string()));
         }
-        assert!(assemble(&Body::default(), Level::Portable).is_err());
+        assert!(lower(&Body::default(), Level::Portable).is_err());
     }
 }

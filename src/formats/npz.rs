@@ -1,15 +1,19 @@
 //! Arrays by name, as NumPy's `savez` stores them.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::borrow::Cow;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use flate2::Crc;
+use flate2::bufread::DeflateDecoder;
 use ndarray::{ArrayD, IxDyn};
-use ndarray_npy::{NpzWriter, ReadNpyExt, WriteNpzError};
+use ndarray_npy::{ReadNpyExt, WriteNpyError, WriteNpyExt};
 use netloom_ir::{DType, Tensor};
-use zip::ZipArchive;
+use rawzip::path::EntryPath;
+use rawzip::{CompressionMethod, ZipArchive, ZipArchiveWriter, ZipSliceEntry, ZipVerification};
 
 use super::write_whole;
+use crate::cpu::mapped::Mapped;
 use crate::error::Error;
 use crate::memory;
 
@@ -33,30 +37,36 @@ macro_rules! by_dtype {
 /// If the file cannot be written.
 pub fn save(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), Error> {
     write_whole(path, |file| {
-        let mut archive = NpzWriter::new(std::io::BufWriter::new(file));
+        let mut archive = ZipArchiveWriter::new(BufWriter::new(file));
         for (name, tensor) in arrays {
-            add(&mut archive, name, tensor).map_err(std::io::Error::other)?;
+            let path = format!("{name}.npy");
+            let (mut member, check) = archive
+                .new_file(EntryPath::verbatim(path.as_bytes()))
+                .start()
+                .map_err(io::Error::other)?;
+            let mut checked = check.wrap(&mut member);
+            write(BufWriter::new(&mut checked), tensor).map_err(io::Error::other)?;
+            let (_, sums) = checked.finish().map_err(io::Error::other)?;
+            member.finish(sums).map_err(io::Error::other)?;
         }
-        archive.finish().map_err(std::io::Error::other)?;
-        Ok(())
+        archive.finish().map_err(io::Error::other)?.flush()
     })
 }
 
-type Archive<'a> = NpzWriter<std::io::BufWriter<&'a mut File>>;
-
-fn add(archive: &mut Archive<'_>, name: &str, tensor: &Tensor) -> Result<(), WriteNpzError> {
+/// Writes one array.
+fn write(file: impl Write, tensor: &Tensor) -> Result<(), WriteNpyError> {
     let shape = IxDyn(tensor.shape());
     let fits = "a tensor has as many elements as its shape";
     by_dtype!(tensor.dtype(), T => {
         let elements = tensor.bytes().chunks_exact(size_of::<T>());
         let elements = elements.map(|bytes| T::from_le_bytes(bytes.try_into().expect("chunks of that size"))).collect();
-        archive.add_array(name, &ArrayD::<T>::from_shape_vec(shape, elements).expect(fits))
+        ArrayD::<T>::from_shape_vec(shape, elements).expect(fits).write_npy(file)
     }, other => match tensor.dtype() {
         DType::Bool => {
             let elements = tensor.bytes().iter().map(|&byte| byte != 0).collect();
-            archive.add_array(name, &ArrayD::<bool>::from_shape_vec(shape, elements).expect(fits))
+            ArrayD::<bool>::from_shape_vec(shape, elements).expect(fits).write_npy(file)
         }
-        _ => archive.add_array(name, &ArrayD::from_shape_vec(shape, tensor.to_f32()).expect(fits)),
+        _ => ArrayD::from_shape_vec(shape, tensor.to_f32()).expect(fits).write_npy(file),
     })
 }
 
@@ -65,34 +75,61 @@ fn add(archive: &mut Archive<'_>, name: &str, tensor: &Tensor) -> Result<(), Wri
 /// # Errors
 /// If the file cannot be read, is not well formed, or holds a type that netloom has not.
 pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>, Error> {
-    let file = File::open(path).map_err(|reason| Error::file(path, reason))?;
-    parse(file).map_err(|reason| Error::file(path, reason))
+    let file = Mapped::open(path).map_err(|reason| Error::file(path, reason))?;
+    parse(&file).map_err(|reason| Error::file(path, reason))
 }
 
 /// The same from a file's bytes.
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn parse(mut file: impl Read + Seek) -> Result<Vec<(String, Tensor)>, String> {
-    let length = file.seek(SeekFrom::End(0)).map_err(|reason| reason.to_string())?;
-    let mut archive = ZipArchive::new(file).map_err(|reason| format!("not a valid .npz file: {reason}"))?;
-    (0..archive.len())
-        .map(|number| {
-            let mut member = archive.by_index(number).map_err(|reason| reason.to_string())?;
-            let name = member.name().trim_end_matches(".npy").to_owned();
-            let claimed = member.size();
-            let most = claimed.min(member.compressed_size().min(length).saturating_mul(MOST_PACKED));
-            memory::check(usize::try_from(most).unwrap_or(usize::MAX))
-                .map_err(|reason| format!("array `{name}`: {reason}"))?;
-            let mut bytes = Vec::with_capacity(most.min(length) as usize);
-            (member.by_ref().take(claimed))
-                .read_to_end(&mut bytes)
-                .map_err(|reason| reason.to_string())
-                .and_then(|_| read(&bytes))
-                .map(|tensor| (name.clone(), tensor))
-                .map_err(|reason| format!("array `{name}`: {reason}"))
-        })
-        .collect()
+pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
+    let broken = |reason| format!("not a valid .npz file: {reason}");
+    let archive = ZipArchive::from_slice(file).map_err(broken)?;
+    let mut arrays = Vec::new();
+    for member in archive.entries() {
+        let member = member.map_err(broken)?;
+        let path = member.file_path();
+        let name = String::from_utf8_lossy(path.as_ref())
+            .trim_end_matches(".npy")
+            .to_owned();
+        let tensor = (archive.get_entry(member.wayfinder()))
+            .map_err(|reason| reason.to_string())
+            .and_then(|packed| read(&unpacked(packed, member.compression_method())?))
+            .map_err(|reason| format!("array `{name}`: {reason}"))?;
+        arrays.push((name, tensor));
+    }
+    match archive.entries_hint() {
+        claimed if claimed == arrays.len() as u64 => Ok(arrays),
+        claimed => Err(format!("it claims {claimed} arrays, and there are {}", arrays.len())),
+    }
+}
+
+/// The contents of a member, whose sums must be right. Memory is taken for what its bytes can hold, whatever it claims.
+fn unpacked<'a>(packed: ZipSliceEntry<'a>, method: CompressionMethod) -> Result<Cow<'a, [u8]>, String> {
+    let claims = packed.claim_verifier();
+    let contents = match method {
+        CompressionMethod::STORE => Cow::Borrowed(packed.data()),
+        CompressionMethod::DEFLATE => {
+            let claimed = claims.uncompressed_size;
+            let most = claimed.min((packed.data().len() as u64).saturating_mul(MOST_PACKED));
+            memory::check(usize::try_from(most).unwrap_or(usize::MAX)).map_err(|reason| reason.to_string())?;
+            let mut contents = Vec::new();
+            (DeflateDecoder::new(packed.data()).take(claimed))
+                .read_to_end(&mut contents)
+                .map_err(|reason| reason.to_string())?;
+            Cow::Owned(contents)
+        }
+        other => return Err(format!("it is packed by a method that netloom does not read: {other}")),
+    };
+    let mut sum = Crc::new();
+    sum.update(&contents);
+    let found = ZipVerification {
+        crc: sum.sum(),
+        uncompressed_size: contents.len() as u64,
+    };
+    claims.valid(found).map_err(|reason| reason.to_string())?;
+    Ok(contents)
 }
 
 /// Reads the array of a `.npy` file.
@@ -106,7 +143,7 @@ pub fn load_array(path: &Path) -> Result<Tensor, Error> {
 
 /// One array, of the type that the file's header names.
 fn read(file: &[u8]) -> Result<Tensor, String> {
-    let header = String::from_utf8_lossy(&file[..file.len().min(MOST_HEADER_BYTES)]);
+    let header = header(file)?;
     check_length(&header, file.len())?;
     let descriptor = value_of(&header, "'descr'", '\'', '\'').unwrap_or_default();
     let code = descriptor.trim_start_matches(['<', '>', '|', '=']);
@@ -126,6 +163,23 @@ fn read(file: &[u8]) -> Result<Tensor, String> {
         Tensor::from_bytes(dtype, array.shape(), array.iter().map(|&x| u8::from(x)).collect())
     }));
     tensor.map_err(|reason| reason.to_string())
+}
+
+/// What a file says of its array: its length stands in two bytes in files of version 1, and in four since. The reader takes memory for what is claimed.
+fn header(file: &[u8]) -> Result<Cow<'_, str>, String> {
+    let (start, length) = match *file {
+        [_, _, _, _, _, _, 1, _, a, b, ..] => (10, u16::from_le_bytes([a, b]).into()),
+        [_, _, _, _, _, _, _, _, a, b, c, d, ..] => (12, u32::from_le_bytes([a, b, c, d])),
+        _ => return Err("it ends within its header".to_owned()),
+    };
+    if length > MOST_HEADER_BYTES {
+        return Err(format!(
+            "its header claims {length} bytes, and none has more than {MOST_HEADER_BYTES}"
+        ));
+    }
+    let text = file.get(start..).and_then(|rest| rest.get(..length as usize));
+    let text = text.ok_or_else(|| format!("it ends within its header of {length} bytes"))?;
+    Ok(String::from_utf8_lossy(text))
 }
 
 /// What NumPy calls a type, its order of bytes aside.
@@ -174,7 +228,7 @@ fn check_length(header: &str, file_bytes: usize) -> Result<(), String> {
 const MOST_PACKED: u64 = 1032;
 
 /// A header names a type and a shape; NumPy's own reader refuses longer ones.
-const MOST_HEADER_BYTES: usize = 10_000;
+const MOST_HEADER_BYTES: u32 = 10_000;
 
 #[cfg(test)]
 mod tests {

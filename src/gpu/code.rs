@@ -1,9 +1,6 @@
 //! Modules as pipelines.
 
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use netloom_ir::kernel::Nest;
 use vulkano::descriptor_set::layout::{
@@ -17,6 +14,7 @@ use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
 use super::Error;
 use super::device::Device;
 use super::modules::{self, Binding, Kernel, Module};
+use crate::cores;
 
 /// A module ready to be dispatched.
 pub struct Pipeline {
@@ -64,23 +62,8 @@ fn keep(device: &Device) {
 
 /// Makes something of each item, on all cores.
 fn each<T: Sync, U: Send>(items: &[T], make: impl Fn(&T) -> Result<U, Error> + Sync) -> Result<Vec<U>, Error> {
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-        let numbers = numbers.take_while(|&number| number < items.len());
-        numbers.map(|number| (number, make(&items[number]))).collect::<Vec<_>>()
-    };
-    let mut made = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let parts = workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        parts.flatten().collect::<Vec<_>>()
-    });
-    made.sort_by_key(|(number, _)| *number);
     let (mut good, mut refused) = (Vec::with_capacity(items.len()), Vec::new());
-    for (_, one) in made {
+    for one in cores::map(items, make) {
         match one {
             Ok(one) => good.push(one),
             Err(error) if error.is_of_a_kernel() => refused.push(error),

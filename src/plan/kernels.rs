@@ -1,6 +1,7 @@
 //! The kernels of an executable: each distinct one is scheduled and compiled once, however many regions it serves.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use netloom_ir::Target;
 use netloom_ir::fuse::Region;
@@ -10,6 +11,7 @@ use netloom_ir::layout::Layout;
 use netloom_ir::target::TargetKind;
 
 use crate::compile::Stages;
+use crate::cores;
 use crate::schedule;
 
 /// A kernel of an executable.
@@ -50,6 +52,8 @@ pub struct Kernels {
     target: Target,
     kernels: Vec<Kernel>,
     nests: Vec<Nest>,
+    /// The schedules that came with the regions, by kernel.
+    given: Vec<Option<Arc<Nest>>>,
     known: HashMap<u64, Vec<KernelId>>,
     /// How long building and scheduling took.
     pub stages: Stages,
@@ -68,43 +72,60 @@ impl Kernels {
             target,
             kernels: Vec::new(),
             nests: Vec::new(),
+            given: Vec::new(),
             known: HashMap::new(),
             stages: Stages::default(),
         }
     }
 
-    /// The kernel of a region whose values have these layouts: built, and scheduled unless an equal one is known. On a CPU a region may come with
-    /// its schedule.
-    pub fn add(&mut self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> KernelId {
-        let makers = self.makers;
-        let kernel = self.stages.time("loops", || makers.kernel(graph, region, layouts));
-        let given = region.nest.as_deref().filter(|_| self.target.kind == TargetKind::Cpu);
-        if let Some(id) = self.known(&kernel, given) {
-            return id;
-        }
-        let id = KernelId(self.kernels.len());
-        let choose = || given.map_or_else(|| (makers.choose)(&kernel, &self.target), Nest::clone);
-        let mut nest = self.stages.time("decide", choose);
-        nest.name = format!("k{}_{}", id.0, name(graph, region));
-        self.known.entry(kernel.key()).or_default().push(id);
-        self.kernels.push(kernel);
-        self.nests.push(nest);
-        id
+    /// The kernels of regions whose values have these layouts: built, and scheduled by all cores unless an equal one is known. On a CPU a region may
+    /// come with its schedule.
+    pub fn add(&mut self, graph: &Graph, regions: &[&Region], layouts: &HashMap<NodeId, Layout>) -> Vec<KernelId> {
+        let (makers, first) = (self.makers, self.kernels.len());
+        let built: Vec<Kernel> = self.stages.time("loops", || {
+            let kernels = regions.iter().map(|region| makers.kernel(graph, region, layouts));
+            kernels.collect()
+        });
+        let mut names = Vec::new();
+        let ids = built.into_iter().zip(regions).map(|(kernel, region)| {
+            let given = region.nest.clone().filter(|_| self.target.kind == TargetKind::Cpu);
+            let key = kernel.key();
+            self.known(key, &kernel, given.as_deref()).unwrap_or_else(|| {
+                let id = KernelId(self.kernels.len());
+                self.known.entry(key).or_default().push(id);
+                self.kernels.push(kernel);
+                self.given.push(given);
+                names.push(format!("k{}_{}", id.0, name(graph, region)));
+                id
+            })
+        });
+        let ids = ids.collect();
+        let fresh: Vec<_> = self.kernels[first..].iter().zip(&self.given[first..]).collect();
+        let chosen = self.stages.time("decide", || {
+            cores::map(&fresh, |(kernel, given)| match given {
+                Some(given) => Nest::clone(given),
+                None => (makers.choose)(kernel, &self.target),
+            })
+        });
+        self.nests
+            .extend(chosen.into_iter().zip(names).map(|(nest, name)| Nest { name, ..nest }));
+        ids
     }
 
     /// The schedule of a region whose values have these layouts, if it has been added.
     pub fn nest_of(&self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Option<&Nest> {
-        let id = self.known(&self.makers.kernel(graph, region, layouts), None)?;
+        let kernel = self.makers.kernel(graph, region, layouts);
+        let id = self.known(kernel.key(), &kernel, None)?;
         Some(self.nest(id))
     }
 
-    /// An equal kernel, with the given schedule if there is one.
-    fn known(&self, kernel: &Kernel, given: Option<&Nest>) -> Option<KernelId> {
+    /// An equal kernel, which came with the same schedule if there is one.
+    fn known(&self, key: u64, kernel: &Kernel, given: Option<&Nest>) -> Option<KernelId> {
         let is_it = |id: &&KernelId| {
-            let is_so = |given: &Nest| given.is_same(self.nest(**id));
-            self.kernel(**id).is_same(kernel) && given.is_none_or(is_so)
+            let own = self.given[id.0].as_deref();
+            self.kernel(**id).is_same(kernel) && given.is_none_or(|given| own.is_some_and(|own| given.is_same(own)))
         };
-        self.known.get(&kernel.key())?.iter().find(is_it).copied()
+        self.known.get(&key)?.iter().find(is_it).copied()
     }
 
     /// The number of distinct kernels.

@@ -12,6 +12,7 @@ use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
 use super::fold::once;
+use super::taps::Taps;
 use super::turn::SIDE;
 
 /// Bytes of the panels that one task computes side by side: half of a second-level cache of 1 MiB, so that they stay there from one block
@@ -308,7 +309,8 @@ fn tile_columns(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize
     };
     let wide = (most_rows(draft, dtype, target, 16) / m.max(1)).min(n.div_ceil(16));
     if m * vectors(dtype, target, usual) >= ENOUGH_SUMS || 16 * wide <= usual {
-        return draft.decisions.get(Decision::Columns).unwrap_or(usual);
+        let decided = draft.decisions.get(Decision::Columns).unwrap_or(usual);
+        return if target.vector_registers < 32 { 16 } else { decided };
     }
     // Of those that leave the fewest lanes empty the widest.
     let waste = |each: &usize| (n.div_ceil(16 * each) * each, std::cmp::Reverse(*each));
@@ -345,6 +347,7 @@ fn side_by_side(draft: &Draft, count: usize, size: usize, others: usize) -> usiz
 
 /// The loops for tasks that range over the contraction's axes, as phases.
 pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target) -> Vec<Stmt> {
+    let taps = Taps::of(draft, form);
     let form = &form.in_lines(draft, target);
     let Form {
         dtype,
@@ -361,6 +364,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let outer: Vec<AxisId> = (outer.iter().copied())
         .filter(|&axis| band.as_ref().is_none_or(|band| band.axis != axis))
         .collect();
+    let taps = taps.filter(|taps| taps.is_over(&outer));
     let m = draft.extent(row);
     let n = band.as_ref().map_or(draft.extent(column), |band| band.columns);
     // Rows are counted in lines from here on.
@@ -534,7 +538,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             along: vec![],
         }
     };
-    let contract = Stmt::Contract(Contract {
+    let contract = Contract {
         dtype,
         rows: rows * length,
         columns,
@@ -547,12 +551,15 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             Source::Direct => ahead(draft, form),
             Source::Packed { .. } => 0,
         },
-    });
+    };
     let across = Stmt::Loop {
         axis: panel,
         extent: panel_count,
         bind: Bind::Serial,
-        body: vec![contract],
+        body: match taps {
+            Some(taps) => taps.sum(draft, &contract, &known),
+            None => vec![Stmt::Contract(contract)],
+        },
     };
     let down = draft.all(tile, Bind::Serial, vec![across]);
 

@@ -1,6 +1,7 @@
 //! A nest in the making, and questions about the expressions it is made from.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use netloom_ir::decisions::Decisions;
 use netloom_ir::kernel::index::{self, Affine};
@@ -73,6 +74,8 @@ pub struct Draft {
     pub axes: Vec<Axis>,
     pub buffers: Vec<Buffer>,
     pub locals: Vec<Local>,
+    /// Of copies with zeros around, what lies within these along each axis: from where on, and up to where.
+    pub within: HashMap<BufferId, Vec<(i64, i64)>>,
 }
 
 impl Draft {
@@ -80,6 +83,9 @@ impl Draft {
         let mut exprs = Exprs::default();
         for axis in &kernel.axes {
             exprs.add_axis(axis.extent);
+        }
+        for (&buffer, tensor) in kernel.exprs.constants() {
+            exprs.add_constant(buffer, Arc::clone(tensor));
         }
         Draft {
             grain: Grain::of(target),
@@ -93,6 +99,7 @@ impl Draft {
             axes: kernel.axes.clone(),
             buffers: kernel.buffers.clone(),
             locals: Vec::new(),
+            within: HashMap::new(),
         }
     }
 
@@ -289,6 +296,24 @@ impl Draft {
             .filter(|kept| **kept == axis)
             .for_each(|kept| *kept = by);
         self.source.fold(with, over, value)
+    }
+
+    /// The same fold along one of its axes outside all others.
+    pub fn outermost(&mut self, fold: ExprId, axis: AxisId) -> ExprId {
+        let Expr::Fold { with, over, value } = self.source.get(fold).clone() else {
+            unreachable!("a fold")
+        };
+        let others = over.into_iter().filter(|&other| other != axis);
+        let over = [axis].into_iter().chain(others).collect();
+        self.source.fold(with, over, value)
+    }
+
+    /// The axes of a fold.
+    pub fn folded(&self, fold: ExprId) -> Vec<AxisId> {
+        match self.source.get(fold) {
+            Expr::Fold { over, .. } => over.clone(),
+            _ => unreachable!("a fold"),
+        }
     }
 
     /// Every expression of the source below one, itself included, operands first.

@@ -114,8 +114,17 @@ fn choices(draft: &Draft, axes: &[AxisId], most: usize) -> Vec<Vec<(AxisId, usiz
     })
 }
 
-/// The loads of a fold's value, by what their indices are along each axis of the tensor.
-struct Loads(Vec<Vec<Dimension>>);
+/// The loads of a fold's value.
+struct Loads(Vec<Load>);
+
+struct Load {
+    /// What the index is along each axis of the tensor.
+    index: Vec<Dimension>,
+    /// The axes of the index, each with its extent.
+    axes: Vec<(AxisId, usize)>,
+    /// Whether it is known what the tensor holds.
+    is_known: bool,
+}
 
 /// An index along an axis of a tensor.
 enum Dimension {
@@ -137,16 +146,23 @@ impl Dimension {
 
 impl Loads {
     fn below(draft: &Draft, value: ExprId) -> Loads {
-        let below = draft.below(&[value]);
-        let loads = below.iter().filter_map(|&id| match draft.source.get(id) {
-            Expr::Load { index, .. } => Some(index),
-            _ => None,
-        });
         let dimension = |&at: &ExprId| match affine(&draft.source, at) {
             Some(sum) => Dimension::Affine(sum.terms),
             None => Dimension::Other(draft.free(at)),
         };
-        Loads(loads.map(|index| index.iter().map(dimension).collect()).collect())
+        let load = |id| match draft.source.get(id) {
+            Expr::Load { buffer, index, .. } => {
+                let index: Vec<Dimension> = index.iter().map(dimension).collect();
+                let axes: BTreeSet<AxisId> = index.iter().flat_map(Dimension::axes).collect();
+                Some(Load {
+                    axes: axes.into_iter().map(|axis| (axis, draft.extent(axis))).collect(),
+                    index,
+                    is_known: draft.source.constants().contains_key(buffer),
+                })
+            }
+            _ => None,
+        };
+        Loads(draft.below(&[value]).into_iter().filter_map(load).collect())
     }
 
     /// How many different elements are loaded where axes take so many values each.
@@ -167,11 +183,13 @@ impl Loads {
             }
         };
         // Indices along two axes of a tensor that follow from one, as a pixel's line and column from its number, move together.
-        let together = |load: &Vec<Dimension>| {
-            let axes: BTreeSet<AxisId> = load.iter().flat_map(Dimension::axes).collect();
-            axes.iter().map(count).product::<usize>()
+        let together = |load: &Load| load.axes.iter().map(|(axis, _)| count(axis)).product::<usize>();
+        // What is known, at places that are all written out, are numbers in the code.
+        let is_number = |load: &Load| load.is_known && load.axes.iter().all(|(axis, extent)| count(axis) == *extent);
+        let distinct = |load: &Load| match is_number(load) {
+            true => 0,
+            false => load.index.iter().map(along).product::<usize>().min(together(load)),
         };
-        let distinct = |load: &Vec<Dimension>| load.iter().map(along).product::<usize>().min(together(load));
         self.0.iter().map(distinct).sum()
     }
 }
@@ -273,7 +291,9 @@ fn along(
     let first = draft.mul_add(number, each, zero);
     let is_whole = extent.is_multiple_of(each);
     let last = draft.int(extent - each);
-    let start = if is_whole {
+    let start = if each == extent {
+        zero
+    } else if is_whole {
         first
     } else {
         draft.i64(Prim::Min, first, last)

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId};
 
 use super::contract::Form;
-use super::draft::{Draft, Task};
+use super::draft::{Draft, Grain, Task};
 
 /// The most terms of a fold, those of a window of 5 by 5, and the most loads of a term.
 const MOST_TERMS: usize = 25;
@@ -16,7 +16,7 @@ const MOST_LOADS: usize = 2;
 /// lanes of a vector. What is a contraction has better loops.
 pub fn unroll(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
     for task in &mut tasks {
-        while let Some(fold) = candidate(draft, task) {
+        while let Some(fold) = candidate(draft, task).or_else(|| transform(draft, task)) {
             let terms = spelled(draft, fold);
             task.value = draft.replace(&HashMap::from([(fold, terms)]), task.value);
         }
@@ -50,6 +50,24 @@ fn candidate(draft: &mut Draft, task: &Task) -> Option<ExprId> {
                 address.is_some_and(|address| matches!(address.factor(lane), 0 | 1))
             })
             && Form::of(draft, fold, task).is_none()
+    })
+}
+
+/// On a GPU a fold of few terms within another one, their factors known: the outer one is computed in blocks, whose results share them.
+fn transform(draft: &Draft, task: &Task) -> Option<ExprId> {
+    if draft.grain != Grain::Elements {
+        return None;
+    }
+    let parallel: BTreeSet<AxisId> = task.over.iter().copied().collect();
+    let is_known = |id: ExprId| matches!(draft.source.get(id), Expr::Load { buffer, .. } if draft.source.constants().contains_key(buffer));
+    draft.folds(&[task.value]).into_iter().find(|&fold| {
+        let Expr::Fold { over, value, .. } = draft.source.get(fold) else {
+            unreachable!("a fold")
+        };
+        (1..=MOST_TERMS).contains(&draft.count(over))
+            && draft.folds(&[*value]).is_empty()
+            && !draft.free(fold).is_subset(&parallel)
+            && draft.below(&[*value]).into_iter().any(is_known)
     })
 }
 

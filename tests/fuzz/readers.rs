@@ -2,8 +2,6 @@
 //! account for; what is read must be whole.
 #![allow(dead_code)]
 
-use std::io::Cursor;
-
 use netloom::formats::{npz, onnx, safetensors};
 use netloom::ir::{Tensor, text};
 
@@ -30,7 +28,7 @@ pub fn safetensors(bytes: &[u8]) {
 
 /// An NPZ archive.
 pub fn npz(bytes: &[u8]) {
-    let tensors = npz::parse(Cursor::new(bytes)).unwrap_or_default();
+    let tensors = npz::parse(bytes).unwrap_or_default();
     tensors.iter().for_each(|(_, tensor)| whole(tensor));
 }
 

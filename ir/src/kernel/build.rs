@@ -6,13 +6,25 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::sync::Arc;
 
 use super::{Axis, AxisId, Buffer, BufferId, Combine, Expr, ExprId, Exprs, Kernel, Prim, Role, Store, Work, index};
 use crate::dtype::{DType, Scalar};
 use crate::fuse::Region;
 use crate::graph::{Graph, NodeId};
 use crate::ops::{Op, Prefix, Scatter, Sort};
-use crate::tensor::Type;
+use crate::tensor::{Tensor, Type};
+
+/// Constants of so many elements may become numbers in the code: Winograd's largest matrix has as many.
+const MOST_KNOWN: usize = 64;
+
+/// What a node holds, if it is a constant whose elements may become numbers in the code.
+pub(crate) fn known(graph: &Graph, id: NodeId) -> Option<&Arc<Tensor>> {
+    match &graph.node(id).op {
+        Op::Const(tensor) => Some(tensor).filter(|tensor| tensor.count() <= MOST_KNOWN),
+        _ => None,
+    }
+}
 
 /// The kernel of a region of kind [`RegionKind::Kernel`](crate::fuse::RegionKind::Kernel).
 ///
@@ -33,7 +45,13 @@ pub fn build(graph: &Graph, region: &Region) -> Kernel {
     };
     region.inputs.iter().for_each(|id| add(id, Role::Input));
     region.outputs.iter().for_each(|id| add(id, Role::Output));
-    let exprs = RefCell::new(Exprs::default());
+    let mut exprs = Exprs::default();
+    for (&id, at) in region.inputs.iter().zip(0..) {
+        if let Some(tensor) = known(graph, id) {
+            exprs.add_constant(BufferId(at), Arc::clone(tensor));
+        }
+    }
+    let exprs = RefCell::new(exprs);
     let lowering = Lowering {
         graph,
         inlined: region.nodes.iter().copied().collect(),

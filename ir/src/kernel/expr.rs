@@ -3,12 +3,14 @@
 //! Expressions live in one arena, [`Exprs`], and are interned: equal expressions have equal ids, so a kernel is a DAG and a
 //! common subexpression is computed once. Operands come before users. Index arithmetic is ordinary `i64` arithmetic.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};
+use crate::tensor::Tensor;
 
 /// Defines an index into one of a kernel's arenas.
 macro_rules! id {
@@ -157,7 +159,8 @@ pub enum Expr {
 /// An arena of interned expressions with their types and ranges.
 ///
 /// It knows the extents of the axes it was told of ([`Exprs::add_axis`]): ranges of indices, and with them simplification and
-/// proofs of bounds, rest on these.
+/// proofs of bounds, rest on these. Of small constants it knows the elements ([`Exprs::add_constant`]): where one is loaded from a place that is
+/// known, it is a number in the code.
 #[derive(Clone, Debug, Default)]
 pub struct Exprs {
     exprs: Vec<Expr>,
@@ -167,9 +170,20 @@ pub struct Exprs {
     ids: HashMap<Expr, ExprId>,
     /// By axis; the same as in the kernel's or nest's `axes`.
     extents: Vec<usize>,
+    constants: BTreeMap<BufferId, Arc<Tensor>>,
 }
 
 impl Exprs {
+    /// Says what a buffer, which is only read, holds.
+    pub fn add_constant(&mut self, buffer: BufferId, tensor: Arc<Tensor>) {
+        self.constants.insert(buffer, tensor);
+    }
+
+    /// The buffers of which it is known what they hold.
+    pub fn constants(&self) -> &BTreeMap<BufferId, Arc<Tensor>> {
+        &self.constants
+    }
+
     /// The next axis, counted from 0, taking the values 0 to `extent` - 1. The kernel or nest that has these expressions keeps an
     /// [`Axis`](super::Axis) of the same extent at this position.
     pub fn add_axis(&mut self, extent: usize) -> AxisId {
@@ -250,8 +264,15 @@ impl Exprs {
         self.intern(Expr::Local(local, dtype), dtype)
     }
 
-    /// An element of a buffer whose element type is `dtype`.
+    /// An element of a buffer whose element type is `dtype`; the number itself, where that is known.
     pub fn load(&mut self, buffer: BufferId, dtype: DType, index: Vec<ExprId>, guarded: bool) -> ExprId {
+        if let Some(tensor) = self.constants.get(&buffer).filter(|_| !guarded)
+            && let Some(index) = index.iter().map(|&at| self.as_int(at)).collect::<Option<Vec<i64>>>()
+        {
+            let places = index.into_iter().zip(tensor.shape());
+            let element = tensor.get(places.fold(0, |row, (at, extent)| row * extent + at as usize));
+            return self.constant(dtype, element);
+        }
         self.intern(Expr::Load { buffer, index, guarded }, dtype)
     }
 

@@ -8,13 +8,22 @@ use cranelift::codegen::isa::TargetIsa;
 use cranelift_module::{FuncId, Module, ModuleError, ModuleReloc};
 
 use super::Error;
+use crate::cores;
 
-/// A function that is declared, spelled or compiled.
+/// A function that is declared, spelled or assembled, or machine code.
 pub struct Draft<T> {
     pub name: String,
     pub id: FuncId,
     /// What there is of it so far.
     pub code: T,
+}
+
+/// What machine code is made from.
+pub enum Source {
+    /// A function in Cranelift's language.
+    Spelled(Box<Context>),
+    /// What assembles it.
+    Assembled(Box<dyn FnOnce() -> Vec<u8> + Send>),
 }
 
 /// Machine code with what is to be filled in.
@@ -24,19 +33,32 @@ pub struct Compiled {
     relocations: Vec<ModuleReloc>,
 }
 
+/// Where assembled functions start: a line of the instruction cache.
+const LINE: u64 = 64;
+
 /// So many functions that are spelled wait at most: they take more memory than code.
 const MOST_WAITING: usize = 32;
 
-/// Compiles so many functions, by as many threads as there are cores: the others begin as this one spells, and it helps when there is nothing more to
+/// Compiles and assembles functions, by as many threads as there are cores, or so many: the others begin as this one spells, and it helps when there is nothing more to
 /// spell, or too much is waiting. Gives them in their order.
 pub fn compile_all(
-    drafts: impl Iterator<Item = Result<Draft<Box<Context>>, Error>>,
-    count: usize,
+    drafts: impl Iterator<Item = Result<Draft<Source>, Error>>,
+    most_threads: usize,
     isa: &dyn TargetIsa,
 ) -> Result<Vec<Draft<Compiled>>, Error> {
-    let compiled = |Draft { name, id, mut code }: Draft<Box<Context>>| match compile(id, &mut code, isa) {
-        Ok(code) => Ok(Draft { name, id, code }),
-        Err(source) => Err(Error::kernel(&name, source)),
+    let compiled = |Draft { name, id, code }: Draft<Source>| {
+        let code = match code {
+            Source::Spelled(mut context) => compile(id, &mut context, isa),
+            Source::Assembled(assemble) => Ok(Compiled {
+                alignment: LINE,
+                code: assemble(),
+                relocations: Vec::new(),
+            }),
+        };
+        match code {
+            Ok(code) => Ok(Draft { name, id, code }),
+            Err(source) => Err(Error::kernel(&name, source)),
+        }
     };
     let (sender, waiting) = mpsc::sync_channel(MOST_WAITING);
     let waiting = Mutex::new(waiting);
@@ -48,9 +70,10 @@ pub fn compile_all(
         }
         done
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut done = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..cores.min(count)).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..cores::count().min(most_threads))
+            .map(|_| scope.spawn(work))
+            .collect();
         let mut done = Vec::new();
         for (number, draft) in drafts.enumerate() {
             match draft.map(|draft| sender.try_send((number, draft))) {

@@ -170,7 +170,7 @@ mod tests {
     use netloom_ir::DType;
 
     use super::super::super::machine::{Machine, levels};
-    use super::super::{ValueId, assemble};
+    use super::super::{ValueId, lower};
     use super::*;
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
                     sinks: vec![Sink::Store(DType::F32, 1, ValueId(0))],
                     origins: vec![first, second],
                 };
-                let code = Machine::new(&assemble(&body, level).expect("columns have code"));
+                let code = Machine::new(&lower(&body, level).expect("columns have code").assemble(level));
                 let mut slots = [from.as_ptr() as u64, to.as_mut_ptr() as u64, 4, 4 * stride as u64];
                 // SAFETY: both arrays reach one element beyond what the function reads and writes.
                 unsafe { code.wide()(slots.as_mut_ptr(), count as u64, rows as u64) };

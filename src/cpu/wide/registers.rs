@@ -7,10 +7,11 @@
 use iced_x86::code_asm::{CodeAssembler, CodeLabel, ptr, r11, rbp, rcx, rdi, rsi, rsp};
 use iced_x86::code_asm::{byte_ptr, dword_ptr, qword_ptr, word_ptr};
 use iced_x86::code_asm::{dl, eax, edx, r10, r12, r13, r14, r15, rax, rbx, rdx, xmm0};
-use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpCodeOperandKind, OpKind, Register};
+use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpKind, Register};
 use netloom_ir::DType;
 
 use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
+use super::operands;
 use super::{Level, Origin};
 
 /// The function of a program.
@@ -448,15 +449,17 @@ impl<'p> Assigner<'p> {
         }
     }
 
-    /// The register that a value is in, as an operand of that kind names it.
-    fn named(&self, at: Virtual, kind: OpCodeOperandKind) -> Register {
-        use OpCodeOperandKind as Kind;
+    /// The register that a value is in, as that operand of an instruction names it; the first is what it writes.
+    fn named(&self, at: Virtual, code: Code, operand: usize) -> Register {
         let number = self.places[at.0 as usize].register.expect("an operand in its register") as u32;
-        match kind {
-            Kind::xmm_reg | Kind::xmm_rm | Kind::xmm_vvvv | Kind::xmm_is4 | Kind::xmm_or_mem => Register::XMM0 + number,
-            Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 | Kind::ymm_or_mem => Register::YMM0 + number,
-            _ => self.whole(at),
-        }
+        let (written, read) = operands::parts(code);
+        let part = if operand == 0 { written } else { read };
+        let register = part.map_or_else(|| self.whole(at), |lowest| lowest + number);
+        debug_assert!(
+            operands::is_so(code, operand, register),
+            "{code:?}: operand {operand} is {register:?}"
+        );
+        register
     }
 
     /// Loads a value from where it is kept into its register.
@@ -627,16 +630,14 @@ impl<'p> Assigner<'p> {
             let is_single = step.from.iter().filter(|other| *other == at).count() == 1;
             place.register.is_none() && is_constant && is_single
         };
-        let mut operands = step.from.iter().enumerate();
-        let free = match step.what {
+        match step.what {
             _ if self.level == Level::Avx512 => None,
-            Do::Plain(code, _) => operands.find(|&(at, from)| {
-                code.op_code().op_kind(at as u32 + 1) == OpCodeOperandKind::ymm_or_mem && is_free(from)
-            }),
-            Do::Fma => operands.rfind(|(_, from)| is_free(from)),
+            Do::Plain(code, _) => operands::in_memory(code, step.from.len())
+                .map(|at| step.from[at])
+                .filter(is_free),
+            Do::Fma => step.from.iter().rfind(|from| is_free(from)).copied(),
             _ => None,
-        };
-        free.map(|(_, &at)| at)
+        }
     }
 
     /// Makes an instruction read a constant from the pool where it names a register.
@@ -719,7 +720,6 @@ impl<'p> Assigner<'p> {
         let wide = self.level == Level::Avx512;
         match step.what {
             Do::Plain(code, immediate) => {
-                let info = code.op_code();
                 let registers: Vec<Register> = step
                     .to
                     .iter()
@@ -727,11 +727,11 @@ impl<'p> Assigner<'p> {
                     .enumerate()
                     .map(|(operand, &at)| match Some(at) == constant {
                         true => Register::YMM0,
-                        false => self.named(at, info.op_kind(operand as u32)),
+                        false => self.named(at, code, operand),
                     })
                     .collect();
                 let mut instruction = match (registers.as_slice(), immediate) {
-                    (&[r, a], None) if info.op_count() == 2 => Instruction::with2(code, r, a)?,
+                    (&[r, a], None) => Instruction::with2(code, r, a)?,
                     (&[r, a, b], None) => Instruction::with3(code, r, a, b)?,
                     (&[r, a, b, c], None) => Instruction::with4(code, r, a, b, c)?,
                     (&[r, a], Some(by)) => Instruction::with3(code, r, a, by)?,
@@ -819,7 +819,7 @@ impl<'p> Assigner<'p> {
             }
             Do::Store(code, immediate, stream) => {
                 let target = self.address(stream)?;
-                let value = self.named(from[0], code.op_code().op_kind(1));
+                let value = self.named(from[0], code, 1);
                 let mut instruction = match (from.get(1), immediate) {
                     (Some(&mask), None) if !wide => {
                         Instruction::with3(Code::VEX_Vmaskmovps_m256_ymm_ymm, target, self.whole(mask), value)?
@@ -853,7 +853,7 @@ impl<'p> Assigner<'p> {
                 self.add(Instruction::with2(code, result(), memory(Register::RSP, 0))?)
             }
             Do::StorePart(code, immediate, stream) => {
-                let value = self.named(from[0], code.op_code().op_kind(1));
+                let value = self.named(from[0], code, 1);
                 let bounce = memory(Register::RSP, 0);
                 self.add(match immediate {
                     None => Instruction::with2(code, bounce, value)?,
