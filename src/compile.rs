@@ -127,8 +127,9 @@ pub(crate) fn plan_graphs(
     }
     stages.time("verify", || {
         cores::map(kernels.nests(), |nest| {
-            if let Err(problems) = verify::verify(nest) {
-                panic!("schedule of `{}` is not valid: {}", nest.name, problems.join("; "));
+            if let Err(broken) = verify::verify(nest) {
+                let broken: Vec<String> = broken.iter().map(ToString::to_string).collect();
+                panic!("schedule of `{}` is not valid: {}", nest.name, broken.join("; "));
             }
         })
     });

@@ -465,7 +465,10 @@ fn convolutions_are_products() {
         ..product
     })];
     let problems = verify::verify(&nest).expect_err("a column of the image may be missed");
-    assert!(problems[0].contains("B of a product may lie outside"), "{problems:?}");
+    assert!(
+        problems[0].message.contains("B of a product may lie outside"),
+        "{problems:?}"
+    );
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl fmt::Display for Loc {
 ///
 /// ```text
 /// error: einsum: axis `k` is 64 on the left and 32 on the right
-///   --> model.txt:12
+///   --> model.txt:12:20
 ///    | %4: f32[8,16] = einsum "mk,kn->mn" %2, %3
 ///    = left:  %2: f32[8,64]
 ///    = right: %3: f32[32,16]
@@ -68,6 +68,8 @@ pub struct Problem {
     pub message: String,
     /// Where.
     pub loc: Loc,
+    /// Where on its line, in characters from 1, if that is known.
+    pub column: Option<usize>,
     /// The line of source that shows it, if there is one.
     pub source_line: Option<String>,
     /// What else helps: the operands with their types, what to do.
@@ -80,6 +82,7 @@ impl Problem {
         Problem {
             message: message.into(),
             loc,
+            column: None,
             source_line: None,
             notes: Vec::new(),
         }
@@ -91,6 +94,9 @@ impl fmt::Display for Problem {
         write!(f, "{}", self.message)?;
         if self.loc != Loc::None {
             write!(f, "\n  --> {}", self.loc)?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ":{column}")?;
         }
         if let Some(line) = &self.source_line {
             write!(f, "\n   | {}", line.trim())?;

@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-pub use given::{check, cut};
+pub use given::{Wrong, check, cut};
 
 use crate::dtype::DType;
 use crate::graph::{Graph, Node, NodeId};

@@ -54,8 +54,8 @@ pub fn verify(graph: &Graph) -> Result<(), Problems> {
         && problems.is_empty()
         && let Err(wrong) = fuse::check(graph, graph.regions())
     {
-        problems.extend(wrong.into_iter().map(|(number, message)| {
-            let region = number.map_or(String::new(), |number| format!("region {number}: "));
+        problems.extend(wrong.into_iter().map(|fuse::Wrong { region, message, .. }| {
+            let region = region.map_or(String::new(), |number| format!("region {number}: "));
             Problem::new(format!("{region}{message}"), crate::Loc::None)
         }));
     }

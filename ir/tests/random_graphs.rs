@@ -51,7 +51,7 @@ proptest! {
             let may_be_joined = |both: &Region| {
                 let all: Vec<Region> = regions[..regions.len() - 1].iter().chain([both]).cloned().collect();
                 // What later regions write is missing yet.
-                fuse::check(&graph, &all).err().is_none_or(|wrong| wrong.iter().all(|(region, _)| region.is_none()))
+                fuse::check(&graph, &all).err().is_none_or(|wrong| wrong.iter().all(|wrong| wrong.region.is_none()))
             };
             match both.filter(may_be_joined) {
                 Some(both) => *regions.last_mut().expect("the one that it is joined to") = both,

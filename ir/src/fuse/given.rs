@@ -6,7 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, places, regions};
 use crate::graph::{Graph, NodeId};
-use crate::kernel::{self, Buffer, Nest, Role};
+use crate::kernel::verify::{Broken, verify};
+use crate::kernel::{Buffer, Nest, Role};
 use crate::ops::Op;
 use crate::verify::has_bodies;
 
@@ -42,12 +43,22 @@ impl Region {
     }
 }
 
-/// Whether every stage after this one can rely on these regions of a graph; otherwise what is wrong, each with the number of its region, or
-/// with none if a region is missing.
+/// What is wrong with regions of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// The number of the region; none if one is missing.
+    pub region: Option<usize>,
+    /// The number of the statement of its nest, if it is one's fault ([`Broken`]).
+    pub stmt: Option<usize>,
+    /// What it is.
+    pub message: String,
+}
+
+/// Whether every stage after this one can rely on these regions of a graph.
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<(Option<usize>, String)>> {
+pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<Wrong>> {
     let mut wrong = Vec::new();
     let mut written: HashSet<NodeId> = HashSet::new();
     for (number, region) in regions.iter().enumerate() {
@@ -61,17 +72,25 @@ pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<(Option<usize>
         });
         let twice = region.outputs.iter().find(|id| !written.insert(**id));
         let twice = twice.map(|id| format!("{id} is written twice: let one region write it, once"));
-        let found = found.or_else(|| region.nest.as_ref().and_then(|nest| nest_problem(graph, region, nest)));
-        wrong.extend(
-            [found, late, twice]
-                .into_iter()
-                .flatten()
-                .map(|message| (Some(number), message)),
-        );
+        let broken = match (&found, &region.nest) {
+            (None, Some(nest)) => nest_problems(graph, region, nest),
+            _ => Vec::new(),
+        };
+        let own = [found, late, twice].into_iter().flatten();
+        let own = own.map(|message| Broken { stmt: None, message });
+        wrong.extend(own.chain(broken).map(|Broken { stmt, message }| Wrong {
+            region: Some(number),
+            stmt,
+            message,
+        }));
     }
     for (name, id) in &graph.outputs {
         if !is_given(&graph.node(*id).op) && !written.contains(id) {
-            wrong.push((None, format!("no region writes {id}, the output `{name}`")));
+            wrong.push(Wrong {
+                region: None,
+                stmt: None,
+                message: format!("no region writes {id}, the output `{name}`"),
+            });
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -142,8 +161,14 @@ fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
     (!is_small(graph, region)).then(too_large)
 }
 
-/// Whether a nest reads and writes what its region does, and nothing else.
-fn nest_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {
+/// What is wrong with a region's nest: it reads and writes what its region does, and nothing else, within its buffers.
+fn nest_problems(graph: &Graph, region: &Region, nest: &Nest) -> Vec<Broken> {
+    let other = buffers_problem(graph, region, nest);
+    let other = other.map(|message| vec![Broken { stmt: None, message }]);
+    other.unwrap_or_else(|| verify(nest).err().unwrap_or_default())
+}
+
+fn buffers_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {
     if region.kind == RegionKind::Compound {
         return Some("an op with bodies has no nest: its bodies have".to_owned());
     }
@@ -167,15 +192,13 @@ fn nest_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {
             ));
         }
     }
-    if let Some(other) = buffers.find(|buffer| matches!(buffer.role, Role::Input | Role::Output)) {
-        return Some(format!(
+    let other = buffers.find(|buffer| matches!(buffer.role, Role::Input | Role::Output));
+    other.map(|other| {
+        format!(
             "the nest has the buffer `{}`, which its region neither reads nor writes",
             other.name
-        ));
-    }
-    kernel::verify::verify(nest)
-        .err()
-        .map(|problems| format!("the nest is not valid: {}", problems.join("; ")))
+        )
+    })
 }
 
 /// Whether a kernel computes no more values than it may. A node is computed once for each way on which its index changes from the region's

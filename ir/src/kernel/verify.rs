@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::fmt;
 
 use super::index::Linear;
 use super::nest::LANES;
@@ -25,6 +26,21 @@ const MOST_SCRATCH: usize = 1 << 40;
 /// The most statements and expressions of a nest whose loops are unrolled: what is emitted is bounded, whatever a text asks for.
 const MOST_CODE: usize = 1 << 21;
 
+/// A rule that a nest breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The statement that breaks it, counted from 0 in the order in which they are read; none if it is the nest as a whole.
+    pub stmt: Option<usize>,
+    /// How.
+    pub message: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// Every rule of [`super::nest`] that can be proved from the nest alone, with what is wrong otherwise:
 ///
 /// - every load, unless guarded, every store and every element of a tile lies within its buffer, for all values of the axes;
@@ -32,7 +48,7 @@ const MOST_CODE: usize = 1 << 21;
 /// - vector loops hold only stores, accumulations and prefetches, which stand nowhere else;
 /// - outside `Workers` loops only locals and worker scratch are written, inside there is neither barrier nor another `Workers` loop;
 /// - inputs are not written, and types agree.
-pub fn verify(nest: &Nest) -> Result<(), Vec<String>> {
+pub fn verify(nest: &Nest) -> Result<(), Vec<Broken>> {
     let mut check = Check {
         nest,
         open: Vec::new(),
@@ -42,7 +58,9 @@ pub fn verify(nest: &Nest) -> Result<(), Vec<String>> {
         code: 0,
         steps: Cell::new(0),
         checked: Vec::new(),
-        wrong: Vec::new(),
+        present: None,
+        seen: 0,
+        broken: Vec::new(),
     };
     let scratch = nest
         .buffers
@@ -55,14 +73,15 @@ pub fn verify(nest: &Nest) -> Result<(), Vec<String>> {
         format!("{bytes} bytes of scratch are too many")
     });
     check.block(&nest.body);
+    check.present = None;
     let code = check.code;
     check.require(code <= MOST_CODE, || {
         format!("unrolled, the nest has {code} statements and expressions, which is too many")
     });
-    if check.wrong.is_empty() {
+    if check.broken.is_empty() {
         Ok(())
     } else {
-        Err(check.wrong)
+        Err(check.broken)
     }
 }
 
@@ -80,13 +99,20 @@ struct Check<'a> {
     steps: Cell<usize>,
     /// The expressions found right inside each of the loops around.
     checked: Vec<HashSet<ExprId>>,
-    wrong: Vec<String>,
+    /// The number of the statement looked at.
+    present: Option<usize>,
+    /// How many statements have been looked at.
+    seen: usize,
+    broken: Vec<Broken>,
 }
 
 impl Check<'_> {
     fn require(&mut self, holds: bool, message: impl FnOnce() -> String) {
         if !holds {
-            self.wrong.push(message());
+            self.broken.push(Broken {
+                stmt: self.present,
+                message: message(),
+            });
         }
     }
 
@@ -103,6 +129,8 @@ impl Check<'_> {
     }
 
     fn stmt(&mut self, stmt: &Stmt) {
+        self.present = Some(self.seen);
+        self.seen += 1;
         self.code = self.code.saturating_add(self.copies);
         if self.in_lanes {
             let allowed = matches!(
@@ -218,7 +246,7 @@ impl Check<'_> {
                     index,
                     guarded: false,
                 } => self.within(*buffer, index, "load of"),
-                Expr::Fold { .. } => self.wrong.push("a fold is left in the nest".into()),
+                Expr::Fold { .. } => self.require(false, || "a fold is left in the nest".into()),
                 _ => {}
             }
         }
@@ -537,6 +565,9 @@ mod tests {
         let wrong = |shift, role, bind| {
             verify(&blocks(shift, role, bind))
                 .expect_err("a broken rule")
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
                 .join("; ")
         };
         let outside = "load of `x`: index 0 may lie outside 0..10";

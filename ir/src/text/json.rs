@@ -159,8 +159,10 @@ fn graph_of(value: &Value) -> Result<Graph, String> {
     let regions = regions.collect::<Result<Vec<_>, _>>()?;
     match fuse::check(&graph, &regions).map_err(|mut wrong| wrong.swap_remove(0)) {
         Ok(()) => Ok(graph.with_regions(regions)),
-        Err((Some(number), message)) => Err(format!("region {number}: {message}")),
-        Err((None, message)) => Err(message),
+        Err(fuse::Wrong { region, message, .. }) => Err(match region {
+            Some(number) => format!("region {number}: {message}"),
+            None => message,
+        }),
     }
 }
 

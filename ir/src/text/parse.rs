@@ -150,8 +150,14 @@ struct Scope<'s> {
     graph: Graph,
     /// What each label and name stands for; `None` if its statement was wrong.
     names: HashMap<Named<'s>, Option<NodeId>>,
-    /// How it is cut, if the text says so, each region with its place.
-    regions: Vec<(Token<'s>, Region)>,
+    /// How it is cut, if the text says so, each region with its places.
+    regions: Vec<(Places<'s>, Region)>,
+}
+
+/// Where a region stands, and each statement of its nest, in the order in which they are read.
+struct Places<'s> {
+    region: Token<'s>,
+    stmts: Vec<Token<'s>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -354,12 +360,15 @@ impl<'s> Parser<'s> {
             self.statement_end()?;
         }
         let mut region = Region::new(&scope.graph, nodes, outputs, stopped);
+        let mut stmts = Vec::new();
         if self.peek().text == "nest" && !matches!(self.peek_after(1).text, ":" | "=") {
             self.at += 1;
-            region.nest = Some(Arc::new(self.nest()?));
+            let nest;
+            (nest, stmts) = self.nest()?;
+            region.nest = Some(Arc::new(nest));
             self.statement_end()?;
         }
-        scope.regions.push((place, region));
+        scope.regions.push((Places { region: place, stmts }, region));
         Ok(())
     }
 
@@ -382,12 +391,16 @@ impl<'s> Parser<'s> {
 
     /// Cuts the graph as its text says, or reports why it cannot be cut so.
     fn cut(&mut self, scope: &mut Scope<'s>, end: Token<'s>) {
-        let (places, regions): (Vec<_>, Vec<_>) = std::mem::take(&mut scope.regions).into_iter().unzip();
+        let (places, regions): (Vec<Places<'_>>, Vec<Region>) = std::mem::take(&mut scope.regions).into_iter().unzip();
         match fuse::check(&scope.graph, &regions) {
             Ok(()) => scope.graph = std::mem::take(&mut scope.graph).with_regions(regions),
             Err(wrong) => {
-                for (number, message) in wrong {
-                    let stop = self.wrong_at(number.map_or(end, |number| places[number]), message);
+                for fuse::Wrong { region, stmt, message } in wrong {
+                    let place = region.map_or(end, |number| {
+                        let Places { region, stmts } = &places[number];
+                        stmt.map_or(*region, |stmt| stmts[stmt])
+                    });
+                    let stop = self.wrong_at(place, message);
                     self.report(stop);
                 }
             }
@@ -569,10 +582,7 @@ impl<'s> Parser<'s> {
                     .collect::<Vec<_>>()
                     .join(", ")
             };
-            let mut problem = Problem {
-                source_line: Some(self.shown_line(place.start)),
-                ..problem
-            };
+            let mut problem = self.placed(problem, place);
             problem.notes = args
                 .iter()
                 .map(|&arg| format!("{}: {}", operand(graph, arg), types(arg)))
@@ -972,15 +982,24 @@ impl<'s> Parser<'s> {
 
     fn wrong_at(&self, place: Token<'s>, message: impl Into<String>) -> Stop {
         let line = u32::try_from(self.line_at(place.start) + 1).unwrap_or(u32::MAX);
-        let mut problem = Problem::new(
+        let problem = Problem::new(
             message,
             Loc::Text {
                 file: self.file.clone(),
                 line,
             },
         );
-        problem.source_line = Some(self.shown_line(place.start));
-        Stop::Wrong(Box::new(problem))
+        Stop::Wrong(Box::new(self.placed(problem, place)))
+    }
+
+    /// The problem with where on its line it is, and the line.
+    fn placed(&self, problem: Problem, place: Token<'s>) -> Problem {
+        let line_start = self.line_starts[self.line_at(place.start)];
+        Problem {
+            column: Some(self.source[line_start..place.start].chars().count() + 1),
+            source_line: Some(self.shown_line(place.start)),
+            ..problem
+        }
     }
 
     fn line_at(&self, start: usize) -> usize {

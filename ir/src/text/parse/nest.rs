@@ -38,6 +38,8 @@ struct Draft<'s> {
     lets: HashMap<&'s str, ExprId>,
     /// Of what is more than one term, how many it adds up.
     terms: HashMap<ExprId, u32>,
+    /// Where each statement begins.
+    stmts: Vec<Token<'s>>,
     depth: usize,
 }
 
@@ -49,8 +51,8 @@ impl Draft<'_> {
 }
 
 impl<'s> Parser<'s> {
-    /// A nest, from after the keyword.
-    pub(super) fn nest(&mut self) -> Parsed<Nest> {
+    /// A nest and where its statements are, from after the keyword.
+    pub(super) fn nest(&mut self) -> Parsed<(Nest, Vec<Token<'s>>)> {
         let mut draft = Draft {
             nest: Nest {
                 name: self.name()?,
@@ -65,10 +67,11 @@ impl<'s> Parser<'s> {
             axes: HashMap::new(),
             lets: HashMap::new(),
             terms: HashMap::new(),
+            stmts: Vec::new(),
             depth: 0,
         };
         draft.nest.body = self.block(&mut draft)?;
-        Ok(draft.nest)
+        Ok((draft.nest, draft.stmts))
     }
 
     fn block(&mut self, draft: &mut Draft<'s>) -> Parsed<Vec<Stmt>> {
@@ -83,7 +86,12 @@ impl<'s> Parser<'s> {
             if self.take("}") {
                 break;
             }
-            body.extend(self.stmt(draft)?);
+            // Those within it follow.
+            draft.stmts.push(self.peek());
+            match self.stmt(draft)? {
+                Some(stmt) => body.push(stmt),
+                None => drop(draft.stmts.pop()),
+            }
             self.statement_end()?;
         }
         draft.depth -= 1;
