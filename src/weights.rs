@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netloom_ir::layout::Layout;
+use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::{Init, Program, State, Tensor, Type};
 
 use crate::error::Error;
@@ -75,7 +75,45 @@ impl Weight {
     pub fn write(&self, ty: &Type, to: &mut [u8]) {
         match (self.is_transposed, &ty.layout) {
             (true, Layout::Dense) => self.transpose(to),
-            _ => ty.arrange(self.tensor().bytes(), to),
+            (true, Layout::Digits(digits)) => {
+                let exchanged = digits.iter().map(|digit| Digit {
+                    axis: 1 - digit.axis,
+                    ..*digit
+                });
+                self.arrange(Layout::Digits(exchanged.collect()), to);
+            }
+            (false, layout) => self.arrange(layout.clone(), to),
+        }
+    }
+
+    /// Writes the elements as they are read, in a layout, which is first walked along the outermost axis if what has been read may go meanwhile.
+    fn arrange(&self, layout: Layout, to: &mut [u8]) {
+        let (from, ty) = (self.tensor.bytes(), self.tensor.ty());
+        let whole = Type { layout, ..ty.clone() };
+        let Layout::Digits(digits) = &whole.layout else {
+            return whole.arrange(from, to);
+        };
+        let Some((&Digit { axis: 0, step, extent }, inner)) = digits.split_first() else {
+            return whole.arrange(from, to);
+        };
+        if extent == 0 || step * extent != ty.shape[0] {
+            return whole.arrange(from, to);
+        }
+        let part = Type {
+            shape: [&[step], &ty.shape[1..]].concat(),
+            layout: Layout::Digits(inner.to_vec()),
+            ..ty
+        };
+        let (read, written) = (from.len() / extent, to.len() / extent);
+        let mut left = 0;
+        for number in 0..extent {
+            let to = &mut to[number * written..][..written];
+            part.arrange(&from[number * read..][..read], to);
+            let reached = (number + 1) * read;
+            if reached - left >= MOST_READ_BYTES {
+                self.tensor.leave(left..reached);
+                left = reached;
+            }
         }
     }
 
@@ -107,7 +145,7 @@ impl Weight {
     }
 }
 
-/// So much of a matrix is in memory at most while it is transposed, if it lies in a file.
+/// So much of a tensor is in memory at most while it is written elsewhere, if it lies in a file.
 const MOST_READ_BYTES: usize = 16 << 20;
 
 /// Elements by the names of the states.
@@ -238,6 +276,36 @@ mod tests {
             for at in 0..rows * columns {
                 let expected = (at % rows * columns + at / rows) as f64;
                 assert_eq!(found.get(at).as_f64(), expected, "{rows}×{columns} at {at}");
+            }
+        }
+    }
+
+    /// Whichever axis blocks are along, and whether they fill the tensor or not.
+    #[test]
+    fn weights_are_written_in_any_layout() {
+        let digit = |axis, step, extent| Digit { axis, step, extent };
+        let [rows, columns] = [96, 33];
+        let elements: Vec<f32> = (0..rows * columns).map(|at| at as f32).collect();
+        let tensor = Tensor::from_f32([rows, columns], &elements);
+        for weight in [Weight::from(tensor.clone()), Weight::transposed(tensor)] {
+            let along = weight.ty().shape.clone();
+            for (axis, block) in [(0, 32), (0, 3), (0, 7), (1, 32), (1, 3), (1, 1)] {
+                let digits = vec![
+                    digit(axis, block, along[axis].div_ceil(block)),
+                    digit(1 - axis, 1, along[1 - axis]),
+                    digit(axis, 1, block),
+                ];
+                let ty = Type {
+                    layout: Layout::Digits(digits),
+                    ..weight.ty()
+                };
+                let mut written = vec![0; ty.len_bytes()];
+                weight.write(&ty, &mut written);
+                assert_eq!(
+                    written,
+                    *ty.arranged(&weight.tensor()),
+                    "blocks of {block} along {axis} of {along:?}"
+                );
             }
         }
     }
