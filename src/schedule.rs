@@ -126,18 +126,12 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                 Step::Stage(id) => stage(draft, &mut group, id, target, alone, &mut phases),
                 Step::Cut(fold, length) => {
                     let pieces = cut(draft, fold, length);
-                    let known = HashMap::from([(fold, pieces.whole)]);
-                    group
-                        .iter_mut()
-                        .for_each(|task| task.value = draft.replace(&known, task.value));
+                    put(draft, &mut group, fold, pieces.whole);
                     stage(draft, &mut group, pieces.piece, target, alone, &mut phases);
                 }
                 Step::Order(fold, axis) => {
                     let ordered = draft.outermost(fold, axis);
-                    let known = HashMap::from([(fold, ordered)]);
-                    group
-                        .iter_mut()
-                        .for_each(|task| task.value = draft.replace(&known, task.value));
+                    put(draft, &mut group, fold, ordered);
                 }
                 Step::Pad(load) => pad(draft, &mut group, load, target, alone, &mut phases),
                 Step::Winograd(form) => {
@@ -352,7 +346,12 @@ fn pad(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alone
         .map(|(&at, low)| moved(draft, at, -low))
         .collect();
     let load = draft.source.load(copy, dtype, to, false);
-    let known = HashMap::from([(id, load)]);
+    put(draft, group, id, load);
+}
+
+/// Puts one expression in the place of another in what tasks store.
+fn put(draft: &mut Draft, group: &mut [Task], from: ExprId, to: ExprId) {
+    let known = HashMap::from([(from, to)]);
     for task in group {
         task.value = draft.replace(&known, task.value);
     }

@@ -86,34 +86,29 @@ impl Weight {
         }
     }
 
-    /// Writes the elements as they are read, in a layout, which is first walked along the outermost axis if what has been read may go meanwhile.
+    /// Writes the elements as they are read, in a layout: block by block, if these are along the outermost axis and fill it, so that what has been read
+    /// may go meanwhile.
     fn arrange(&self, layout: Layout, to: &mut [u8]) {
         let (from, ty) = (self.tensor.bytes(), self.tensor.ty());
-        let whole = Type { layout, ..ty.clone() };
-        let Layout::Digits(digits) = &whole.layout else {
-            return whole.arrange(from, to);
+        let blocks = match &layout {
+            Layout::Digits(digits) => digits.split_first(),
+            Layout::Dense => None,
         };
-        let Some((&Digit { axis: 0, step, extent }, inner)) = digits.split_first() else {
-            return whole.arrange(from, to);
+        let fills = |block: &Digit| block.axis == 0 && block.extent > 0 && block.step * block.extent == ty.shape[0];
+        let Some((block, inner)) = blocks.filter(|(block, _)| fills(block)) else {
+            return Type { layout, ..ty }.arrange(from, to);
         };
-        if extent == 0 || step * extent != ty.shape[0] {
-            return whole.arrange(from, to);
-        }
         let part = Type {
-            shape: [&[step], &ty.shape[1..]].concat(),
+            shape: [&[block.step], &ty.shape[1..]].concat(),
             layout: Layout::Digits(inner.to_vec()),
             ..ty
         };
-        let (read, written) = (from.len() / extent, to.len() / extent);
+        let (read, written) = (from.len() / block.extent, to.len() / block.extent);
         let mut left = 0;
-        for number in 0..extent {
+        for number in 0..block.extent {
             let to = &mut to[number * written..][..written];
             part.arrange(&from[number * read..][..read], to);
-            let reached = (number + 1) * read;
-            if reached - left >= MOST_READ_BYTES {
-                self.tensor.leave(left..reached);
-                left = reached;
-            }
+            self.leave(&mut left, (number + 1) * read);
         }
     }
 
@@ -135,12 +130,15 @@ impl Weight {
                     }
                 }
             }
-            // What has been read may go.
-            let read = row * columns * size;
-            if read - left >= MOST_READ_BYTES {
-                self.tensor.leave(left..read);
-                left = read;
-            }
+            self.leave(&mut left, row * columns * size);
+        }
+    }
+
+    /// Lets what has been read go, from where the rest was left up to here, if it is much.
+    fn leave(&self, left: &mut usize, read: usize) {
+        if read - *left >= MOST_READ_BYTES {
+            self.tensor.leave(*left..read);
+            *left = read;
         }
     }
 }

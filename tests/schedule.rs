@@ -33,6 +33,20 @@ const MACHINES: [&[Machine]; 3] = [
 ];
 const WORKERS: [usize; 4] = [1, 3, 2, 7];
 
+/// A GPU that leaves large products to the shader.
+const GPU: Target = Target {
+    kind: TargetKind::Vulkan,
+    vector_lanes: 4,
+    vector_registers: 64,
+    invocations: 128,
+    share_from: 0,
+    product_bytes: 1 << 27,
+    winograd: true,
+    f16: false,
+    matrices: None,
+    tuned: Tuned::NOTHING,
+};
+
 /// Small multiples of 1/8, whose sums and products are exact in f32, so that their order does not matter.
 fn element(dtype: DType, position: usize) -> Scalar {
     let value = (position * 7919 + 13) % 31;
@@ -500,18 +514,7 @@ fn prefixes_scatters_sorts() {
 /// joined and steps of loops too, and of others the shader reads single elements.
 #[test]
 fn what_is_read_by_fours_begins_at_fours() {
-    let target = Target {
-        kind: TargetKind::Vulkan,
-        vector_lanes: 4,
-        vector_registers: 64,
-        invocations: 128,
-        share_from: 0,
-        product_bytes: 1 << 27,
-        winograd: true,
-        f16: false,
-        matrices: None,
-        tuned: Tuned::NOTHING,
-    };
+    let target = GPU;
     let mut placed = 0;
     for (net, batch) in [("lstm", 4), ("squeezenet", 2), ("googlenet", 1)] {
         let net = zoo::find(net).expect("a network");
@@ -573,18 +576,7 @@ fn transforms_of_squares() {
         });
         check("squares of halves", 2e-3, |b| transformed(b, to, DType::F16));
     }
-    let gpu = Target {
-        kind: TargetKind::Vulkan,
-        vector_lanes: 4,
-        vector_registers: 64,
-        invocations: 1,
-        share_from: 0,
-        product_bytes: 1 << 27,
-        winograd: true,
-        f16: false,
-        matrices: None,
-        tuned: Tuned::NOTHING,
-    };
+    let gpu = Target { invocations: 1, ..GPU };
     let b = Builder::new();
     let y = transformed(&b, 4, DType::F32);
     let lowered = lower(&Program::pure("run", b.finish([("y", y)]).expect("a graph")), &gpu).expect("it lowers");

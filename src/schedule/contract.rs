@@ -106,12 +106,8 @@ impl Form {
                 .collect()
         };
         let sides = [(args[0], only(&x, &y)), (args[1], only(&y, &x))];
-        let [few, many] = match [0, 1].map(|side: usize| draft.count(&sides[side].1)) {
-            [x, y] => [x.min(y), x.max(y)],
-        };
-        let is_vector = few == 1 && sides.iter().all(|(_, axes)| !axes.is_empty());
-        let is_near = many >= WIDE_ROW && draft.count(&k) * many * dtype.size_bytes() <= NEAR_BYTES;
-        if few < 2 && !(is_vector && is_near) {
+        let counts = sides.each_ref().map(|(_, axes)| draft.count(axes));
+        if counts.contains(&0) || sides.iter().any(|(_, axes)| axes.is_empty()) {
             return None;
         }
         let stored = draft.address(task.buffer, &task.index);
@@ -139,11 +135,11 @@ impl Form {
             false => [&m, &n],
         };
         outer.sort_by_key(|axis| large.contains(axis).cmp(&small.contains(axis)).reverse());
-        let is_read_along = |draft: &mut Draft| {
-            direct(draft, b, &[&k[..], &[column]].concat()).is_some_and(|(_, address)| address.factor(column) == 1)
-        };
-        if is_vector && !is_read_along(draft) {
-            return None;
+        if counts.contains(&1) {
+            let columns = draft.count(&n);
+            let is_near = columns >= WIDE_ROW && draft.count(&k) * columns * dtype.size_bytes() <= NEAR_BYTES;
+            let address = direct(draft, b, &[&k[..], &[column]].concat()).filter(|_| is_near);
+            address.filter(|(_, address)| address.factor(column) == 1)?;
         }
         let form = Form {
             fold,
@@ -302,15 +298,12 @@ fn tile(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize) -> (us
 /// the latency of an addition.
 fn tile_columns(draft: &Draft, dtype: DType, target: &Target, m: usize, n: usize) -> usize {
     let is_full = n > 16 && n.next_multiple_of(32) <= n.next_multiple_of(16) * 21 / 20;
-    let usual = if is_full && target.vector_registers >= 32 {
-        32
-    } else {
-        16
-    };
+    let has_choice = target.vector_registers >= 32;
+    let usual = if is_full && has_choice { 32 } else { 16 };
     let wide = (most_rows(draft, dtype, target, 16) / m.max(1)).min(n.div_ceil(16));
     if m * vectors(dtype, target, usual) >= ENOUGH_SUMS || 16 * wide <= usual {
-        let decided = draft.decisions.get(Decision::Columns).unwrap_or(usual);
-        return if target.vector_registers < 32 { 16 } else { decided };
+        let decided = draft.decisions.get(Decision::Columns).filter(|_| has_choice);
+        return decided.unwrap_or(usual);
     }
     // Of those that leave the fewest lanes empty the widest.
     let waste = |each: &usize| (n.div_ceil(16 * each) * each, std::cmp::Reverse(*each));

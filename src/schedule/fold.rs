@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use netloom_ir::DType;
 use netloom_ir::kernel::index::substitute;
-use netloom_ir::kernel::{AxisId, Bind, BufferId, Expr, ExprId, Prim, Role, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Prim, Role, Stmt};
 
 use super::chain::Cut;
 use super::draft::{Draft, Grain, Task};
@@ -339,34 +339,22 @@ impl Loops<'_> {
         let known = self.known.clone();
         let lanes = self.lanes.as_ref().expect("a lane axis");
         let (at, width) = (self.draft.exprs.axis(lanes.axis), self.draft.extent(lanes.axis));
-        let rows: Vec<BufferId> = (links.iter())
-            .map(|&link| {
-                let dtype = self.draft.source.dtype(link);
-                self.draft.scratch("link", dtype, vec![width], Role::WorkerScratch)
-            })
-            .collect();
-        let [first, second] = [false, true].map(|wanted| {
-            let of_loop = tasks
-                .iter()
-                .zip(&is_second)
-                .filter(move |(_, is_second)| **is_second == wanted);
-            of_loop.map(|(task, _)| *task).collect::<Vec<&Task>>()
-        });
-        let mut stores: Vec<Stmt> = first.into_iter().map(|task| self.store(task)).collect();
-        for (&link, &row) in links.iter().zip(&rows) {
+        let (second, first): (Vec<_>, Vec<_>) = tasks.iter().zip(is_second).partition(|(_, is_second)| *is_second);
+        let mut stores: Vec<Stmt> = first.into_iter().map(|(task, _)| self.store(task)).collect();
+        let mut handed_on = Vec::new();
+        for link in links {
+            let dtype = self.draft.source.dtype(link);
+            let row = self.draft.scratch("link", dtype, vec![width], Role::WorkerScratch);
             stores.push(Stmt::Store {
                 buffer: row,
                 index: vec![at],
                 value: self.value(link),
             });
+            handed_on.push((link, self.draft.exprs.load(row, dtype, vec![at], false)));
         }
         let before = self.lane_loop(stores);
-        for (&link, &row) in links.iter().zip(&rows) {
-            let dtype = self.draft.source.dtype(link);
-            let handed_on = self.draft.exprs.load(row, dtype, vec![at], false);
-            self.known.insert(link, handed_on);
-        }
-        let stores = second.into_iter().map(|task| self.store(task)).collect();
+        self.known.extend(handed_on);
+        let stores = second.into_iter().map(|(task, _)| self.store(task)).collect();
         let after = self.lane_loop(stores);
         self.known = known;
         vec![before, after]
