@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cranelift_module::Linkage;
 use netloom_ir::builder::Builder;
+use netloom_ir::error::{Problem, Problems};
 use netloom_ir::fuse;
 use netloom_ir::graph::Graph;
 use netloom_ir::kernel::verify;
@@ -84,6 +85,11 @@ pub struct Lowered {
 /// Everything that is wrong with the program.
 pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     program.verify()?;
+    let graphs = program.entries.iter().map(|entry| &entry.graph);
+    let foreign: Vec<Problem> = graphs.flat_map(|graph| fuse::foreign(graph, target.kind)).collect();
+    if !foreign.is_empty() {
+        return Err(Error::Foreign(Problems(foreign)));
+    }
     let mut stages = Stages::default();
     let graphs = stages.time("improve", || improved(program, target));
     let layouts = stages.time("layout", || Layouts::choose(&graphs, &program.states, target));

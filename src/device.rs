@@ -156,7 +156,7 @@ impl Choice {
     /// What `make` says, of the last device that was tried.
     pub fn make<T>(&mut self, mut make: impl FnMut(&Device) -> Result<T, Error>) -> Result<T, Error> {
         match (make(&self.device), self.instead.take()) {
-            (Err(error), Some(cpu)) if error.is_vulkans() => {
+            (Err(error), Some(cpu)) if error.is_devices() => {
                 self.fell_back.extend(error.reasons());
                 self.device = Device::Cpu(cpu);
                 make(&self.device)

@@ -69,8 +69,11 @@ fn with_nests(graph: &Graph, layouts: &HashMap<NodeId, Layout>, kernels: &Kernel
     let changed = graph.with_bodies(|body| with_nests(body, &HashMap::new(), kernels));
     let region = |region: &Region| Region {
         nest: match region.kind {
-            // What is joined has no kernel.
-            RegionKind::Kernel => kernels.nest_of(graph, region, layouts).cloned().map(Arc::new),
+            // What is joined has no kernel, and whether a shader multiplies matrices is for its costs to say each time.
+            RegionKind::Kernel => {
+                let nest = kernels.nest_of(graph, region, layouts);
+                nest.filter(|nest| !nest.has_products()).cloned().map(Arc::new)
+            }
             RegionKind::Compound => None,
         },
         ..region.clone()

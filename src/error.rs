@@ -8,6 +8,9 @@ pub enum Error {
     /// The graph or program is wrong.
     #[error("{0}")]
     Graph(#[from] Problems),
+    /// Schedules that a text gives are for another kind of machine.
+    #[error("{0}")]
+    Foreign(Problems),
     /// The CPU backend could not make or run code.
     #[error("{0}")]
     Cpu(#[from] crate::cpu::Error),
@@ -44,12 +47,14 @@ impl From<Problem> for Error {
 }
 
 impl Error {
-    /// Whether the Vulkan backend could not do it, which another device may.
-    pub fn is_vulkans(&self) -> bool {
-        #[cfg(feature = "vulkan")]
-        return matches!(self, Error::Gpu(_));
-        #[cfg(not(feature = "vulkan"))]
-        false
+    /// Whether the device could not do it, which another may.
+    pub fn is_devices(&self) -> bool {
+        match self {
+            Error::Foreign(_) => true,
+            #[cfg(feature = "vulkan")]
+            Error::Gpu(_) => true,
+            _ => false,
+        }
     }
 
     /// Everything that is wrong, each for itself.
@@ -57,6 +62,7 @@ impl Error {
         match self {
             #[cfg(feature = "vulkan")]
             Error::Gpu(error) => error.reasons(),
+            Error::Foreign(Problems(problems)) => problems.iter().map(ToString::to_string).collect(),
             only => vec![only.to_string()],
         }
     }

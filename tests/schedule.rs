@@ -460,6 +460,7 @@ fn convolutions_are_products() {
     };
     let mut nest = Nest {
         name: "product".to_owned(),
+        kind: TargetKind::Vulkan,
         axes: Vec::new(),
         buffers: vec![
             buffer("x", &[1, 2, 4, 5], Role::Input),

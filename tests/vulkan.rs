@@ -5,11 +5,13 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::sync::Arc;
 
 use netloom::check::{Compiled, Engine, Options as Checking, check};
 use netloom::compile::lower;
+use netloom::device::Choice;
 use netloom::eager::Eager;
 use netloom::formats::npz;
 use netloom::gpu::device::{Device, Options, Pretend, Traits};
@@ -22,16 +24,16 @@ use netloom::ir::prepare::PREPARE;
 use netloom::ir::sample::SplitMix;
 use netloom::ir::target::Matrices;
 use netloom::ir::{
-    DType, Entry, Graph, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample,
+    DType, Entry, Graph, Init, Node, Op, Program, Scalar, State, Target, Tensor, Type, autodiff, oracle, sample, text,
 };
 use netloom::nn::layers::{Bidirectional, Cell, Dense, Dropout, Recurrent};
-use netloom::nn::training::{PREDICT, TRAIN_STEP, program};
+use netloom::nn::training::{self, PREDICT, TRAIN_STEP, program};
 use netloom::nn::zoo::{self, Width, resnet};
 use netloom::nn::{Loss, Optimiser, Rate, Sequential, Training};
 use netloom::plan::kernels::Makers;
 use netloom::train::classic::{Chains, Rbm, RbmOptions, Visible};
 use netloom::train::{Augmentation, Dataset, FitOptions, Model, ModelOptions};
-use netloom::{Cpu, Session, compile};
+use netloom::{Cpu, Session, compile, dump};
 use rspirv::dr::{Instruction, Module, Operand};
 use rspirv::spirv::{Capability, Op as Opcode};
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
@@ -434,6 +436,95 @@ fn what_is_shown_checked_and_compiled_is_what_the_device_runs() {
     });
     // Winograd's algorithm rounds otherwise, and so shows.
     assert_ne!(results[0], results[1]);
+}
+
+/// A nest that a text gives is what runs, though it computes something else than its region; one for CPUs is refused, and `auto` leaves the device.
+#[test]
+fn nests_that_a_text_gives_are_run() {
+    let Some(device) = support::vulkan() else { return };
+    let text = |on: &str| {
+        format!(
+            "graph(x: f32[10]) {{
+                y = mul x, x
+                region y = y
+                    nest by_hand {on} {{
+                        in x: f32[10]
+                        out y: f32[10]
+                        for i < 5 workers {{
+                            for half < 2 unroll {{
+                                y[(i * 2) + half] = x[(i * 2) + half] + 1.0
+                            }}
+                        }}
+                    }}
+                return y
+            }}"
+        )
+    };
+    let [gpus, cpus] = ["on vulkan", ""].map(|on| text::parse_program("model.nl", &text(on)).expect("a program"));
+    let x = Tensor::from_f32([10], &[3.0; 10]);
+    let result = |program: &Program, device: netloom::Device| {
+        let mut session = Session::new(compile(program, device)?.into(), 1, 0).expect("memory");
+        Ok::<_, netloom::Error>(session.call("main", &[("x", &x)]).expect("a run")[0].1.to_f32())
+    };
+    let (gpu, cpu) = (netloom::Device::from(device), netloom::Device::from(Cpu::native()));
+    for (program, own, other) in [(&gpus, &gpu, &cpu), (&cpus, &cpu, &gpu)] {
+        assert_eq!(result(program, own.clone()).expect("its own machine"), [4.0; 10]);
+        let refused = result(program, other.clone()).expect_err("another machine").to_string();
+        let said = ["the nest `by_hand` is for", "model.nl:2", "leave the nest out"];
+        assert!(said.iter().all(|said| refused.contains(said)), "{refused}");
+    }
+    let mut choice = Choice::or_cpu(gpu, Cpu::native());
+    assert_eq!(
+        choice.make(|device| result(&cpus, device.clone())).expect("the CPU"),
+        [4.0; 10]
+    );
+    assert!(choice.fell_back[0].contains("is for cpu"), "{:?}", choice.fell_back);
+}
+
+/// The loops that a device runs, written down, are a program that gives what the model gives: with scales and filters that `prepare` makes, products by
+/// the shader, loops of which bodies have nests.
+#[test]
+fn nests_of_the_device_go_on() {
+    let Some(device) = support::vulkan() else { return };
+    let read_back = |program: &Program| {
+        let lowered = lower(program, &device.target()).unwrap_or_else(|error| panic!("{error}"));
+        let scheduled = dump::scheduled(program, &lowered);
+        let stored: HashMap<String, Arc<Tensor>> = text::stored(&scheduled).into_iter().collect();
+        let text = format!("{scheduled:#}");
+        assert!(text.contains(" on vulkan {"), "{text}");
+        let again = text::parse_program_with("stage", &text, &|name| stored.get(name).cloned());
+        let again = again.unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(again, scheduled);
+        let lowered = lower(&again, &device.target()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(dump::scheduled(&again, &lowered), again);
+        again
+    };
+    let results = |program: &Program, entry: &str, inputs: &[(String, Tensor)]| {
+        let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 7).expect("memory");
+        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let results = session.call(entry, &inputs).unwrap_or_else(|error| panic!("{error}"));
+        (results, session.states())
+    };
+    let (lenet, inputs) = training("lenet", 4);
+    let inputs: Vec<(String, Tensor)> = ["x", "y"].map(str::to_owned).into_iter().zip(inputs).collect();
+    let convnet = zoo::find("convnet").expect("a network");
+    let predictor = training::predictor(&(convnet.layers)(), &convnet.input(2)).expect("a program");
+    let pictures = [("x".to_owned(), sample::tensor(&convnet.input(2), &mut 1))];
+    let recurrent = zoo::find("lstm").expect("a network");
+    let sequences = [("x".to_owned(), sample::tensor(&recurrent.input(2), &mut 1))];
+    let loops = training::predictor(&(recurrent.layers)(), &recurrent.input(2)).expect("a program");
+    for (program, entry, inputs) in [
+        (&lenet, TRAIN_STEP, &inputs[..]),
+        (&predictor.prepared_for(&device.target()), PREDICT, &pictures),
+        (&loops, PREDICT, &sequences),
+    ] {
+        assert_eq!(
+            results(&read_back(program), entry, inputs),
+            results(program, entry, inputs)
+        );
+    }
+    assert_eq!(device.messages(), [""; 0]);
 }
 
 /// Where kernels' time goes on the device, in sum and as a trace.

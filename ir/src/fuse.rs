@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-pub use given::{Wrong, check, cut};
+pub use given::{Wrong, check, cut, foreign};
 
 use crate::dtype::DType;
 use crate::graph::{Graph, Node, NodeId};
@@ -181,6 +181,16 @@ fn is_free(op: &Op) -> bool {
         },
         _ => false,
     }
+}
+
+/// Whether two contractions, one of the other, are with small constants, as the transforms of Winograd's algorithm are along either axis of a square.
+fn are_transforms(graph: &Graph, inner: NodeId, outer: NodeId) -> bool {
+    let is_transform = |id: NodeId| {
+        let node = graph.node(id);
+        let is_small = |arg: &NodeId| known(graph, *arg).is_some();
+        matches!(node.op, Op::Einsum(_)) && node.args.iter().any(is_small)
+    };
+    graph.node(outer).args.contains(&inner) && is_transform(outer) && is_transform(inner)
 }
 
 /// Whether a node's value stands in the code of every kernel that needs it: a constant of one element.
@@ -615,8 +625,7 @@ impl<'a> Cut<'a> {
                 return Err(format!("`{name}` is computed in tiles, this region is not"));
             }
             if let &[outer, ref others @ ..] = &draft.contractions[..] {
-                let is_inner = others.is_empty() && self.graph.node(outer).args.contains(&id);
-                return match is_inner && self.is_transform(outer) && self.is_transform(id) {
+                return match others.is_empty() && are_transforms(self.graph, id, outer) {
                     true => Ok(()),
                     false => Err("a kernel has one contraction".to_owned()),
                 };
@@ -665,13 +674,6 @@ impl<'a> Cut<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Whether a contraction is one with a small constant, as the transforms of Winograd's algorithm are along either axis of a square.
-    fn is_transform(&self, id: NodeId) -> bool {
-        let node = self.graph.node(id);
-        let is_small = |arg: &NodeId| known(self.graph, *arg).is_some();
-        matches!(node.op, Op::Einsum(_)) && node.args.iter().any(is_small)
     }
 
     /// Whether repeating a little beats storing it, as what it is made from has other users and is stored anyway.

@@ -1,5 +1,7 @@
 //! What a schedule may know about a machine. Plain data: `netloom` fills it from the CPU or GPU found, or from `--cpu`.
 
+use std::fmt;
+
 #[cfg(doc)]
 use crate::decisions::Decision;
 use crate::decisions::Tuned;
@@ -57,4 +59,13 @@ pub enum TargetKind {
     Cpu,
     /// SPIR-V compute pipelines.
     Vulkan,
+}
+
+impl fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TargetKind::Cpu => "cpu",
+            TargetKind::Vulkan => "vulkan",
+        })
+    }
 }

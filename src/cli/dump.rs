@@ -74,10 +74,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let lowered = || lower(&program, &target);
     let listed = match (options.stage.as_str(), &device) {
         ("kernel", _) => dump::kernels(&lowered()?),
-        ("nest", Device::Cpu(_)) if let Some(out) = &options.out => {
-            return write_program(out, &dump::scheduled(&program, &lowered()?));
-        }
-        ("nest", _) => dump::nests(&lowered()?),
+        ("nest", _) => match &options.out {
+            Some(out) => return write_program(out, &dump::scheduled(&program, &lowered()?)),
+            None => dump::nests(&lowered()?),
+        },
         ("plan", _) => dump::plans(&lowered()?),
         ("clif", Device::Cpu(cpu)) => dump::clif(&lowered()?, cpu)?,
         ("asm", Device::Cpu(cpu)) => dump::assembly(&lowered()?, cpu)?,

@@ -584,6 +584,7 @@ mod tests {
     use netloom_ir::dtype::Scalar;
     use netloom_ir::kernel::{Axis, Combine, Local, LocalId, Role};
     use netloom_ir::layout::{Digit, Layout};
+    use netloom_ir::target::TargetKind;
     use netloom_ir::tensor::Type;
 
     use super::super::machine::{Machine, levels};
@@ -618,6 +619,7 @@ mod tests {
         Build {
             nest: Nest {
                 name: "k".to_string(),
+                kind: TargetKind::Cpu,
                 axes: axes.to_vec(),
                 buffers: buffers.collect(),
                 locals: vec![Local {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use netloom_ir::kernel::{Axis, Bind, Buffer, BufferId, Exprs, Nest, Prim, Role, Stmt};
+use netloom_ir::target::TargetKind;
 use netloom_ir::{DType, Scalar, Tensor, Type};
 
 use super::Error;
@@ -49,6 +50,7 @@ fn one_fma(dtype: DType) -> Nest {
     };
     Nest {
         name: "one_fma".to_owned(),
+        kind: TargetKind::Vulkan,
         axes: vec![Axis {
             name: "once".to_owned(),
             extent: 1,

@@ -144,6 +144,7 @@ fn reachable(nest: &Nest, mut open: Vec<ExprId>) -> impl Iterator<Item = ExprId>
 #[cfg(test)]
 mod tests {
     use netloom_ir::kernel::{Axis, Bind, Buffer, Combine, Contract, Exprs, Local, LocalId, Operand, Prim, Role};
+    use netloom_ir::target::TargetKind;
     use netloom_ir::{DType, Type};
 
     use super::*;
@@ -184,6 +185,7 @@ mod tests {
             Build {
                 nest: Nest {
                     name: "k".into(),
+                    kind: TargetKind::Cpu,
                     axes: axes.to_vec(),
                     buffers: buffers.collect(),
                     locals,

@@ -8,7 +8,6 @@ use netloom_ir::fuse::Region;
 use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::{Kernel, Nest, build};
 use netloom_ir::layout::Layout;
-use netloom_ir::target::TargetKind;
 
 use crate::compile::Stages;
 use crate::cores;
@@ -78,8 +77,8 @@ impl Kernels {
         }
     }
 
-    /// The kernels of regions whose values have these layouts: built, and scheduled by all cores unless an equal one is known. On a CPU a region may
-    /// come with its schedule.
+    /// The kernels of regions whose values have these layouts: built, and scheduled by all cores unless an equal one is known. A region may come with its
+    /// schedule.
     pub fn add(&mut self, graph: &Graph, regions: &[&Region], layouts: &HashMap<NodeId, Layout>) -> Vec<KernelId> {
         let (makers, first) = (self.makers, self.kernels.len());
         let built: Vec<Kernel> = self.stages.time("loops", || {
@@ -88,7 +87,7 @@ impl Kernels {
         });
         let mut names = Vec::new();
         let ids = built.into_iter().zip(regions).map(|(kernel, region)| {
-            let given = region.nest.clone().filter(|_| self.target.kind == TargetKind::Cpu);
+            let given = region.nest.clone();
             let key = kernel.key();
             self.known(key, &kernel, given.as_deref()).unwrap_or_else(|| {
                 let id = KernelId(self.kernels.len());

@@ -62,6 +62,7 @@ impl Grain {
 
 /// The nest so far. Both arenas know the same axes.
 pub struct Draft {
+    kind: TargetKind,
     pub grain: Grain,
     /// What cost models need not decide.
     pub decisions: Decisions,
@@ -88,6 +89,7 @@ impl Draft {
             exprs.add_constant(buffer, Arc::clone(tensor));
         }
         Draft {
+            kind: target.kind,
             grain: Grain::of(target),
             decisions: target.tuned.of(kernel),
             few: match target.kind {
@@ -105,6 +107,7 @@ impl Draft {
 
     pub fn nest(self, name: &str, body: Vec<Stmt>) -> Nest {
         let Draft {
+            kind,
             exprs,
             axes,
             buffers,
@@ -113,6 +116,7 @@ impl Draft {
         } = self;
         Nest {
             name: name.into(),
+            kind,
             axes,
             buffers,
             locals,

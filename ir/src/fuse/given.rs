@@ -4,12 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, places, regions};
+use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, are_transforms, inputs_of, is_contraction, places, regions};
+use crate::error::Problem;
 use crate::graph::{Graph, NodeId};
 use crate::kernel::verify::{Broken, verify};
 use crate::kernel::{Buffer, Nest, Role};
 use crate::ops::Op;
-use crate::verify::has_bodies;
+use crate::target::TargetKind;
+use crate::verify::{bodies, has_bodies};
 
 /// The most values at different indices that one kernel computes: what bounds a kernel, whatever regions a text asks for.
 const MOST_VALUES: usize = 4096;
@@ -137,10 +139,17 @@ fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
         ));
     }
     let is_special = |op: &Op| matches!(op, Op::Prefix(_) | Op::Scatter(_) | Op::Sort(_));
-    let contractions = ops().filter(|(_, op)| is_contraction(op)).count();
-    let is_alone = contractions + usize::from(ops().any(|(_, op)| matches!(op, Op::Fold(_)))) <= 1;
+    let contractions = ops().filter(|(_, op)| is_contraction(op)).map(|(id, _)| id);
+    let contractions: Vec<NodeId> = contractions.collect();
+    let folds = ops().any(|(_, op)| matches!(op, Op::Fold(_)));
+    let is_alone = match contractions[..] {
+        [] => true,
+        [_] => !folds,
+        [inner, outer] => !folds && are_transforms(graph, inner, outer),
+        _ => false,
+    };
     if let Some((id, op)) = ops().find(|(_, op)| is_special(op)) {
-        if region.outputs != [id] || contractions > 0 || ops().filter(|(_, op)| is_special(op)).count() > 1 {
+        if region.outputs != [id] || !contractions.is_empty() || ops().filter(|(_, op)| is_special(op)).count() > 1 {
             let name = op.name();
             return Some(format!(
                 "`{name}`, {id}, is all that its region writes, and stands with no contraction or other of its kind"
@@ -166,6 +175,24 @@ fn nest_problems(graph: &Graph, region: &Region, nest: &Nest) -> Vec<Broken> {
     let other = buffers_problem(graph, region, nest);
     let other = other.map(|message| vec![Broken { stmt: None, message }]);
     other.unwrap_or_else(|| verify(nest).err().unwrap_or_default())
+}
+
+/// A problem for each region of a graph, and of the bodies in it, that comes with a nest for another kind of machine than this.
+pub fn foreign(graph: &Graph, kind: TargetKind) -> Vec<Problem> {
+    let own = graph.regions().iter().filter_map(|region| {
+        let nest = region.nest.as_ref().filter(|nest| nest.kind != kind)?;
+        let Nest {
+            name, kind: made_for, ..
+        } = &**nest;
+        let message = format!("the nest `{name}` is for {made_for}, and the program is compiled for {kind}");
+        let mut problem = Problem::new(message, graph.node(region.outputs[0]).loc.clone());
+        let note =
+            format!("leave the nest out, and one is chosen; or take `--device {made_for}`, or dump the model with `--device {kind}`");
+        problem.notes.push(note);
+        Some(problem)
+    });
+    let bodies = graph.nodes().flat_map(|(_, node)| bodies(&node.op));
+    own.chain(bodies.flat_map(|(_, body)| foreign(&body, kind))).collect()
 }
 
 fn buffers_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {

@@ -501,6 +501,7 @@ fn combine(with: Combine, dtype: DType, state: Scalar, value: Scalar) -> Scalar 
 mod tests {
     use super::*;
     use crate::kernel::{Axis, AxisId, Buffer, BufferId, Local};
+    use crate::target::TargetKind;
 
     /// `y[] = Σ x[i]` in lanes: 17 elements, so that one lane takes two and the order shows in the bits.
     #[test]
@@ -526,6 +527,7 @@ mod tests {
         };
         let nest = Nest {
             name: "sum".into(),
+            kind: TargetKind::Cpu,
             axes: vec![axis("i", 17), axis("w", 1)],
             buffers: vec![buffer("x", &[17], Role::Input), buffer("y", &[], Role::Output)],
             locals: vec![Local {

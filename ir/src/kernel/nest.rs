@@ -5,7 +5,8 @@
 //! **Semantics.** Statements run in order. All workers run the same nest (SPMD): a `Workers` loop gives each worker a
 //! contiguous share of its iterations (of `n`, worker `w` of `workers` runs those from `w · c` to `(w + 1) · c`, where `c` is `n / workers`
 //! rounded up, so a single iteration is worker 0's); code outside any `Workers` loop is run by every worker and may write only locals and
-//! worker scratch. `Barrier` waits for all workers and stands outside `Workers` loops.
+//! worker scratch. `Barrier` waits for all workers and stands outside `Workers` loops. On a GPU there is a worker for each iteration, and a
+//! barrier is the end of all of them: locals are forgotten, and outside `Workers` loops nothing but locals is written.
 //!
 //! **Neighbouring stores are one step.** Of `Store`s that stand next to each other, all values and indices are evaluated before any
 //! of them writes; in a `Lanes` loop this holds for each lane. So an output may lie over an operand that those stores read only at the very
@@ -19,6 +20,7 @@
 
 use super::{Axis, AxisId, Buffer, BufferId, Combine, ExprId, Exprs, LocalId};
 use crate::dtype::DType;
+use crate::target::TargetKind;
 use crate::tensor::unravel;
 
 /// Virtual lanes of a vector loop, on every machine.
@@ -29,6 +31,8 @@ pub const LANES: usize = 16;
 pub struct Nest {
     /// A name for dumps and symbols, e.g. `k3_einsum_add_max`.
     pub name: String,
+    /// What kind of machine it is for. One for another may rely on other layouts, and hold statements that there is no code for.
+    pub kind: TargetKind,
     /// Loop variables; each is bound by exactly one loop on any path.
     pub axes: Vec<Axis>,
     /// The kernel's inputs and outputs in their order, then scratch. A schedule may see one in another shape of as many elements.
@@ -39,6 +43,13 @@ pub struct Nest {
     pub exprs: Exprs,
     /// What runs.
     pub body: Vec<Stmt>,
+}
+
+impl Nest {
+    /// Whether a part of it is run by a shader written by hand.
+    pub fn has_products(&self) -> bool {
+        self.body.iter().any(|stmt| matches!(stmt, Stmt::Product(_)))
+    }
 }
 
 /// A scalar register, private to a worker.
@@ -123,7 +134,7 @@ pub enum Stmt {
         /// One `i64` an axis.
         index: Vec<ExprId>,
     },
-    /// The batch-reduce tile: a small matrix product over a long sum.
+    /// On a CPU, the batch-reduce tile: a small matrix product over a long sum.
     Contract(Contract),
     /// On a GPU, outside any loop: whole products of matrices, by a shader written by hand.
     Product(Product),

@@ -11,6 +11,7 @@ use super::{
     Strides, Work,
 };
 use crate::dtype::DType;
+use crate::target::TargetKind;
 use crate::tensor::Tensor;
 use crate::text::{Name, literal_text};
 
@@ -59,7 +60,7 @@ impl Display for Kernel {
 impl Nest {
     /// Whether two nests are the same code, whatever their names. What no statement uses is no part of them.
     pub fn is_same(&self, other: &Nest) -> bool {
-        self.body_text() == other.body_text()
+        self.kind == other.kind && self.body_text() == other.body_text()
     }
 
     fn body_text(&self) -> String {
@@ -84,7 +85,11 @@ impl Eq for Nest {}
 
 impl Display for Nest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "nest {} {{\n{}}}", Name(&self.name), self.body_text())
+        let on = match self.kind {
+            TargetKind::Cpu => String::new(),
+            kind => format!(" on {kind}"),
+        };
+        writeln!(f, "nest {}{on} {{\n{}}}", Name(&self.name), self.body_text())
     }
 }
 

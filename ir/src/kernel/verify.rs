@@ -6,9 +6,10 @@ use std::fmt;
 
 use super::index::Linear;
 use super::nest::LANES;
-use super::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Nest, Operand, Prim, Product, Role, Stmt};
+use super::{AxisId, Bind, BufferId, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Product, Role, Stmt};
 use crate::dtype::DType;
 use crate::layout::Layout;
+use crate::target::TargetKind;
 
 /// How many cases of `min`, `max` and uneven loops a proof of one bound distinguishes, one inside another.
 const CASES: usize = 4;
@@ -46,7 +47,10 @@ impl fmt::Display for Broken {
 /// - every load, unless guarded, every store and every element of a tile lies within its buffer, for all values of the axes;
 /// - each axis is bound once on a path, by a loop no longer than its extent, before it is used;
 /// - vector loops hold only stores, accumulations and prefetches, which stand nowhere else;
-/// - outside `Workers` loops only locals and worker scratch are written, inside there is neither barrier nor another `Workers` loop;
+/// - outside `Workers` loops only locals and worker scratch are written, on a GPU only locals, inside there is neither barrier nor another
+///   `Workers` loop;
+/// - a local is written before it is read, on a GPU since the last barrier;
+/// - there are no statements for another kind of machine;
 /// - inputs are not written, and types agree.
 pub fn verify(nest: &Nest) -> Result<(), Vec<Broken>> {
     let mut check = Check {
@@ -58,6 +62,7 @@ pub fn verify(nest: &Nest) -> Result<(), Vec<Broken>> {
         code: 0,
         steps: Cell::new(0),
         checked: Vec::new(),
+        set: HashSet::new(),
         present: None,
         seen: 0,
         broken: Vec::new(),
@@ -99,6 +104,8 @@ struct Check<'a> {
     steps: Cell<usize>,
     /// The expressions found right inside each of the loops around.
     checked: Vec<HashSet<ExprId>>,
+    /// The locals written before the statement looked at.
+    set: HashSet<LocalId>,
     /// The number of the statement looked at.
     present: Option<usize>,
     /// How many statements have been looked at.
@@ -129,6 +136,7 @@ impl Check<'_> {
     }
 
     fn stmt(&mut self, stmt: &Stmt) {
+        let on_gpu = self.nest.kind == TargetKind::Vulkan;
         self.present = Some(self.seen);
         self.seen += 1;
         self.code = self.code.saturating_add(self.copies);
@@ -157,8 +165,13 @@ impl Check<'_> {
                 self.block(then);
                 self.block(otherwise);
             }
-            Stmt::Set { local, value } | Stmt::Accumulate { local, value, .. } => {
+            Stmt::Set { local, value } => {
                 self.expr(*value, self.nest.locals[local.at()].dtype);
+                self.set.insert(*local);
+            }
+            Stmt::Accumulate { local, value, .. } => {
+                self.expr(*value, self.nest.locals[local.at()].dtype);
+                self.is_set(*local);
             }
             Stmt::Store { buffer, index, value } => {
                 self.written(*buffer);
@@ -171,9 +184,21 @@ impl Check<'_> {
                 self.require(in_lanes, || "a prefetch stands outside a vector loop".into());
                 index.iter().for_each(|&at| self.expr(at, DType::I64));
             }
-            Stmt::Contract(contract) => self.contract(contract),
-            Stmt::Product(product) => self.product(product),
-            Stmt::Barrier => self.require(!self.in_workers, || "a barrier stands inside a `Workers` loop".into()),
+            Stmt::Contract(contract) => {
+                self.require(!on_gpu, || "there is no code for tiles on a GPU".into());
+                self.contract(contract);
+            }
+            Stmt::Product(product) => {
+                self.require(on_gpu, || "there is no shader of products on a CPU".into());
+                self.product(product);
+            }
+            Stmt::Barrier => {
+                self.require(!self.in_workers, || "a barrier stands inside a `Workers` loop".into());
+                if on_gpu {
+                    self.set.clear();
+                    self.checked.iter_mut().for_each(HashSet::clear);
+                }
+            }
         }
     }
 
@@ -218,8 +243,14 @@ impl Check<'_> {
         let role = self.nest.buffers[buffer.at()].role;
         let name = self.name(buffer).to_owned();
         self.require(role != Role::Input, || format!("input `{name}` is written"));
-        let own = role == Role::WorkerScratch || self.in_workers;
+        let own = role == Role::WorkerScratch && self.nest.kind == TargetKind::Cpu || self.in_workers;
         self.require(own, || format!("`{name}` is written outside any `Workers` loop"));
+    }
+
+    fn is_set(&mut self, local: LocalId) {
+        let is_set = self.set.contains(&local);
+        let name = &self.nest.locals[local.at()].name;
+        self.require(is_set, || format!("`{name}` is read before it is written"));
     }
 
     fn expr(&mut self, root: ExprId, dtype: DType) {
@@ -246,6 +277,7 @@ impl Check<'_> {
                     index,
                     guarded: false,
                 } => self.within(*buffer, index, "load of"),
+                Expr::Local(local, _) => self.is_set(*local),
                 Expr::Fold { .. } => self.require(false, || "a fold is left in the nest".into()),
                 _ => {}
             }
@@ -542,6 +574,7 @@ mod tests {
         };
         Nest {
             name: "copy".into(),
+            kind: TargetKind::Cpu,
             axes: vec![axis("block", 3), axis("lane", 4)],
             buffers: vec![buffer("x", Role::Input), buffer("y", role)],
             locals: vec![],

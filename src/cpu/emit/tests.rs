@@ -6,6 +6,7 @@ use netloom_ir::kernel::{
     interp,
 };
 use netloom_ir::layout::{Digit, Layout};
+use netloom_ir::target::TargetKind;
 use netloom_ir::tensor::Type;
 use netloom_ir::{DType, Scalar, Tensor};
 
@@ -91,6 +92,7 @@ fn nest(axes: &[usize], buffers: &[(Type, Role)], locals: &[DType]) -> Nest {
     }
     Nest {
         name: String::from("test"),
+        kind: TargetKind::Cpu,
         axes: axes
             .iter()
             .enumerate()

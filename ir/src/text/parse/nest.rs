@@ -1,7 +1,7 @@
 //! Nests within the text of a graph, as [`kernel::text`](crate::kernel::text) writes them.
 //!
 //! ```text
-//! nest      = "nest" name "{" (buffer | local | stmt)* "}"
+//! nest      = "nest" name ("on" "vulkan")? "{" (buffer | local | stmt)* "}"
 //! buffer    = ("in" | "out" | "worker" "scratch" | "shared" "scratch") name ":" type
 //! local     = "local" name ":" dtype
 //! stmt      = "let" name "=" expr | "for" name "<" expr ("of" number)? ("unroll" | "lanes" | "workers")? "{" stmt* "}"
@@ -22,6 +22,7 @@ use crate::kernel::{
     Axis, AxisId, Bind, Buffer, BufferId, Combine, Contract, Expr, ExprId, Exprs, Lines, Local, LocalId, Nest, Operand,
     Prim, Role, Stmt,
 };
+use crate::target::TargetKind;
 
 /// How deep expressions and loops may nest.
 const MAX_DEPTH: usize = 128;
@@ -53,9 +54,19 @@ impl Draft<'_> {
 impl<'s> Parser<'s> {
     /// A nest and where its statements are, from after the keyword.
     pub(super) fn nest(&mut self) -> Parsed<(Nest, Vec<Token<'s>>)> {
+        let name = self.name()?;
+        let kind = match self.peek().text {
+            "on" => {
+                self.at += 1;
+                self.expect("vulkan")?;
+                TargetKind::Vulkan
+            }
+            _ => TargetKind::Cpu,
+        };
         let mut draft = Draft {
             nest: Nest {
-                name: self.name()?,
+                name,
+                kind,
                 axes: Vec::new(),
                 buffers: Vec::new(),
                 locals: Vec::new(),
@@ -167,7 +178,7 @@ impl<'s> Parser<'s> {
             (Kind::Word, "product") => {
                 return Err(self.wrong_at(
                     first,
-                    "a `product` is a shader's: nests are read for CPUs, for Vulkan their regions are",
+                    "a `product` is a shader's, which the compiler chooses: leave the nest out",
                 ));
             }
             (Kind::Word, name) if let Some(&local) = draft.locals.get(name) => {
