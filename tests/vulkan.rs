@@ -17,7 +17,7 @@ use netloom::formats::npz;
 use netloom::gpu::device::{Device, Options, Pretend, Traits};
 use netloom::gpu::{emit, spirv};
 use netloom::ir::builder::{Builder, Val};
-use netloom::ir::kernel::{Combine, Stmt};
+use netloom::ir::kernel::{Combine, Nest, Stmt};
 use netloom::ir::ops::Conv;
 use netloom::ir::passes::PASSES;
 use netloom::ir::prepare::PREPARE;
@@ -747,7 +747,7 @@ fn modules_are_valid() {
     let product = b
         .finish([("product", Val::einsum("mk,kn->mn", &[x, w]))])
         .expect("a graph");
-    let halves = of_halves("bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]);
+    let halves = product_of(DType::F16, "bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]);
     let programs = [
         Program::pure("run", graph),
         Program::pure("run", product),
@@ -883,9 +883,9 @@ fn products_are_right_by_the_shader() {
 }
 
 /// An einsum of halves.
-fn of_halves(spec: &str, x: [usize; 3], w: [usize; 3]) -> Graph {
+fn product_of(dtype: DType, spec: &str, x: [usize; 3], w: [usize; 3]) -> Graph {
     let b = Builder::new();
-    let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, DType::F16, shape));
+    let [x, w] = [("x", x), ("w", w)].map(|(name, shape)| b.input(name, dtype, shape));
     b.finish([("y", Val::einsum(spec, &[x, w]))]).expect("a graph")
 }
 
@@ -909,7 +909,7 @@ fn modules_declare_the_matrices_that_they_multiply() {
         matrices: traits.matrices,
         ..device.target()
     };
-    let program = Program::pure("run", of_halves("bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]));
+    let program = Program::pure("run", product_of(DType::F16, "bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]));
     let lowered = lower(&program, &target).expect("it lowers");
     let [nest] = lowered.kernels.nests() else {
         panic!("one kernel")
@@ -959,7 +959,7 @@ fn products_of_halves_are_right() {
         ("bkm,bnk->bnm", [2, k, m], [2, n, k], true),
         ("bmk,bkn->bmn", [1, m + 1, k], [1, k, n], false),
     ] {
-        let graph = of_halves(spec, x, w);
+        let graph = product_of(DType::F16, spec, x, w);
         let inputs = sample::inputs(&graph, 5);
         let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
         let expected = oracle::run(&graph, &named)
@@ -986,6 +986,50 @@ fn products_of_halves_are_right() {
         }
     }
     assert_eq!(device.messages(), [""; 0]);
+}
+
+/// No device can be asked for matrices of `bf16` (`gpu::matrices` says why): products of them are computed in `f32`, with the same bits whether halves
+/// were asked for or not.
+#[test]
+fn products_of_bf16_are_computed_in_f32() {
+    let (Some(usual), Some(asked)) = (support::vulkan(), support::vulkan_with_f16()) else {
+        return;
+    };
+    let graph = product_of(DType::BF16, "bmk,bkn->bmn", [2, 32, 48], [2, 48, 64]);
+    let inputs = sample::inputs(&graph, 5);
+    let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x.clone())).collect();
+    let expected = oracle::run(&graph, &named)
+        .expect("the oracle runs it")
+        .swap_remove(0)
+        .1;
+    let program = Program::pure("run", graph);
+    let matrices = Some(Matrices {
+        rows: 16,
+        columns: 16,
+        depth: 16,
+        bytes: 1 << 20,
+    });
+    let target = Target {
+        matrices,
+        ..asked.target()
+    };
+    let lowered = lower(&program, &target).expect("it lowers");
+    assert!(!lowered.kernels.nests().iter().any(Nest::has_products));
+    let [usual, asked] = [usual, asked].map(|device| {
+        let executable = compile(&program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let given: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let found = session.call("run", &given).expect("a run").swap_remove(0).1;
+        assert_eq!(device.messages(), [""; 0]);
+        found
+    });
+    assert_eq!(support::different_bits(&usual, &asked), None);
+    for (at, (found, expected)) in asked.scalars().zip(expected.scalars()).enumerate() {
+        let (found, expected) = (found.as_f64(), expected.as_f64());
+        // Sums of 48 numbers below 1 in f32, in any order, and the rounding of both to eight digits.
+        let bound = f64::from(48 * 48) * f64::from(f32::EPSILON) / 2.0 + expected.abs() * f64::powi(2.0, -7);
+        assert!((found - expected).abs() <= bound, "[{at}] is {found}, not {expected}");
+    }
 }
 
 /// Convolutions of one tap over images whose size is no multiple of four, and gradients of filters, gathered from images with zeros around them.

@@ -1,4 +1,8 @@
 //! Which cooperative matrices a device has.
+//!
+//! Of `f16` alone. Those of `bf16` need `VK_KHR_shader_bfloat16` (Vulkan 1.4.311, with `SPV_KHR_bfloat16`), which makes the list of shapes name that type. The newest vulkano,
+//! 0.35.2, is made from the registry of 1.3.281: it knows neither the extension nor its features, and so opens no device with them; nor has the lavapipe of Mesa 26.2
+//! it, on which such code could be run. Contractions of `bf16` are computed in `f32`, whatever is asked for.
 
 use ash::vk;
 use netloom_ir::target::Matrices;
