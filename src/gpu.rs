@@ -101,7 +101,7 @@ pub enum Error {
         doing: &'static str,
     },
     /// The driver refused something else.
-    #[error("{doing}: {reason}")]
+    #[error("{doing}: {reason}; another device may do it, `--device cpu` always works")]
     Refused {
         /// What was being done.
         doing: String,
@@ -151,11 +151,13 @@ impl Error {
 
 /// The words of a refusal, with those of what caused it.
 fn words(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut said = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text += &format!(": {inner}");
+        said.push(inner.to_string());
         cause = inner.source();
     }
-    text
+    // So vulkano begins whatever is no misuse of it.
+    said.retain(|words| words != "a non-validation error occurred");
+    said.join(": ")
 }

@@ -130,6 +130,15 @@ fn without_device_memory_the_cpu_is_offered_and_taken() {
     }
 }
 
+#[test]
+fn without_a_pipeline_the_cpu_is_offered_and_taken() {
+    if support::vulkan().is_some()
+        && let Some(environment) = faulty("pipeline")
+    {
+        is_said_and_survived(&[], &environment, "compiling a kernel: ");
+    }
+}
+
 /// A device without 16-bit floats computes halves in `f32`, and refuses to do otherwise; so does code for CPUs.
 #[test]
 fn f16_arithmetic_that_is_not_there_is_said() {
@@ -324,6 +333,26 @@ fn skipping_is_said_and_in_ci_a_failure() {
     );
     let (passed, text) = outcome(Some("1"));
     assert!(!passed && text.contains("must not be skipped in CI"), "{text}");
+}
+
+/// Pipelines that are damaged on disk are named, and made anew without a word the next time.
+#[test]
+fn damaged_pipelines_are_said_once() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let environment = [("NETLOOM_CACHE", folder.path().to_str().expect("a path in UTF-8"))];
+    let said = || {
+        let (succeeded, message, _) = bench("vulkan", &[], &environment);
+        assert!(succeeded, "{message}");
+        message.contains("which is damaged; it will be written anew")
+    };
+    assert!(!said());
+    let mut files = std::fs::read_dir(folder.path()).expect("a folder");
+    let path = files.next().expect("a file").expect("a file").path();
+    std::fs::write(path, "something else").expect("a file");
+    assert_eq!([said(), said()], [true, false]);
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Runner {
         {
             return Err(Error::Refused {
                 doing: "timing kernels".to_owned(),
-                reason: "the device's compute queue has no clock; leave out `--kernels`".to_owned(),
+                reason: "the device's compute queue has no clock: leave out `--kernels`".to_owned(),
             });
         }
         let info = QueryPoolCreateInfo {

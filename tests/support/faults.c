@@ -108,6 +108,12 @@ static int32_t allocate_memory(void *device, void *info, void *allocator, void *
   return next(device, info, allocator, memory);
 }
 
+static int32_t create_pipelines(void *device, uint64_t cache, uint32_t count, void *infos, void *allocator, void *pipelines) {
+  if (fault_is("pipeline")) return INITIALIZATION_FAILED;
+  int32_t (*next)(void *, uint64_t, uint32_t, void *, void *, void *) = (void *)next_device_proc(device, "vkCreateComputePipelines");
+  return next(device, cache, count, infos, allocator, pipelines);
+}
+
 /* So many submissions are carried out before the device is lost: NETLOOM_FAULT_AFTER. */
 static int32_t queue_submit(void *queue, uint32_t count, void *submissions, uint64_t fence) {
   static long done;
@@ -128,6 +134,7 @@ static Function instance_proc(void *instance, const char *name) {
   if (strcmp(name, "vkGetPhysicalDeviceQueueFamilyProperties2") == 0) return (Function)queue_families;
   if (strcmp(name, "vkGetDeviceProcAddr") == 0) return (Function)device_proc;
   if (strcmp(name, "vkAllocateMemory") == 0) return (Function)allocate_memory;
+  if (strcmp(name, "vkCreateComputePipelines") == 0) return (Function)create_pipelines;
   if (strcmp(name, "vkQueueSubmit") == 0) return (Function)queue_submit;
   return next_instance_proc ? next_instance_proc(instance, name) : 0;
 }
@@ -135,6 +142,7 @@ static Function instance_proc(void *instance, const char *name) {
 static Function device_proc(void *device, const char *name) {
   if (strcmp(name, "vkGetDeviceProcAddr") == 0) return (Function)device_proc;
   if (strcmp(name, "vkAllocateMemory") == 0) return (Function)allocate_memory;
+  if (strcmp(name, "vkCreateComputePipelines") == 0) return (Function)create_pipelines;
   if (strcmp(name, "vkQueueSubmit") == 0) return (Function)queue_submit;
   return next_device_proc(device, name);
 }
