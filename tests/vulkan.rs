@@ -315,6 +315,7 @@ fn a_product_and_a_sum_round_once() {
             ..Options::default()
         };
         let device = Device::open(&options).expect("it was opened before");
+        let least = netloom::Device::from(Arc::clone(&device)).floats(dtype).least;
         let b = Builder::new();
         let [x, y, z] = ["x", "y", "z"].map(|name| b.input(name, dtype, [COUNT]));
         let program = Program::pure("run", b.finish([("w", x.fma(y, z))]).expect("a graph"));
@@ -338,8 +339,10 @@ fn a_product_and_a_sum_round_once() {
             };
             let found = found[0].get(at).as_f64();
             let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            // What a device does not promise it may drop, as the lavapipe of Mesa 26.2 does with subnormals.
+            let may_be_dropped = [x, y, z, expected].iter().any(|value| value.abs() < least);
             assert!(
-                same,
+                same || may_be_dropped,
                 "way {way}: {x:e} · {y:e} + {z:e} is {found:e}, should be {expected:e}"
             );
         }
