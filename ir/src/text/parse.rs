@@ -17,6 +17,7 @@
 //! type      = dtype "[" number,* "]" ("{" (axis "/" step ":" extent)* "}")?
 //! ```
 
+mod expr;
 mod nest;
 
 use std::collections::HashMap;
