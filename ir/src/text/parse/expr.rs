@@ -4,7 +4,7 @@
 //! buffer    = ("in" | "out" | "worker" "scratch" | "shared" "scratch") name ":" type
 //! let       = "let" name "=" expr
 //! expr      = factor (sign factor)?
-//! factor    = "(" expr ")" | literal | element "?"? | name | prim dtype? "(" expr,* ")"
+//! factor    = "(" expr ")" | literal | element "?"? | name | prim dtype? "(" expr,* ")" | combine "(" expr "over" name,* ")"
 //! element   = name "[" expr,* "]"
 //! ```
 
@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use super::{Kind, Parsed, Parser, Token, show};
 use crate::dtype::DType;
 use crate::kernel::{Axis, AxisId, Buffer, BufferId, Combine, Expr, ExprId, Exprs, Local, LocalId, Prim, Role};
+use crate::ops::fold::check_combines;
 
 /// How deep expressions and loops may nest.
 pub(super) const MAX_DEPTH: usize = 128;
@@ -120,17 +121,30 @@ impl<'s> Parser<'s> {
     }
 
     /// `=`, and before it how values of a type combine, if they do.
-    pub(super) fn combine(&mut self, dtype: DType) -> Parsed<Option<Combine>> {
-        let place = self.peek();
+    pub(super) fn combine_into(&mut self, dtype: DType) -> Parsed<Option<Combine>> {
         if self.take("=") {
             return Ok(None);
         }
-        let name = self.word("`=` or how values combine")?;
-        let with = Combine::ALL.into_iter().find(|with| with.name() == name);
-        let with = with.filter(|with| matches!(with, Combine::Any | Combine::All) == (dtype == DType::Bool));
-        let unknown = format!("values of {dtype} do not combine by `{name}`");
-        self.expect("=")?;
-        with.ok_or_else(|| self.wrong_at(place, unknown)).map(Some)
+        let place = self.peek();
+        let with = self.combine()?;
+        self.combines(place, with, dtype)?;
+        self.expect("=").map(|()| Some(with))
+    }
+
+    /// How values combine.
+    pub(super) fn combine(&mut self) -> Parsed<Combine> {
+        let place = self.peek();
+        self.word("how values combine")?;
+        self.combine_of(place)
+    }
+
+    fn combine_of(&self, name: Token<'s>) -> Parsed<Combine> {
+        let with = Combine::ALL.into_iter().find(|with| with.name() == name.text);
+        with.ok_or_else(|| self.wrong_at(name, format!("values do not combine by {}", show(name))))
+    }
+
+    pub(super) fn combines(&self, place: Token<'s>, with: Combine, dtype: DType) -> Parsed<()> {
+        check_combines(with, dtype).map_err(|message| self.wrong_at(place, format!("`{}` {message}", with.name())))
     }
 
     /// Whether an element of a buffer follows.
@@ -217,22 +231,8 @@ impl<'s> Parser<'s> {
                 let dtype = literal.dtype();
                 Ok(draft.exprs.intern(Expr::Const(dtype, u64::from_le_bytes(bits)), dtype))
             }
-            (Kind::Word, name)
-                if let Some(prim) = Prim::ALL.into_iter().find(|prim| prim.name() == name)
-                    && (draft.number(name).is_none() || second.text == "(") =>
-            {
-                self.at += 1;
-                let to = match prim {
-                    Prim::Cast | Prim::Bitcast => Some(self.dtype()?),
-                    _ => None,
-                };
-                let mut args = Vec::new();
-                self.expect("(")?;
-                self.list(")", |parser| {
-                    args.push(parser.expr(draft)?);
-                    Ok(())
-                })?;
-                self.prim(draft, first, prim, to, args)
+            (Kind::Word, name) if second.text == "(" || is_cast(name) && DType::from_name(second.text).is_some() => {
+                self.function(draft)
             }
             (Kind::Word, name) => {
                 self.at += 1;
@@ -244,6 +244,55 @@ impl<'s> Parser<'s> {
                 }
             }
             _ => Err(self.wrong_at(first, format!("expected an expression, found {}", show(first)))),
+        }
+    }
+
+    /// A primitive, or a fold, of what stands between parentheses.
+    fn function(&mut self, draft: &mut Draft<'s>) -> Parsed<ExprId> {
+        let name = self.next();
+        let to = match is_cast(name.text) {
+            true => Some(self.dtype()?),
+            false => None,
+        };
+        let (mut args, mut over) = (Vec::new(), Vec::new());
+        self.expect("(")?;
+        self.list(")", |parser| {
+            args.push(parser.expr(draft)?);
+            if parser.peek().text == "over" {
+                over = parser.folded(draft)?;
+            }
+            Ok(())
+        })?;
+        if let ([value], [_, ..]) = (&args[..], &over[..]) {
+            let with = self.combine_of(name)?;
+            self.combines(name, with, draft.exprs.dtype(*value))?;
+            return Ok(draft.exprs.fold(with, over, *value));
+        }
+        let prim = Prim::ALL.into_iter().find(|prim| prim.name() == name.text);
+        match prim {
+            Some(prim) if over.is_empty() => self.prim(draft, name, prim, to, args),
+            _ if Combine::ALL.iter().any(|with| with.name() == name.text) => Err(self.wrong_at(
+                name,
+                format!("`{0}` folds one value over axes: `{0}(value over axis)`", name.text),
+            )),
+            _ => Err(self.wrong_at(name, format!("there is no function {}", show(name)))),
+        }
+    }
+
+    /// The axes of a fold.
+    fn folded(&mut self, draft: &Draft<'s>) -> Parsed<Vec<AxisId>> {
+        self.expect("over")?;
+        let mut over = Vec::new();
+        loop {
+            let place = self.peek();
+            let name = self.word("the name of an axis")?;
+            let Some(Number::Axis(axis)) = draft.number(name) else {
+                return Err(self.wrong_at(place, format!("there is no axis `{name}` before this")));
+            };
+            over.push(axis);
+            if !self.take(",") {
+                return Ok(over);
+            }
         }
     }
 
@@ -295,4 +344,9 @@ impl<'s> Parser<'s> {
         }
         Ok(value)
     }
+}
+
+/// Whether a primitive says to what it converts.
+fn is_cast(name: &str) -> bool {
+    [Prim::Cast, Prim::Bitcast].iter().any(|prim| prim.name() == name)
 }

@@ -127,7 +127,7 @@ impl<'s> Parser<'s> {
                 ));
             }
             (Kind::Word, name) if let Some(Number::Local(local)) = draft.number(name) => {
-                let with = self.combine(draft.locals[local.at()].dtype)?;
+                let with = self.combine_into(draft.locals[local.at()].dtype)?;
                 let value = self.expr(draft)?;
                 match with {
                     None => Stmt::Set { local, value },
