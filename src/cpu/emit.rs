@@ -17,20 +17,21 @@ use cranelift::prelude::{
     AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
 };
 use cranelift_module::{FuncId, Linkage, Module, ModuleError};
-use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
 use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
 use super::tile::{self as assembled, Tile};
-use super::wide::{self, Body};
+use super::wide::{self, Body, Finish};
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use compile::{Draft, Source, compile_all, define};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
 mod compile;
+mod finish;
 mod lanes;
 pub mod prim;
 
@@ -54,6 +55,7 @@ struct Shared {
     tiles: HashMap<Tile, FuncId>,
     /// `None` for a body that the level has no code for.
     bodies: HashMap<Body, Option<FuncId>>,
+    finished: HashMap<Finish, Option<FuncId>>,
     /// Functions that are declared and not yet assembled.
     waiting: Vec<Draft<Source>>,
     /// What has been emitted, if it is to be shown.
@@ -92,6 +94,7 @@ impl Emitter {
                 home,
                 tiles: HashMap::new(),
                 bodies: HashMap::new(),
+                finished: HashMap::new(),
                 waiting: Vec::new(),
                 listing: None,
             },
@@ -207,6 +210,27 @@ impl Shared {
         self.bodies.insert(body.clone(), function);
         Ok(function)
     }
+
+    /// The assembled function `fn(a, b, slots)` of a tile and what is done with its sums, if the level has one.
+    fn finish(&mut self, module: &mut dyn Module, finish: Finish) -> Result<Option<FuncId>, ModuleError> {
+        if let Some(&function) = self.finished.get(&finish) {
+            return Ok(function);
+        }
+        let level = self.cpu.level;
+        let function = match finish.clone().lower(level) {
+            Err(_) => None,
+            Ok(lowered) => {
+                let mut signature = tile::signature(module);
+                signature.call_conv = CallConv::SystemV;
+                let symbol = free_name(module, &format!("finished_{}", self.finished.len()));
+                let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
+                self.assembled(symbol, function, move || lowered.assemble(level));
+                Some(function)
+            }
+        };
+        self.finished.insert(finish, function);
+        Ok(function)
+    }
 }
 
 /// The signature of every kernel: buffers, call, worker, workers.
@@ -221,6 +245,22 @@ pub fn barrier_signature(module: &dyn Module) -> Signature {
     let mut signature = module.make_signature();
     signature.params.extend([I64; 3].map(AbiParam::new));
     signature
+}
+
+/// A contraction without the places of its operands.
+fn tile_of(contract: &Contract) -> Tile {
+    Tile {
+        dtype: contract.dtype,
+        rows: contract.rows,
+        columns: contract.columns,
+        k: contract.k.clone(),
+        a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
+        a_along: contract.a.along.clone(),
+        b_along: contract.b.along.clone(),
+        c_across: contract.c.across,
+        accumulate: contract.accumulate,
+        ahead: contract.ahead,
+    }
 }
 
 fn free_name(module: &dyn Module, name: &str) -> String {
@@ -269,9 +309,12 @@ fn emit_function(
         known: HashMap::new(),
         trail: Vec::new(),
         vectors: HashMap::new(),
+        joined: HashSet::new(),
+        sides: None,
     };
     cx.load_bases();
     let body = nest.body.clone();
+    cx.join_tiles(&body, &body)?;
     cx.emit_body(&body)?;
     cx.builder.ins().return_(&[]);
     cx.builder.seal_all_blocks();
@@ -312,6 +355,10 @@ struct Cx<'a> {
     trail: Vec<Key>,
     /// The common code of vector loops, by the axis of their rows and the address of their bodies.
     vectors: HashMap<(Option<AxisId>, usize), Option<Rc<lanes::Vector>>>,
+    /// The tiles that are summed where they are finished, by address.
+    joined: HashSet<usize>,
+    /// Where A and B start of the tile that is finished next.
+    sides: Option<[Value; 2]>,
 }
 
 impl Hoist for Cx<'_> {
@@ -539,28 +586,22 @@ impl Cx<'_> {
     }
 
     fn emit_contract(&mut self, contract: &Contract) -> Result<(), ModuleError> {
-        let tile = Tile {
-            dtype: contract.dtype,
-            rows: contract.rows,
-            columns: contract.columns,
-            k: contract.k.clone(),
-            a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
-            a_along: contract.a.along.clone(),
-            b_along: contract.b.along.clone(),
-            c_across: contract.c.across,
-            accumulate: contract.accumulate,
-            ahead: contract.ahead,
+        let start = |cx: &mut Self, operand: &Operand| {
+            let start = cx.value(operand.start);
+            let size = cx.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
+            let offset = cx.builder.ins().imul(start, size);
+            let base = cx.known[&Key::Base(operand.buffer)];
+            cx.builder.ins().iadd(base, offset)
         };
-        let tile = self.shared.tile(self.module, tile)?;
+        let sides = [&contract.a, &contract.b].map(|side| start(self, side));
+        if self.joined.contains(&std::ptr::from_ref(contract).addr()) {
+            self.sides = Some(sides);
+            return Ok(());
+        }
+        let c = start(self, &contract.c);
+        let tile = self.shared.tile(self.module, tile_of(contract))?;
         let tile = self.module.declare_func_in_func(tile, self.builder.func);
-        let starts = [&contract.a, &contract.b, &contract.c].map(|operand| {
-            let start = self.value(operand.start);
-            let size = self.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
-            let offset = self.builder.ins().imul(start, size);
-            let base = self.known[&Key::Base(operand.buffer)];
-            self.builder.ins().iadd(base, offset)
-        });
-        self.builder.ins().call(tile, &starts);
+        self.builder.ins().call(tile, &[sides[0], sides[1], c]);
         self.forget(&Writes {
             buffers: vec![contract.c.buffer],
             ..Writes::default()

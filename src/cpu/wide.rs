@@ -7,6 +7,7 @@
 //! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
 mod columns;
+mod finish;
 mod lower;
 mod operands;
 mod registers;
@@ -16,6 +17,7 @@ use netloom_ir::kernel::{Combine, Prim};
 
 use super::isa::Level;
 use columns::Columns;
+pub use finish::Finish;
 use lower::Program;
 
 /// A value in a [`Body`]: a position in `values`.

@@ -24,8 +24,8 @@ use crate::hoist::{Hoist, Writes};
 pub(super) struct Vector {
     /// What the loop around supplies.
     pub slots: Vec<Slot>,
-    strides: Vec<i64>,
-    code: Code,
+    pub strides: Vec<i64>,
+    pub code: Code,
 }
 
 /// A serial loop with nothing in it but a vector loop of a length that does not change.
@@ -35,9 +35,11 @@ pub(super) struct Rows<'b> {
     body: &'b [Stmt],
 }
 
-enum Code {
+pub(super) enum Code {
     /// A function `fn(slots, count, rows)`.
     Assembled(FuncId),
+    /// A function `fn(a, b, slots)` that sums the tile before too.
+    Finished(FuncId),
     /// To be spelled here, [`STEP`] lanes at a time.
     Clif(Body),
 }
@@ -144,6 +146,7 @@ impl Cx<'_> {
                         let one = self.builder.ins().iconst(I64, 1);
                         self.emit_call(*function, &slots, &[], (count, one));
                     }
+                    Code::Finished(_) => unreachable!("a tile has rows"),
                     Code::Clif(code) => {
                         let whole = self.emit_vectors(code, &slots, count);
                         self.emit_each_lane(axis, (whole, count, false), body, &accumulations)?;
@@ -161,14 +164,22 @@ impl Cx<'_> {
 
     /// All rows in one call.
     pub(super) fn emit_rows(&mut self, extent: ExprId, rows: &Rows, vector: &Vector) {
-        let Code::Assembled(function) = &vector.code else {
-            unreachable!("rows have assembled code")
-        };
-        let (rows_count, count) = (self.value(extent), self.value(rows.lanes));
-        let zero = self.builder.ins().iconst(I64, 0);
-        let rows_count = self.builder.ins().smax(rows_count, zero);
         let slots = self.emit_slots(&vector.slots, &[]);
-        self.emit_call(*function, &slots, &vector.strides, (count, rows_count));
+        match vector.code {
+            Code::Assembled(function) => {
+                let (rows_count, count) = (self.value(extent), self.value(rows.lanes));
+                let zero = self.builder.ins().iconst(I64, 0);
+                let rows_count = self.builder.ins().smax(rows_count, zero);
+                self.emit_call(function, &slots, &vector.strides, (count, rows_count));
+            }
+            Code::Finished(function) => {
+                let [a, b] = self.sides.take().expect("a tile stands before what finishes it");
+                let slots = self.emit_words(&slots, &[]);
+                let function = self.module.declare_func_in_func(function, self.builder.func);
+                self.builder.ins().call(function, &[a, b, slots]);
+            }
+            Code::Clif(_) => unreachable!("rows have assembled code"),
+        }
         self.forget(&Writes::of(rows.body));
     }
 
@@ -225,6 +236,13 @@ impl Cx<'_> {
         strides: &[i64],
         (count, rows): (Value, Value),
     ) {
+        let words = self.emit_words(slots, strides);
+        let function = self.module.declare_func_in_func(function, self.builder.func);
+        self.builder.ins().call(function, &[words, count, rows]);
+    }
+
+    /// Slots and strides on the stack; gives their address.
+    fn emit_words(&mut self, slots: &[(Value, Option<DType>)], strides: &[i64]) -> Value {
         let words = slots.len() + strides.len();
         let stack = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * words as u32, 3);
         let stack = self.builder.create_sized_stack_slot(stack);
@@ -242,8 +260,7 @@ impl Cx<'_> {
                 .ins()
                 .store(trusted(), stride, address, 8 * (slots.len() + at) as i32);
         }
-        let function = self.module.declare_func_in_func(function, self.builder.func);
-        self.builder.ins().call(function, &[address, count, rows]);
+        address
     }
 
     /// Runs the code for all whole vectors below `count`, and gives their number of lanes.
