@@ -8,13 +8,11 @@ use netloom_ir::builder::Builder;
 use netloom_ir::error::{Problem, Problems};
 use netloom_ir::fuse;
 use netloom_ir::graph::Graph;
-use netloom_ir::kernel::verify;
 use netloom_ir::passes;
 use netloom_ir::prepare::PREPARE;
 use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
-use crate::cores;
 use crate::cpu::emit::Emitter;
 use crate::cpu::entry::{emit_barrier, emit_entry};
 use crate::cpu::export::{self, LevelCode, emit_check, emit_export};
@@ -85,15 +83,10 @@ pub struct Lowered {
 /// Everything that is wrong with the program.
 pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     program.verify()?;
-    let graphs = program.entries.iter().map(|entry| &entry.graph);
-    let foreign: Vec<Problem> = graphs.flat_map(|graph| fuse::foreign(graph, target.kind)).collect();
-    if !foreign.is_empty() {
-        return Err(Error::Foreign(Problems(foreign)));
-    }
     let mut stages = Stages::default();
     let graphs = stages.time("improve", || improved(program, target));
     let layouts = stages.time("layout", || Layouts::choose(&graphs, &program.states, target));
-    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL);
+    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL)?;
     for (stage, took) in std::mem::replace(&mut lowered.stages, stages).0 {
         lowered.stages.add(stage, took);
     }
@@ -109,6 +102,9 @@ pub(crate) fn improved(program: &Program, target: &Target) -> Vec<(String, Graph
 }
 
 /// The same from improved graphs on, whose values have these layouts.
+///
+/// # Errors
+/// If a text gives a schedule for another kind of machine; or if one leaves its buffers: of a kernel that a text gives it may.
 pub(crate) fn plan_graphs(
     states: &[State],
     graphs: Vec<(String, Graph)>,
@@ -116,7 +112,12 @@ pub(crate) fn plan_graphs(
     cut: Cut,
     target: &Target,
     makers: Makers,
-) -> Lowered {
+) -> Result<Lowered, Error> {
+    let foreign = graphs.iter().flat_map(|(_, graph)| fuse::foreign(graph, target.kind));
+    let foreign: Vec<Problem> = foreign.collect();
+    if !foreign.is_empty() {
+        return Err(Error::Foreign(Problems(foreign)));
+    }
     let mut stages = Stages::default();
     let mut layouts = layouts.clone();
     let mut memory = Memory::new(states, &layouts);
@@ -131,14 +132,7 @@ pub(crate) fn plan_graphs(
     for &(stage, took) in &kernels.stages.0 {
         stages.add(stage, took);
     }
-    stages.time("verify", || {
-        cores::map(kernels.nests(), |nest| {
-            if let Err(broken) = verify::verify(nest) {
-                let broken: Vec<String> = broken.iter().map(ToString::to_string).collect();
-                panic!("schedule of `{}` is not valid: {}", nest.name, broken.join("; "));
-            }
-        })
-    });
+    stages.time("verify", || kernels.verify())?;
     let given = states
         .iter()
         .filter_map(|state| match &state.init {
@@ -146,7 +140,7 @@ pub(crate) fn plan_graphs(
             Init::Graph(_) | Init::Prepared | Init::Given | Init::Data => None,
         })
         .collect();
-    Lowered {
+    Ok(Lowered {
         graphs,
         plans,
         kernels,
@@ -154,7 +148,7 @@ pub(crate) fn plan_graphs(
         layouts,
         given,
         stages,
-    }
+    })
 }
 
 /// One entry for the first values of all states that start from a graph.
