@@ -476,6 +476,23 @@ fn nests_that_a_text_gives_are_run() {
         let said = ["the nest `by_hand` is for", "model.nl:2", "leave the nest out"];
         assert!(said.iter().all(|said| refused.contains(said)), "{refused}");
     }
+    // A check takes the nest on its own machine, where it is found to be wrong, and the compiler's on the other.
+    let folder = tempfile::tempdir().expect("a folder");
+    for (on, own) in [("on vulkan", "vulkan:"), ("", "cpu")] {
+        std::fs::write(folder.path().join("model.nl"), text(on)).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netloom"));
+        command
+            .current_dir(folder.path())
+            .args(["check", "model.nl", "--quick", "--json"]);
+        let output = command.output().expect("it runs");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        let engines = report["entries"][0]["engines"].as_array().expect("a list");
+        assert_eq!(engines.len(), 2, "{report}");
+        for row in engines {
+            let is_own = row["engine"].as_str().expect("a name").starts_with(own);
+            assert_eq!(row["difference"].is_null(), !is_own, "{report}");
+        }
+    }
     let mut choice = Choice::or_cpu(gpu, Cpu::native());
     assert_eq!(
         choice.make(|device| result(&cpus, device.clone())).expect("the CPU"),
