@@ -14,7 +14,8 @@ use cranelift::codegen::ir::{BlockArg, UserFuncName};
 use cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
-    AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
+    AbiParam, Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value,
+    Variable,
 };
 use cranelift_module::{FuncId, Linkage, Module, ModuleError};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
@@ -310,7 +311,7 @@ fn emit_function(
         trail: Vec::new(),
         vectors: HashMap::new(),
         joined: HashSet::new(),
-        sides: None,
+        operands: None,
     };
     cx.load_bases();
     let body = nest.body.clone();
@@ -357,8 +358,8 @@ struct Cx<'a> {
     vectors: HashMap<(Option<AxisId>, usize), Option<Rc<lanes::Vector>>>,
     /// The tiles that are summed where they are finished, by address.
     joined: HashSet<usize>,
-    /// Where A and B start of the tile that is finished next.
-    sides: Option<[Value; 2]>,
+    /// Where A, B and C start of the tile that is finished next.
+    operands: Option<[Value; 3]>,
 }
 
 impl Hoist for Cx<'_> {
@@ -442,8 +443,7 @@ impl Cx<'_> {
             }
             (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
                 if let Some((rows, vector)) = self.rows(axis, body)? {
-                    self.emit_rows(extent, &rows, &vector);
-                    return Ok(());
+                    return self.emit_rows(extent, &rows, &vector);
                 }
                 let from = self.builder.ins().iconst(I64, 0);
                 let to = self.value(extent);
@@ -520,24 +520,47 @@ impl Cx<'_> {
 
     fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<(), ModuleError> {
         let condition = self.value(condition);
+        self.emit_either(condition, |cx| cx.emit_body(then), |cx| cx.emit_body(otherwise))?;
+        self.forget(&Writes::of(then));
+        self.forget(&Writes::of(otherwise));
+        Ok(())
+    }
+
+    /// One of two pieces of code.
+    fn emit_either(
+        &mut self,
+        condition: Value,
+        then: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
+        otherwise: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
+    ) -> Result<(), ModuleError> {
         let yes = self.builder.create_block();
         let no = self.builder.create_block();
         let end = self.builder.create_block();
         self.builder.ins().brif(condition, yes, &[], no, &[]);
-        for (block, body) in [(yes, then), (no, otherwise)] {
-            self.builder.switch_to_block(block);
-            self.builder.seal_block(block);
-            // What one branch overwrites, the other still knows; below, neither is known.
-            let (known, trail) = (self.known.clone(), self.trail.clone());
-            self.emit_body(body)?;
-            (self.known, self.trail) = (known, trail);
-            self.builder.ins().jump(end, &[]);
-        }
-        self.builder.switch_to_block(end);
-        self.builder.seal_block(end);
-        self.forget(&Writes::of(then));
-        self.forget(&Writes::of(otherwise));
+        // What one branch overwrites, the other still knows; below, neither is known.
+        let (known, trail) = (self.known.clone(), self.trail.clone());
+        self.switch_to(yes);
+        then(self)?;
+        self.builder.ins().jump(end, &[]);
+        (self.known, self.trail) = (known.clone(), trail.clone());
+        self.switch_to(no);
+        otherwise(self)?;
+        self.builder.ins().jump(end, &[]);
+        (self.known, self.trail) = (known, trail);
+        self.switch_to(end);
         Ok(())
+    }
+
+    /// Goes on in a block that is entered from nowhere else.
+    fn switch_to(&mut self, block: Block) {
+        self.builder.switch_to_block(block);
+        self.builder.seal_block(block);
+    }
+
+    /// Calls a function of the module.
+    fn emit_call(&mut self, function: FuncId, arguments: &[Value]) {
+        let function = self.module.declare_func_in_func(function, self.builder.func);
+        self.builder.ins().call(function, arguments);
     }
 
     fn emit_set(&mut self, local: LocalId, value: ExprId) {
@@ -593,15 +616,13 @@ impl Cx<'_> {
             let base = cx.known[&Key::Base(operand.buffer)];
             cx.builder.ins().iadd(base, offset)
         };
-        let sides = [&contract.a, &contract.b].map(|side| start(self, side));
+        let operands = [&contract.a, &contract.b, &contract.c].map(|operand| start(self, operand));
         if self.joined.contains(&std::ptr::from_ref(contract).addr()) {
-            self.sides = Some(sides);
+            self.operands = Some(operands);
             return Ok(());
         }
-        let c = start(self, &contract.c);
         let tile = self.shared.tile(self.module, tile_of(contract))?;
-        let tile = self.module.declare_func_in_func(tile, self.builder.func);
-        self.builder.ins().call(tile, &[sides[0], sides[1], c]);
+        self.emit_call(tile, &operands);
         self.forget(&Writes {
             buffers: vec![contract.c.buffer],
             ..Writes::default()

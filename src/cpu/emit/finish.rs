@@ -2,17 +2,28 @@
 
 use std::rc::Rc;
 
-use cranelift_module::ModuleError;
+use cranelift::prelude::{InstBuilder, IntCC, Value};
+use cranelift_module::{FuncId, ModuleError};
 use netloom_ir::DType;
 use netloom_ir::kernel::index::Linear;
 use netloom_ir::kernel::{Bind, BufferId, Contract, ExprId, Prim, Role, Stmt};
 
-use super::lanes::{Code, Vector};
+use super::lanes::{Code, Rows, Vector};
 use super::{Cx, tile_of};
 use crate::cpu::isa::Level;
 use crate::cpu::lanes::{Lanes, Slot, analyse};
-use crate::cpu::wide::{Finish, Value};
+use crate::cpu::wide::{self, Finish};
 use crate::hoist::{Hoist, Writes};
+
+/// How a tile is summed and finished.
+pub(super) struct Finished {
+    /// A function `fn(a, b, slots)` for a whole tile.
+    function: FuncId,
+    /// What is equal where the lanes are all columns of the tile.
+    whole: Vec<(ExprId, ExprId)>,
+    /// The tile's own function and that of its rows, for where they are not.
+    apart: Option<(FuncId, Rc<Vector>)>,
+}
 
 impl Cx<'_> {
     /// Finds these tiles below `body`, which is part of `whole`, and declares their functions. Statements stay where they are from now on.
@@ -29,24 +40,11 @@ impl Cx<'_> {
                 }
                 _ => {}
             }
-            if let (Some(contract), Some(next)) = (self.only_tile(stmt), body.get(at + 1)) {
+            if let (Stmt::Contract(contract), Some(next)) = (stmt, body.get(at + 1)) {
                 self.join_tile(contract, next, whole)?;
             }
         }
         Ok(())
-    }
-
-    /// The tile that is all there is in a statement.
-    fn only_tile<'b>(&self, mut stmt: &'b Stmt) -> Option<&'b Contract> {
-        loop {
-            match stmt {
-                Stmt::Contract(contract) => return Some(contract),
-                Stmt::Loop { extent, body, .. } if self.nest.exprs.as_int(*extent) == Some(1) && body.len() == 1 => {
-                    stmt = &body[0];
-                }
-                _ => return None,
-            }
-        }
     }
 
     fn join_tile(&mut self, contract: &Contract, next: &Stmt, whole: &[Stmt]) -> Result<(), ModuleError> {
@@ -70,32 +68,47 @@ impl Cx<'_> {
         else {
             return Ok(());
         };
-        let (c, exprs) = (&contract.c, &self.nest.exprs);
-        let is_whole = exprs.as_int(lanes) == Some(contract.columns as i64)
+        let (c, scratch) = (&contract.c, &self.nest.buffers[contract.c.buffer.at()]);
+        let is_whole = self.nest.axes[lane.at()].extent == contract.columns
             && c.across == contract.columns
-            && exprs.range(c.start) == Some((0, 0))
-            && self.nest.buffers[c.buffer.at()].role == Role::WorkerScratch;
+            && self.nest.exprs.as_int(c.start) == Some(0)
+            && scratch.role == Role::WorkerScratch
+            && scratch.ty.count() == contract.rows * contract.columns;
         if !is_whole || self.readers(whole, c.buffer) != self.readers(line, c.buffer) || writers(whole, c.buffer) != 1 {
             return Ok(());
         }
-        let Some(lanes) = analyse(&mut self.nest, Some(row), lane, body) else {
+        let Some(analysed) = analyse(&mut self.nest, Some(row), lane, body) else {
             return Ok(());
         };
-        let Some((finish, slots)) = self.finish(contract, rows, lanes) else {
+        let Some((finish, slots, shift)) = self.finish(contract, rows, analysed) else {
             return Ok(());
         };
-        let strides = Vec::new();
+        let [none, columns] = [0, contract.columns as i64].map(|value| self.nest.exprs.int(value));
+        let mut whole = vec![(shift, none), (lanes, columns)];
+        whole.retain(|(found, wanted)| found != wanted);
+        if whole.iter().any(|&(found, _)| self.nest.exprs.as_int(found).is_some()) {
+            return Ok(());
+        }
+        let key = (Some(row), body.as_ptr().addr());
+        let apart = match &whole[..] {
+            [] => None,
+            _ => match self.vector_of(Some(row), lane, body)? {
+                Some(rows) => Some((self.shared.tile(self.module, tile_of(contract))?, rows)),
+                None => return Ok(()),
+            },
+        };
         if let Some(function) = self.shared.finish(self.module, finish)? {
-            let code = Code::Finished(function);
+            let code = Code::Finished(Finished { function, whole, apart });
+            let strides = Vec::new();
             let vector = Rc::new(Vector { slots, strides, code });
-            self.vectors.insert((Some(row), body.as_ptr().addr()), Some(vector));
+            self.vectors.insert(key, Some(vector));
             self.joined.insert(std::ptr::from_ref(contract).addr());
         }
         Ok(())
     }
 
-    /// A tile with what is done in each of so many rows of vectors, and what the slots of that hold, if the rows are the tile's.
-    fn finish(&mut self, contract: &Contract, rows: ExprId, lanes: Lanes) -> Option<(Finish, Vec<Slot>)> {
+    /// A tile with what is done in each of so many rows of vectors, what the slots of that hold, and the column of the tile where the lanes begin.
+    fn finish(&mut self, contract: &Contract, rows: ExprId, lanes: Lanes) -> Option<(Finish, Vec<Slot>, ExprId)> {
         let Lanes {
             body,
             mut slots,
@@ -108,18 +121,24 @@ impl Cx<'_> {
             unreachable!("an address")
         };
         let columns = contract.columns as i64;
-        let mut first = Linear::of(&self.nest.exprs, start);
-        let factors = first.terms.iter().map(|&(_, factor)| factor).chain([first.constant]);
-        let is_row = factors.into_iter().all(|factor| factor % columns == 0);
+        // Rows, and how far the lanes are shifted in them.
+        let place = Linear::of(&self.nest.exprs, start);
+        let (terms, rest): (Vec<_>, Vec<_>) = place.terms.iter().partition(|&&(_, factor)| factor % columns == 0);
+        let first = Linear {
+            terms: terms.into_iter().map(|(x, factor)| (x, factor / columns)).collect(),
+            constant: place.constant.div_euclid(columns),
+        };
+        let shift = Linear {
+            terms: rest,
+            constant: place.constant.rem_euclid(columns),
+        };
         let of_sums = |origin: usize| body.origins[origin].slot == sums;
         let is_alone = slots.iter().filter(|slot| is_sum(slot)).count() == 1
             && (body.origins.iter()).all(|origin| origin.slot != sums || origin.bytes == 0)
-            && !(body.values.iter()).any(|value| matches!(*value, Value::Spread(_, origin) if of_sums(origin)));
-        if !is_row || !is_alone || strides[sums] != columns * size(self, buffer) {
+            && !(body.values.iter()).any(|value| matches!(*value, wide::Value::Spread(_, origin) if of_sums(origin)));
+        if !is_alone || strides[sums] != columns * size(self, buffer) {
             return None;
         }
-        first.constant /= columns;
-        first.terms.iter_mut().for_each(|(_, factor)| *factor /= columns);
         // Addresses are those of the tile's first row, whichever is the first that counts.
         for (slot, stride) in slots.iter_mut().zip(&strides) {
             if let Slot::Address(buffer, at) = slot {
@@ -133,6 +152,7 @@ impl Cx<'_> {
         let part = [first, end].map(|at| self.nest.exprs.as_int(at)) != [Some(0), Some(contract.rows as i64)];
         slots[sums] = Slot::Scalar(first);
         slots.push(Slot::Scalar(end));
+        let shift = shift.build(&mut self.nest.exprs);
         let tile = tile_of(contract);
         let finish = Finish {
             tile,
@@ -141,7 +161,39 @@ impl Cx<'_> {
             strides,
             part,
         };
-        Some((finish, slots))
+        Some((finish, slots, shift))
+    }
+
+    /// All rows of a tile whose operands were found before.
+    pub(super) fn emit_finished(
+        &mut self,
+        extent: ExprId,
+        rows: &Rows,
+        slots: &[Slot],
+        finished: &Finished,
+    ) -> Result<(), ModuleError> {
+        let [a, b, c] = self.operands.take().expect("a tile stands before what finishes it");
+        let together = |cx: &mut Self| {
+            let slots = cx.emit_slots(slots, &[]);
+            let slots = cx.emit_words(&slots, &[]);
+            cx.emit_call(finished.function, &[a, b, slots]);
+            Ok(())
+        };
+        let Some((tile, vector)) = &finished.apart else {
+            return together(self);
+        };
+        let is_whole = finished.whole.iter().map(|&(found, wanted)| {
+            let (found, wanted) = (self.value(found), self.value(wanted));
+            self.builder.ins().icmp(IntCC::Equal, found, wanted)
+        });
+        let is_whole: Vec<Value> = is_whole.collect();
+        let is_whole = (is_whole.into_iter())
+            .reduce(|all, next| self.builder.ins().band(all, next))
+            .expect("a condition");
+        self.emit_either(is_whole, together, |cx| {
+            cx.emit_call(*tile, &[a, b, c]);
+            cx.emit_rows(extent, rows, vector)
+        })
     }
 
     /// How many statements below these read a tensor.

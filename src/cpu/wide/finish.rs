@@ -27,7 +27,7 @@ pub struct Finish {
 }
 
 /// The most operations on a vector of sums: more take as long as the way through memory, and their code much room.
-const MOST_VALUES: usize = 40;
+const MOST_VALUES: usize = 16;
 
 /// A tile and its body of which a level has code, before it is assembled.
 pub struct Lowered {
