@@ -395,7 +395,7 @@ fn edits_are_refused_or_run(source: &str) {
         if let Ok(edited) = text::parse_program("edited", &edited)
             && let Ok(executable) = compile(&edited, Cpu::native())
         {
-            two_runs_of(executable, &edited, "main");
+            two_runs_of(executable, &edited, &edited.entries[0].name);
             accepted.set(accepted.get() + 1);
         }
         Ok(())
