@@ -1,18 +1,20 @@
 //! Dumps that are written to a file are programs: every command goes on from them, and gives what it gives for the model.
 
+mod support;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use netloom::compile::{Lowered, compile, lower};
+use netloom::compile::{Executable, Lowered, compile, lower};
 use netloom::formats::npz;
 use netloom::ir::builder::Builder;
 use netloom::ir::ops::Conv;
-use netloom::ir::{DType, Entry, Op, Program, Tensor, Type, fuse, passes, sample, text};
+use netloom::ir::{DType, Entry, Op, Program, Scalar, Tensor, Type, fuse, passes, sample, text};
 use netloom::nn::{training, zoo};
-use netloom::{Cpu, Session, dump};
+use netloom::{Cpu, Device, Session, dump};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -172,6 +174,10 @@ fn from_regions(program: &Program) -> Program {
 /// The results of two runs of an entry on made-up arguments, and the states after them.
 fn two_runs(program: &Program, entry: &str) -> Vec<(String, Tensor)> {
     let executable = compile(program, Cpu::native()).unwrap_or_else(|error| panic!("{error}"));
+    two_runs_of(executable, program, entry)
+}
+
+fn two_runs_of(executable: Executable, program: &Program, entry: &str) -> Vec<(String, Tensor)> {
     let mut session = Session::new(executable.into(), 2, 7).expect("memory");
     let graph = &program.entry(entry).expect("an entry").graph;
     let arguments: Vec<(String, Tensor)> = graph
@@ -370,10 +376,8 @@ fn forms() -> Program {
     Program::pure("main", graph.expect("a graph"))
 }
 
-/// Whoever edits a schedule gets code or a message, whatever the edit.
-#[test]
-fn edited_nests_are_refused_or_run() {
-    let source = from_nests(&forms()).to_string();
+/// Whoever edits a kernel or a schedule gets code or a message, whatever the edit.
+fn edits_are_refused_or_run(source: &str) {
     let cases = std::env::var("NETLOOM_FUZZ_CASES")
         .ok()
         .and_then(|count| count.parse().ok());
@@ -387,13 +391,100 @@ fn edited_nests_are_refused_or_run() {
     let tried = runner.run(&prop::collection::vec(change(), 1..3), |changes| {
         let edited = changes
             .iter()
-            .fold(source.clone(), |text, change| changed(&text, change));
-        if let Ok(edited) = text::parse_program("edited", &edited) {
-            two_runs(&edited, "main");
+            .fold(source.to_owned(), |text, change| changed(&text, change));
+        if let Ok(edited) = text::parse_program("edited", &edited)
+            && let Ok(executable) = compile(&edited, Cpu::native())
+        {
+            two_runs_of(executable, &edited, &edited.entries[0].name);
             accepted.set(accepted.get() + 1);
         }
         Ok(())
     });
     tried.unwrap_or_else(|error| panic!("{error}"));
     assert!(accepted.get() > 0, "no edit was taken");
+}
+
+#[test]
+fn edited_kernels_are_refused_or_run() {
+    edits_are_refused_or_run(&from_kernels(&forms()).to_string());
+}
+
+#[test]
+fn edited_nests_are_refused_or_run() {
+    edits_are_refused_or_run(&from_nests(&forms()).to_string());
+}
+
+/// An edited kernel is what is computed, on every device; `check` says that it is not what its nodes are.
+#[test]
+fn edited_kernels_are_kept() {
+    let source = "graph(x: f32[100]) {
+        y = max x, 0.0
+        return y
+    }";
+    let program = text::parse_program("relu", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let source = from_kernels(&program).to_string();
+    let edited = source.replace("max(0.0, x[i0])", "abs(x[99 - i0])");
+    assert_ne!(edited, source);
+    let program = text::parse_program("edited", &edited).unwrap_or_else(|problems| panic!("{problems}"));
+    let graph = &program.entries[0].graph;
+    let x = sample::tensor(graph.ty(graph.inputs()[0]), &mut 1);
+    let expected = Tensor::from_scalars(
+        DType::F32,
+        [100],
+        (0..100).map(|at| Scalar::Float(x.get(99 - at).as_f64().abs())),
+    );
+    let mut devices = vec![Device::from(Cpu::native())];
+    #[cfg(feature = "vulkan")]
+    devices.extend(support::vulkan().map(Device::from));
+    for device in devices {
+        let executable = compile(&program, device.clone()).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let results = session.call("main", &[("x", &x)]).expect("it runs");
+        assert_eq!(results[0].1, expected, "on {device}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("edited.nl"), &edited).expect("it is written");
+    let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+        .args(["check", "edited.nl", "--bisect"])
+        .current_dir(folder.path())
+        .output();
+    let output = output.expect("the command runs");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("kernel: the region is not what its nodes are"), "{said}");
+}
+
+/// A kernel of which no schedule can be proved to be safe is refused, where it is compiled at the latest.
+#[test]
+fn kernels_without_a_schedule_are_errors() {
+    let source = "graph(x: f32[10000]) {
+        y = exp x
+        region y = y
+            kernel {
+                in x: f32[10000]
+                out y: f32[10000]
+                parallel i0 < 10000
+                y[i0] = x[(i0 * i0) / 9999]
+            }
+        return y
+    }";
+    let program = text::parse_program("squares", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let refused = lower(&program, &Cpu::native().target())
+        .expect_err("its schedule")
+        .to_string();
+    assert!(refused.contains("the schedule of `k0_exp`"), "{refused}");
+    assert!(refused.contains("squares:2"), "{refused}");
+    assert!(refused.contains("y["), "{refused}");
+    let guarded = source.replace("9999]", "9999]?");
+    let program = text::parse_program("squares", &guarded).unwrap_or_else(|problems| panic!("{problems}"));
+    let x = Tensor::from_scalars(DType::F32, [10000], (0..10000).map(|at| Scalar::Float(f64::from(at))));
+    let executable = compile(&program, Cpu::native()).unwrap_or_else(|error| panic!("{error}"));
+    let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+    let results = session.call("main", &[("x", &x)]).expect("it runs");
+    let expected = (0..10000_u32).map(|at| f64::from(at * at / 9999));
+    assert!(results[0].1.scalars().map(Scalar::as_f64).eq(expected));
 }

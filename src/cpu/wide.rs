@@ -861,4 +861,30 @@ mod tests {
         }
         assert!(lower(&Body::default(), Level::Portable).is_err());
     }
+
+    #[test]
+    fn rows_too_far_apart_are_not_finished_in_registers() {
+        let (build, sums) = random_finish(1, 2);
+        for (stride, fits) in [(1 << 20, true), (1 << 30, false), (-(1 << 30), false)] {
+            let finish = Finish {
+                tile: Tile {
+                    dtype: DType::F32,
+                    rows: 4,
+                    columns: 16,
+                    k: vec![3],
+                    a_rows: vec![0, 3, 6, 9],
+                    a_along: vec![1],
+                    b_along: vec![16],
+                    c_across: 16,
+                    accumulate: false,
+                    ahead: 0,
+                },
+                body: build.body.clone(),
+                sums,
+                strides: vec![stride; build.types.len()],
+                part: false,
+            };
+            assert_eq!(finish.lower(Level::Avx512).is_ok(), fits, "{stride}");
+        }
+    }
 }

@@ -29,6 +29,9 @@ pub struct Finish {
 /// The most operations on a vector of sums: more take as long as the way through memory, and their code much room.
 const MOST_VALUES: usize = 16;
 
+/// How far from its first row a tile's last may lie, in bytes: half of what an instruction can add to an address.
+const FARTHEST: u64 = 1 << 30;
+
 /// A tile and its body of which a level has code, before it is assembled.
 pub struct Lowered {
     finish: Finish,
@@ -45,10 +48,13 @@ impl Finish {
                 Value::Const(..) | Value::Scalar(..) | Value::Spread(..) | Value::Load(..) | Value::Prim(..)
             )
         };
+        // Rows are displacements from one address.
+        let is_near = |stride: &i64| stride.unsigned_abs().saturating_mul(self.tile.rows as u64) < FARTHEST;
         let is_store = |sink: &Sink| matches!(sink, Sink::Store(..) | Sink::Prefetch(..));
         let fits = values.len() <= MOST_VALUES
             && values.iter().all(is_plain)
             && sinks.iter().all(is_store)
+            && self.strides.iter().all(is_near)
             && self.body.unlikely().is_empty()
             && self.tile.dtype == DType::F32
             && !self.tile.accumulate

@@ -66,7 +66,7 @@ pub fn finish(program: &Program, finish: &Finish, level: Level) -> Result<Vec<u8
     })
 }
 
-/// The streams that move with a tile's rows.
+/// The streams that move with a tile's rows, at least a line of the cache from one to the next.
 fn fetched(program: &Program, finish: &Finish) -> Vec<Fetched> {
     let first = program.rows.first().into_iter().flatten();
     let streams = first.filter_map(|step| match step.what {
@@ -82,7 +82,7 @@ fn fetched(program: &Program, finish: &Finish) -> Vec<Fetched> {
             stride: finish.strides[slot],
         }
     });
-    moving.filter(|stream| stream.stride != 0).collect()
+    moving.filter(|stream| stream.stride.unsigned_abs() >= 64).collect()
 }
 
 /// The code of a function with its constants, each of which lies in one line of the cache where instructions read whole vectors of them.
