@@ -198,7 +198,7 @@ impl Checker<'_> {
             as_one_region,
             &engine.target(),
             self.options.makers,
-        );
+        )?;
         engine.load(&lowered)?;
         let mut values: HashMap<NodeId, Tensor> = HashMap::new();
         for (id, node) in graph.nodes() {

@@ -87,7 +87,7 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     let mut stages = Stages::default();
     let graphs = stages.time("improve", || improved(program, target));
     let layouts = stages.time("layout", || Layouts::choose(&graphs, &program.states, target));
-    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL);
+    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL)?;
     for (stage, took) in std::mem::replace(&mut lowered.stages, stages).0 {
         lowered.stages.add(stage, took);
     }
@@ -103,6 +103,9 @@ pub(crate) fn improved(program: &Program, target: &Target) -> Vec<(String, Graph
 }
 
 /// The same from improved graphs on, whose values have these layouts.
+///
+/// # Errors
+/// If a text gave a graph its nests or its plan, what is wrong with them.
 pub(crate) fn plan_graphs(
     states: &[State],
     graphs: Vec<(String, Graph)>,
@@ -110,7 +113,7 @@ pub(crate) fn plan_graphs(
     cut: Cut,
     target: &Target,
     makers: Makers,
-) -> Lowered {
+) -> Result<Lowered, Error> {
     let mut stages = Stages::default();
     let mut layouts = layouts.clone();
     let mut memory = Memory::new(states, &layouts);
@@ -119,7 +122,7 @@ pub(crate) fn plan_graphs(
     for (name, graph) in &graphs {
         let start = Instant::now();
         let before = kernels.stages.total();
-        plans.push(plan::plan(name, graph, cut, &mut layouts, &mut memory, &mut kernels));
+        plans.push(plan::plan(name, graph, cut, &mut layouts, &mut memory, &mut kernels)?);
         stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
     }
     for &(stage, took) in &kernels.stages.0 {
@@ -140,7 +143,7 @@ pub(crate) fn plan_graphs(
             Init::Graph(_) | Init::Prepared | Init::Given | Init::Data => None,
         })
         .collect();
-    Lowered {
+    Ok(Lowered {
         graphs,
         plans,
         kernels,
@@ -148,7 +151,7 @@ pub(crate) fn plan_graphs(
         layouts,
         given,
         stages,
-    }
+    })
 }
 
 /// One entry for the first values of all states that start from a graph.

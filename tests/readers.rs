@@ -229,6 +229,7 @@ fn damaged_texts() {
     );
     let with_nest = include_str!("../ir/tests/golden/text/nest.txt").split("----").next();
     files.extend(with_nest.map(|text| text.as_bytes().to_vec()));
+    files.push(include_bytes!("data/plan.nl").to_vec());
     damage(readers::text, &files);
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use netloom::compile::{compile, lower};
+use netloom::compile::{Executable, compile, lower};
 use netloom::formats::npz;
 use netloom::ir::builder::Builder;
 use netloom::ir::ops::Conv;
@@ -46,9 +46,10 @@ fn every_stage_of_graphs_goes_on() {
     npz::save(&folder.join("x.npz"), &[x]).expect("it is written");
     netloom(folder, &["export", "lenet", "-o", "lenet.onnx"]);
     // A network's states are made from a seed; those of a file are in it.
+    std::fs::create_dir(folder.join("dumped")).expect("a folder");
     for model in ["lenet", "lenet.onnx"] {
         let expected = results(folder, model);
-        for stage in ["graph", "optimized", "simplify", "regions", "nest"] {
+        for stage in ["graph", "optimized", "simplify", "regions", "nest", "plan"] {
             netloom(folder, &["dump", model, "--stage", stage, "-o", "stage.nl"]);
             assert_eq!(results(folder, "stage.nl"), expected, "{model} from {stage}");
             let written = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
@@ -57,6 +58,16 @@ fn every_stage_of_graphs_goes_on() {
             assert_eq!(again, written, "{model} at {stage} again");
             netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
             assert_eq!(results(folder, "artefact"), expected, "{model} compiled from {stage}");
+        }
+        // The plan that is read is the one that is made: artefacts of the same name are the same to the byte.
+        for stage in ["nest", "plan"] {
+            netloom(folder, &["dump", model, "--stage", stage, "-o", "dumped/lenet.nl"]);
+            netloom(folder, &["compile", "dumped/lenet.nl", "-o", stage]);
+        }
+        for file in std::fs::read_dir(folder.join("nest")).expect("a folder") {
+            let file = file.expect("a file").file_name();
+            let bytes = |stage: &str| std::fs::read(folder.join(stage).join(&file)).expect("it was written");
+            assert!(bytes("nest") == bytes("plan"), "{model}: {}", file.display());
         }
     }
     let text = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
@@ -92,7 +103,7 @@ fn prepared_states_go_on() {
     let expected = results(folder, "convnet");
     netloom(folder, &["compile", "convnet", "-o", "artefact"]);
     assert_eq!(results(folder, "artefact"), expected, "compiled");
-    for stage in ["optimized", "nest"] {
+    for stage in ["optimized", "nest", "plan"] {
         netloom(folder, &["dump", "convnet", "--stage", stage, "-o", "stage.nl"]);
         assert_eq!(results(folder, "stage.nl"), expected, "from {stage}");
         netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
@@ -107,7 +118,6 @@ fn listings_are_no_models() {
     let folder = folder.path();
     let stages = [
         ("kernel", "without the graph"),
-        ("plan", "without the graph"),
         ("clif", "is final"),
         ("asm", "is final"),
     ];
@@ -147,6 +157,17 @@ fn from_nests(program: &Program) -> Program {
     read_back(&dump::scheduled(program, &lowered))
 }
 
+/// A program with the plans of its entries.
+fn from_plans(program: &Program) -> Program {
+    let cpu = Cpu::native();
+    let lowered = lower(program, &cpu.target()).unwrap_or_else(|error| panic!("{error}"));
+    let planned = read_back(&dump::planned(program, &lowered));
+    let again = lower(&planned, &cpu.target()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again.plans, lowered.plans);
+    assert_eq!(dump::planned(&planned, &again), planned);
+    planned
+}
+
 /// A program cut into regions.
 fn from_regions(program: &Program) -> Program {
     let target = Cpu::native().target();
@@ -163,6 +184,11 @@ fn from_regions(program: &Program) -> Program {
 /// The results of two runs of an entry on made-up arguments, and the states after them.
 fn two_runs(program: &Program, entry: &str) -> Vec<(String, Tensor)> {
     let executable = compile(program, Cpu::native()).unwrap_or_else(|error| panic!("{error}"));
+    two_runs_of(program, executable, entry)
+}
+
+/// The same of a program that is compiled.
+fn two_runs_of(program: &Program, executable: Executable, entry: &str) -> Vec<(String, Tensor)> {
     let mut session = Session::new(executable.into(), 2, 7).expect("memory");
     let graph = &program.entry(entry).expect("an entry").graph;
     let arguments: Vec<(String, Tensor)> = graph
@@ -196,6 +222,7 @@ fn training_goes_on_from_every_stage() {
     let expected = two_runs(&program, training::TRAIN_STEP);
     assert_eq!(two_runs(&from_regions(&program), training::TRAIN_STEP), expected);
     assert_eq!(two_runs(&from_nests(&program), training::TRAIN_STEP), expected);
+    assert_eq!(two_runs(&from_plans(&program), training::TRAIN_STEP), expected);
 }
 
 #[test]
@@ -235,6 +262,7 @@ fn loops_and_branches_go_on_from_every_stage() {
     let expected = two_runs(&program, "main");
     assert_eq!(two_runs(&from_regions(&program), "main"), expected);
     assert_eq!(two_runs(&from_nests(&program), "main"), expected);
+    assert_eq!(two_runs(&from_plans(&program), "main"), expected);
 }
 
 #[test]
@@ -243,7 +271,17 @@ fn stages_of_every_network_read_back() {
         let program = training::predictor(&(net.layers)(), &net.input(1)).expect("a program");
         let program = program.prepared();
         from_regions(&program);
-        from_nests(&program);
+        from_plans(&program);
+    }
+}
+
+/// With a batch of two, what is joined lies in several lines.
+#[test]
+fn plans_of_every_training_read_back() {
+    for net in zoo::NETS {
+        let net = net.for_training();
+        let program = training::program(&(net.layers)(), &net.input(2), &net.target(2), &(net.training)());
+        from_plans(&program.expect("a program"));
     }
 }
 
@@ -260,6 +298,11 @@ fn nests_by_hand_are_compiled() {
     let plain = text::parse_program("plain", &plain).unwrap_or_else(|problems| panic!("{problems}"));
     let expected = two_runs(&plain, "main");
     assert_eq!(two_runs(&hand, "main"), expected);
+    let none = source.replace("2 by 32", "2 by 0");
+    let refused = text::parse_program("nest", &none)
+        .expect_err("a tile of nothing")
+        .to_string();
+    assert!(refused.contains("a tile of 0 columns"), "{refused}");
     let all_rows = source.replace("2 by 32", "32 by 64");
     let refused = text::parse_program("nest", &all_rows)
         .expect_err("a tile beyond its buffers")
@@ -361,7 +404,11 @@ fn forms() -> Program {
 /// Whoever edits a schedule gets code or a message, whatever the edit.
 #[test]
 fn edited_nests_are_refused_or_run() {
-    let source = from_nests(&forms()).to_string();
+    edited("", &from_nests(&forms()).to_string(), "main");
+}
+
+/// Edits the second part of a program's text at random, and runs what is taken.
+fn edited(before: &str, source: &str, entry: &str) {
     let cases = std::env::var("NETLOOM_FUZZ_CASES")
         .ok()
         .and_then(|count| count.parse().ok());
@@ -375,13 +422,114 @@ fn edited_nests_are_refused_or_run() {
     let tried = runner.run(&prop::collection::vec(change(), 1..3), |changes| {
         let edited = changes
             .iter()
-            .fold(source.clone(), |text, change| changed(&text, change));
-        if let Ok(edited) = text::parse_program("edited", &edited) {
-            two_runs(&edited, "main");
+            .fold(source.to_owned(), |text, change| changed(&text, change));
+        let Ok(program) = text::parse_program("edited", &format!("{before}{edited}")) else {
+            return Ok(());
+        };
+        if let Ok(executable) = compile(&program, Cpu::native()) {
+            two_runs_of(&program, executable, entry);
             accepted.set(accepted.get() + 1);
         }
         Ok(())
     });
     tried.unwrap_or_else(|error| panic!("{error}"));
     assert!(accepted.get() > 0, "no edit was taken");
+}
+
+/// A plan written by hand.
+const PLAN: &str = include_str!("data/plan.nl");
+
+/// Edits of the plan that break a rule.
+const BROKEN: &[(&str, &str)] = &[
+    ("arena 1024 bytes", "arena 1000 bytes"),
+    ("arena 1024 bytes", "arena 999999999999999999 bytes"),
+    ("argument1 y: f32[8,16]", "argument1 y: f32[16,8]"),
+    ("argument1 y", "argument2 y"),
+    ("result0 turned", "result0 other"),
+    ("plan main", "plan other"),
+    ("  barrier\n", ""),
+    ("  barrier\n", "  jump\n"),
+    ("  barrier\n", "  barrier\n  count -> arena+512:8\n"),
+    ("  barrier\n", "  barrier\n  copy arena+0:512 -> arena+256:512\n"),
+    ("  barrier\n", "  barrier\n  copy arena+0:512 -> constants+0:512\n"),
+    ("  barrier\n", "  barrier\n  if arena+512:1 {\n  } else {\n  }\n"),
+    (
+        "  barrier\n",
+        "  barrier\n  repeat 9 {\n    copy arena+0:64 -> arena+512:64 by [64]\n    barrier\n  }\n",
+    ),
+    ("  sum(", "  total("),
+    ("sum(argument0+0:512, ", "sum("),
+    ("sum(argument0+0:512, ", "sum(argument7+0:512, "),
+    ("arena+0:512) of", "arena+768:512) of"),
+    ("arena+0:512) of", "arena+2:512) of"),
+    ("arena+0:512) of", "arena+0:256) of"),
+    ("arena+0:512) of", "arena+0:512 by [64]) of"),
+    ("arena+0:512) of", "argument0+0:512) of"),
+    ("arena+0:512) of", "worker+0:512) of"),
+    ("turn(arena+0:512", "turn(arena+64:512"),
+    ("result0+0:512", "arena+0:512"),
+    ("  turn(arena+0:512, result0+0:512) of %3\n", ""),
+];
+
+/// The problem of each broken plan, with its place.
+#[test]
+fn broken_plans_are_refused_in_place() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/broken_plans.txt");
+    let mut found = String::new();
+    for (from, to) in BROKEN {
+        assert!(PLAN.contains(from), "{from}");
+        let edited = PLAN.replacen(from, to, 1);
+        let refused = text::parse_program("plan.nl", &edited)
+            .map_err(netloom::Error::from)
+            .and_then(|program| compile(&program, Cpu::native()));
+        let message = refused
+            .err()
+            .map_or_else(|| "taken".to_owned(), |error| error.to_string());
+        found += &format!("---- {from:?} becomes {to:?}\nerror: {message}\n");
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).expect("it is written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the problems");
+    assert_eq!(found, expected, "UPDATE_GOLDEN=1 rewrites the file");
+}
+
+/// Plans may be changed: a value moved to where nothing lies, workers made to wait more often, a copy on the way.
+#[test]
+fn plans_by_hand_are_compiled() {
+    let program = |source: &str| text::parse_program("plan.nl", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let (plain, _) = PLAN.split_once("plan main").expect("a plan");
+    let expected = two_runs(&program(plain), "main");
+    assert_eq!(program(PLAN).to_string(), PLAN, "it reads back");
+    let edits = [
+        ("", ""),
+        ("arena+0:512", "arena+448:512"),
+        ("  barrier\n", "  barrier\n  barrier\n"),
+        (
+            "  barrier\n  turn(arena+0:512",
+            "  barrier\n  repeat 4 {\n    copy arena+384:128 by [-128] -> arena+896:128 by [-128]\n    barrier\n  }\n  turn(arena+512:512",
+        ),
+    ];
+    for (from, to) in edits {
+        assert_eq!(
+            two_runs(&program(&PLAN.replace(from, to)), "main"),
+            expected,
+            "{from:?} becomes {to:?}"
+        );
+    }
+}
+
+/// Whoever edits a plan gets code or a message, whatever the edit.
+#[test]
+fn edited_plans_are_refused_or_run() {
+    let training = || {
+        let net = zoo::find("mlp").expect("a network");
+        let program = training::program(&(net.layers)(), &net.input(2), &net.target(2), &(net.training)());
+        (from_plans(&program.expect("a program")), training::TRAIN_STEP)
+    };
+    for (program, entry) in [(from_plans(&forms()), "main"), training()] {
+        let source = program.to_string();
+        let start = source.find("\nplan ").expect("a plan");
+        edited(&source[..start], &source[start..], entry);
+    }
 }

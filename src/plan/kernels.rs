@@ -14,9 +14,7 @@ use crate::compile::Stages;
 use crate::cores;
 use crate::schedule;
 
-/// A kernel of an executable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KernelId(pub usize);
+use super::KernelId;
 
 /// What makes kernels of regions and nests of kernels.
 #[derive(Clone, Copy, Debug)]
@@ -123,9 +121,21 @@ impl Kernels {
     fn known(&self, key: u64, kernel: &Kernel, given: Option<&Nest>) -> Option<KernelId> {
         let is_it = |id: &&KernelId| {
             let own = self.given[id.0].as_deref();
-            self.kernel(**id).is_same(kernel) && given.is_none_or(|given| own.is_some_and(|own| given.is_same(own)))
+            let is_given = |given: &Nest| own.is_some_and(|own| given.name == own.name && given.is_same(own));
+            self.kernel(**id).is_same(kernel) && given.is_none_or(is_given)
         };
         self.known.get(&key)?.iter().find(is_it).copied()
+    }
+
+    /// The kernel whose schedule came under that name.
+    pub(super) fn given_as(&self, name: &str) -> Option<KernelId> {
+        let is_it = |given: &Option<Arc<Nest>>| given.as_ref().is_some_and(|nest| nest.name == name);
+        self.given.iter().position(is_it).map(KernelId)
+    }
+
+    /// What they are made for.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// The number of distinct kernels.

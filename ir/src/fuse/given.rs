@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, places, regions};
+use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, joined_parts, places, regions};
 use crate::graph::{Graph, NodeId};
 use crate::kernel::verify::{Broken, verify};
 use crate::kernel::{Buffer, Nest, Role};
@@ -61,6 +61,7 @@ pub struct Wrong {
 pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<Wrong>> {
     let mut wrong = Vec::new();
     let mut written: HashSet<NodeId> = HashSet::new();
+    let parts: HashSet<NodeId> = graph.ids().filter_map(|id| joined_parts(graph, id)).flatten().collect();
     for (number, region) in regions.iter().enumerate() {
         let found = match region.kind {
             RegionKind::Compound => compound_problem(graph, region),
@@ -73,7 +74,7 @@ pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<Wrong>> {
         let twice = region.outputs.iter().find(|id| !written.insert(**id));
         let twice = twice.map(|id| format!("{id} is written twice: let one region write it, once"));
         let broken = match (&found, &region.nest) {
-            (None, Some(nest)) => nest_problems(graph, region, nest),
+            (None, Some(nest)) => nest_problems(graph, region, nest, &parts),
             _ => Vec::new(),
         };
         let own = [found, late, twice].into_iter().flatten();
@@ -162,13 +163,13 @@ fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
 }
 
 /// What is wrong with a region's nest: it reads and writes what its region does, and nothing else, within its buffers.
-fn nest_problems(graph: &Graph, region: &Region, nest: &Nest) -> Vec<Broken> {
-    let other = buffers_problem(graph, region, nest);
+fn nest_problems(graph: &Graph, region: &Region, nest: &Nest, parts: &HashSet<NodeId>) -> Vec<Broken> {
+    let other = buffers_problem(graph, region, nest, parts);
     let other = other.map(|message| vec![Broken { stmt: None, message }]);
     other.unwrap_or_else(|| verify(nest).err().unwrap_or_default())
 }
 
-fn buffers_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {
+fn buffers_problem(graph: &Graph, region: &Region, nest: &Nest, parts: &HashSet<NodeId>) -> Option<String> {
     if region.kind == RegionKind::Compound {
         return Some("an op with bodies has no nest: its bodies have".to_owned());
     }
@@ -179,11 +180,12 @@ fn buffers_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String
     let mut buffers = nest.buffers.iter();
     for (id, role) in values {
         let (ty, verb) = (graph.ty(id), if role == Role::Input { "reads" } else { "writes" });
-        // A schedule may see a tensor in another shape.
+        // A schedule may see a tensor in another shape, and a part with the layout of its whole: the planner, who knows where that lies, checks how far
+        // the nest goes.
         let is_alike = |found: &&Buffer| {
-            let (dtype, count) = (found.ty.dtype, found.ty.count());
-            found.role == role
-                && (dtype, count) == (ty.dtype, ty.count())
+            let count = found.ty.count();
+            (found.role, found.ty.dtype) == (role, ty.dtype)
+                && (count == ty.count() || count > ty.count() && parts.contains(&id))
                 && found.ty.layout.len(&found.ty.shape) == count
         };
         if buffers.next().filter(is_alike).is_none() {
