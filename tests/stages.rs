@@ -458,6 +458,7 @@ const BROKEN: &[(&str, &str)] = &[
         "  barrier\n  repeat 9 {\n    copy arena+0:64 -> arena+512:64 by [64]\n    barrier\n  }\n",
     ),
     ("  sum(", "  total("),
+    ("nest turn", "nest sum"),
     ("sum(argument0+0:512, ", "sum("),
     ("sum(argument0+0:512, ", "sum(argument7+0:512, "),
     ("arena+0:512) of", "arena+768:512) of"),

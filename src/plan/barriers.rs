@@ -72,14 +72,14 @@ impl Access {
         if !may {
             return false;
         }
-        // How far this one moves towards or past the other.
-        let (mut back, mut forth) = (0, 0);
+        // How far this one moves towards or past the other; steps that never run may say anything.
+        let (mut back, mut forth) = (0isize, 0isize);
         for (depth, &times) in repeats.iter().enumerate() {
             let stride = |access: &Access| access.strides.get(depth).copied().unwrap_or(0);
-            let way = (stride(self) - stride(other)) * (times.saturating_sub(1) as isize);
-            (back, forth) = (back + way.min(0), forth + way.max(0));
+            let way = (stride(self) - stride(other)).saturating_mul(times.saturating_sub(1) as isize);
+            (back, forth) = (back.saturating_add(way.min(0)), forth.saturating_add(way.max(0)));
         }
-        self.from + back < other.to && other.from < self.to + forth
+        self.from.saturating_add(back) < other.to && other.from < self.to.saturating_add(forth)
     }
 }
 

@@ -149,6 +149,7 @@ impl Flow<'_> {
                     moving.add((place.base, moves.collect()), self.bytes(place));
                 }
             }
+            Step::Repeat { times: 0, .. } => {}
             Step::Repeat { times, body } => {
                 let rounds = [rounds, &[*times]].concat();
                 body.iter().for_each(|step| self.gather(step, &rounds, moving));

@@ -123,17 +123,14 @@ pub(super) fn taken(
             ),
         }
     }
-    let found: Vec<Option<KernelId>> = given.kernels.iter().map(|name| kernels.given_as(name)).collect();
+    let found: Vec<_> = given.kernels.iter().map(|name| kernels.given_as(name)).collect();
     let mut steps = given.steps.clone();
     let mut number = 0;
     walk_mut(&mut steps, &mut |step| {
         if let Step::Kernel { kernel, .. } = step {
-            match found[kernel.0] {
-                Some(id) => *kernel = id,
-                None => wrong(
-                    Some(number),
-                    format!("no region of the program has a nest `{}`", given.kernels[kernel.0]),
-                ),
+            match &found[kernel.0] {
+                Ok(id) => *kernel = *id,
+                Err(message) => wrong(Some(number), message.clone()),
             }
         }
         for place in step.own_places_mut() {

@@ -128,9 +128,22 @@ impl Kernels {
     }
 
     /// The kernel whose schedule came under that name.
-    pub(super) fn given_as(&self, name: &str) -> Option<KernelId> {
-        let is_it = |given: &Option<Arc<Nest>>| given.as_ref().is_some_and(|nest| nest.name == name);
-        self.given.iter().position(is_it).map(KernelId)
+    ///
+    /// # Errors
+    /// If there is none, or several that differ, what is wrong.
+    pub(super) fn given_as(&self, name: &str) -> Result<KernelId, String> {
+        let named = self.given.iter().enumerate();
+        let mut named =
+            named.filter_map(|(at, given)| Some((KernelId(at), given.as_ref()?)).filter(|(_, nest)| nest.name == name));
+        let (id, nest) = named
+            .next()
+            .ok_or_else(|| format!("no region of the program has a nest `{name}`"))?;
+        match named.all(|(_, other)| other.is_same(nest)) {
+            true => Ok(id),
+            false => Err(format!(
+                "several regions of the program have nests `{name}`, and these differ"
+            )),
+        }
     }
 
     /// What they are made for.
