@@ -14,23 +14,25 @@ use cranelift::codegen::ir::{BlockArg, UserFuncName};
 use cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
-    AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
+    AbiParam, Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value,
+    Variable,
 };
 use cranelift_module::{FuncId, Linkage, Module, ModuleError};
-use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
 use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
 use super::tile::{self as assembled, Tile};
-use super::wide::{self, Body};
+use super::wide::{self, Body, Finish};
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use compile::{Draft, Source, compile_all, define};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
 mod compile;
+mod finish;
 mod lanes;
 pub mod prim;
 
@@ -54,6 +56,7 @@ struct Shared {
     tiles: HashMap<Tile, FuncId>,
     /// `None` for a body that the level has no code for.
     bodies: HashMap<Body, Option<FuncId>>,
+    finished: HashMap<Finish, Option<FuncId>>,
     /// Functions that are declared and not yet assembled.
     waiting: Vec<Draft<Source>>,
     /// What has been emitted, if it is to be shown.
@@ -92,6 +95,7 @@ impl Emitter {
                 home,
                 tiles: HashMap::new(),
                 bodies: HashMap::new(),
+                finished: HashMap::new(),
                 waiting: Vec::new(),
                 listing: None,
             },
@@ -207,6 +211,27 @@ impl Shared {
         self.bodies.insert(body.clone(), function);
         Ok(function)
     }
+
+    /// The assembled function `fn(a, b, slots)` of a tile and what is done with its sums, if the level has one.
+    fn finish(&mut self, module: &mut dyn Module, finish: Finish) -> Result<Option<FuncId>, ModuleError> {
+        if let Some(&function) = self.finished.get(&finish) {
+            return Ok(function);
+        }
+        let level = self.cpu.level;
+        let function = match finish.clone().lower(level) {
+            Err(_) => None,
+            Ok(lowered) => {
+                let mut signature = tile::signature(module);
+                signature.call_conv = CallConv::SystemV;
+                let symbol = free_name(module, &format!("finished_{}", self.finished.len()));
+                let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
+                self.assembled(symbol, function, move || lowered.assemble(level));
+                Some(function)
+            }
+        };
+        self.finished.insert(finish, function);
+        Ok(function)
+    }
 }
 
 /// The signature of every kernel: buffers, call, worker, workers.
@@ -221,6 +246,22 @@ pub fn barrier_signature(module: &dyn Module) -> Signature {
     let mut signature = module.make_signature();
     signature.params.extend([I64; 3].map(AbiParam::new));
     signature
+}
+
+/// A contraction without the places of its operands.
+fn tile_of(contract: &Contract) -> Tile {
+    Tile {
+        dtype: contract.dtype,
+        rows: contract.rows,
+        columns: contract.columns,
+        k: contract.k.clone(),
+        a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
+        a_along: contract.a.along.clone(),
+        b_along: contract.b.along.clone(),
+        c_across: contract.c.across,
+        accumulate: contract.accumulate,
+        ahead: contract.ahead,
+    }
 }
 
 fn free_name(module: &dyn Module, name: &str) -> String {
@@ -269,9 +310,12 @@ fn emit_function(
         known: HashMap::new(),
         trail: Vec::new(),
         vectors: HashMap::new(),
+        joined: HashSet::new(),
+        operands: None,
     };
     cx.load_bases();
     let body = nest.body.clone();
+    cx.join_tiles(&body, &body)?;
     cx.emit_body(&body)?;
     cx.builder.ins().return_(&[]);
     cx.builder.seal_all_blocks();
@@ -312,6 +356,10 @@ struct Cx<'a> {
     trail: Vec<Key>,
     /// The common code of vector loops, by the axis of their rows and the address of their bodies.
     vectors: HashMap<(Option<AxisId>, usize), Option<Rc<lanes::Vector>>>,
+    /// The tiles that are summed where they are finished, by address.
+    joined: HashSet<usize>,
+    /// Where A, B and C start of the tile that is finished next.
+    operands: Option<[Value; 3]>,
 }
 
 impl Hoist for Cx<'_> {
@@ -395,8 +443,7 @@ impl Cx<'_> {
             }
             (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
                 if let Some((rows, vector)) = self.rows(axis, body)? {
-                    self.emit_rows(extent, &rows, &vector);
-                    return Ok(());
+                    return self.emit_rows(extent, &rows, &vector);
                 }
                 let from = self.builder.ins().iconst(I64, 0);
                 let to = self.value(extent);
@@ -473,24 +520,47 @@ impl Cx<'_> {
 
     fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<(), ModuleError> {
         let condition = self.value(condition);
+        self.emit_either(condition, |cx| cx.emit_body(then), |cx| cx.emit_body(otherwise))?;
+        self.forget(&Writes::of(then));
+        self.forget(&Writes::of(otherwise));
+        Ok(())
+    }
+
+    /// One of two pieces of code.
+    fn emit_either(
+        &mut self,
+        condition: Value,
+        then: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
+        otherwise: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
+    ) -> Result<(), ModuleError> {
         let yes = self.builder.create_block();
         let no = self.builder.create_block();
         let end = self.builder.create_block();
         self.builder.ins().brif(condition, yes, &[], no, &[]);
-        for (block, body) in [(yes, then), (no, otherwise)] {
-            self.builder.switch_to_block(block);
-            self.builder.seal_block(block);
-            // What one branch overwrites, the other still knows; below, neither is known.
-            let (known, trail) = (self.known.clone(), self.trail.clone());
-            self.emit_body(body)?;
-            (self.known, self.trail) = (known, trail);
-            self.builder.ins().jump(end, &[]);
-        }
-        self.builder.switch_to_block(end);
-        self.builder.seal_block(end);
-        self.forget(&Writes::of(then));
-        self.forget(&Writes::of(otherwise));
+        // What one branch overwrites, the other still knows; below, neither is known.
+        let (known, trail) = (self.known.clone(), self.trail.clone());
+        self.switch_to(yes);
+        then(self)?;
+        self.builder.ins().jump(end, &[]);
+        (self.known, self.trail) = (known.clone(), trail.clone());
+        self.switch_to(no);
+        otherwise(self)?;
+        self.builder.ins().jump(end, &[]);
+        (self.known, self.trail) = (known, trail);
+        self.switch_to(end);
         Ok(())
+    }
+
+    /// Goes on in a block that is entered from nowhere else.
+    fn switch_to(&mut self, block: Block) {
+        self.builder.switch_to_block(block);
+        self.builder.seal_block(block);
+    }
+
+    /// Calls a function of the module.
+    fn emit_call(&mut self, function: FuncId, arguments: &[Value]) {
+        let function = self.module.declare_func_in_func(function, self.builder.func);
+        self.builder.ins().call(function, arguments);
     }
 
     fn emit_set(&mut self, local: LocalId, value: ExprId) {
@@ -539,28 +609,20 @@ impl Cx<'_> {
     }
 
     fn emit_contract(&mut self, contract: &Contract) -> Result<(), ModuleError> {
-        let tile = Tile {
-            dtype: contract.dtype,
-            rows: contract.rows,
-            columns: contract.columns,
-            k: contract.k.clone(),
-            a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
-            a_along: contract.a.along.clone(),
-            b_along: contract.b.along.clone(),
-            c_across: contract.c.across,
-            accumulate: contract.accumulate,
-            ahead: contract.ahead,
+        let start = |cx: &mut Self, operand: &Operand| {
+            let start = cx.value(operand.start);
+            let size = cx.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
+            let offset = cx.builder.ins().imul(start, size);
+            let base = cx.known[&Key::Base(operand.buffer)];
+            cx.builder.ins().iadd(base, offset)
         };
-        let tile = self.shared.tile(self.module, tile)?;
-        let tile = self.module.declare_func_in_func(tile, self.builder.func);
-        let starts = [&contract.a, &contract.b, &contract.c].map(|operand| {
-            let start = self.value(operand.start);
-            let size = self.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
-            let offset = self.builder.ins().imul(start, size);
-            let base = self.known[&Key::Base(operand.buffer)];
-            self.builder.ins().iadd(base, offset)
-        });
-        self.builder.ins().call(tile, &starts);
+        let operands = [&contract.a, &contract.b, &contract.c].map(|operand| start(self, operand));
+        if self.joined.contains(&std::ptr::from_ref(contract).addr()) {
+            self.operands = Some(operands);
+            return Ok(());
+        }
+        let tile = self.shared.tile(self.module, tile_of(contract))?;
+        self.emit_call(tile, &operands);
         self.forget(&Writes {
             buffers: vec![contract.c.buffer],
             ..Writes::default()

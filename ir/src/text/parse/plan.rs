@@ -133,7 +133,7 @@ impl<'s> Parser<'s> {
     fn step(&mut self, draft: &mut Draft) -> Parsed<Step> {
         let first = self.peek();
         if self.peek_after(1).text == "(" {
-            return self.call(draft);
+            return self.kernel_step(draft);
         }
         self.at += 1;
         Ok(match (first.kind, first.text) {
@@ -178,7 +178,7 @@ impl<'s> Parser<'s> {
     }
 
     /// A kernel and where its buffers lie.
-    fn call(&mut self, draft: &mut Draft) -> Parsed<Step> {
+    fn kernel_step(&mut self, draft: &mut Draft) -> Parsed<Step> {
         let name = self.name()?;
         self.expect("(")?;
         let mut buffers = Vec::new();
