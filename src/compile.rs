@@ -104,7 +104,8 @@ pub(crate) fn improved(program: &Program, target: &Target) -> Vec<(String, Graph
 /// The same from improved graphs on, whose values have these layouts.
 ///
 /// # Errors
-/// If a text gives a schedule for another kind of machine; or if one leaves its buffers: of a kernel that a text gives it may.
+/// If a text gave a graph its nests or its plan, what is wrong with them, or that they are for another kind of machine; if a schedule leaves its buffers: of a
+/// kernel that a text gives it may.
 pub(crate) fn plan_graphs(
     states: &[State],
     graphs: Vec<(String, Graph)>,
@@ -126,7 +127,7 @@ pub(crate) fn plan_graphs(
     for (name, graph) in &graphs {
         let start = Instant::now();
         let before = kernels.stages.total();
-        plans.push(plan::plan(name, graph, cut, &mut layouts, &mut memory, &mut kernels));
+        plans.push(plan::plan(name, graph, cut, &mut layouts, &mut memory, &mut kernels)?);
         stages.add("plan", start.elapsed() - (kernels.stages.total() - before));
     }
     for &(stage, took) in &kernels.stages.0 {

@@ -19,7 +19,7 @@ use crate::device::Device;
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
-use crate::plan::{Base, KernelId, Kernels, Place, Plan, Step};
+use crate::plan::{self, KernelId, Kernels};
 
 /// How a listing begins, before its stage.
 const LISTING: &str = "; netloom dump --stage ";
@@ -100,98 +100,29 @@ fn with_given(graph: &Graph, layouts: &HashMap<NodeId, Layout>, kernels: &Kernel
     changed.with_regions(graph.regions().iter().map(region).collect())
 }
 
+/// The program with its graphs cut, each region with its schedule, and each entry with its plan: what goes on from the stage of plans.
+pub fn planned(program: &Program, lowered: &Lowered) -> Program {
+    let entry = |Entry { name, graph }: Entry| {
+        let plan = lowered.plans.iter().find(|plan| plan.name == name);
+        let plan = plan::given(plan.expect("every entry is lowered"), &lowered.memory, &lowered.kernels);
+        Entry {
+            name,
+            graph: graph.with_plan(Arc::new(plan)),
+        }
+    };
+    let Program { states, entries } = scheduled(program, lowered);
+    Program {
+        states,
+        entries: entries.into_iter().map(entry).collect(),
+    }
+}
+
 /// The steps of every entry, and where everything lies.
 pub fn plans(lowered: &Lowered) -> String {
-    let mut written = String::new();
-    for slot in &lowered.memory.states {
-        let _ = writeln!(written, "state {}: {} at {}", slot.name, slot.ty, slot.offset);
-    }
-    for plan in &lowered.plans {
-        written += &plan_text(plan, lowered);
-    }
-    written
-}
-
-fn plan_text(plan: &Plan, lowered: &Lowered) -> String {
-    let workers = if plan.parallel {
-        "shared by the workers"
-    } else {
-        "one worker"
-    };
-    let mut written = format!(
-        "entry {}: {workers}, arena {} bytes and {} for each worker\n",
-        plan.name, plan.shared_bytes, plan.worker_bytes
-    );
-    for (kind, ports) in [("argument", &plan.inputs), ("result", &plan.outputs)] {
-        for (number, port) in ports.iter().enumerate() {
-            let _ = writeln!(written, "  {kind} {number} {}: {}", port.name, port.ty);
-        }
-    }
-    steps_text(&plan.steps, lowered, 1, &mut written);
-    written
-}
-
-fn steps_text(steps: &[Step], lowered: &Lowered, depth: usize, written: &mut String) {
-    let margin = "  ".repeat(depth);
-    for step in steps {
-        match step {
-            Step::Kernel { kernel, buffers, nodes } => {
-                let places: Vec<String> = buffers.iter().map(place_text).collect();
-                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-                let name = &lowered.kernels.nest(*kernel).name;
-                let _ = writeln!(written, "{margin}{name}({})  // {}", places.join(", "), nodes.join(" "));
-            }
-            Step::Copy { from, to } => {
-                let _ = writeln!(
-                    written,
-                    "{margin}copy {} -> {}, {} bytes",
-                    place_text(from),
-                    place_text(to),
-                    from.bytes
-                );
-            }
-            Step::Count { to, .. } => {
-                let _ = writeln!(written, "{margin}count -> {}", place_text(to));
-            }
-            Step::Barrier => {
-                let _ = writeln!(written, "{margin}barrier");
-            }
-            Step::Repeat { times, body } => {
-                let _ = writeln!(written, "{margin}repeat {times}");
-                steps_text(body, lowered, depth + 1, written);
-            }
-            Step::Branch {
-                condition,
-                then,
-                otherwise,
-            } => {
-                let _ = writeln!(written, "{margin}if {}", place_text(condition));
-                steps_text(then, lowered, depth + 1, written);
-                let _ = writeln!(written, "{margin}else");
-                steps_text(otherwise, lowered, depth + 1, written);
-            }
-            Step::While { condition, go_on, body } => {
-                let _ = writeln!(written, "{margin}while {}", place_text(go_on));
-                steps_text(condition, lowered, depth + 1, written);
-                let _ = writeln!(written, "{margin}do");
-                steps_text(body, lowered, depth + 1, written);
-            }
-        }
-    }
-}
-
-fn place_text(place: &Place) -> String {
-    let base = match place.base {
-        Base::Input(number) => format!("argument{number}"),
-        Base::Output(number) => format!("result{number}"),
-        Base::States => "states".to_owned(),
-        Base::Constants => "constants".to_owned(),
-        Base::Arena => "arena".to_owned(),
-        Base::Worker => "worker".to_owned(),
-        Base::Temp(temp) => format!("temp{}", temp.0),
-    };
-    let strides: String = place.strides.iter().map(|stride| format!("{stride:+}i")).collect();
-    format!("{base}+{}{strides}", place.offset)
+    let plans = lowered.plans.iter();
+    plans
+        .map(|plan| plan::given(plan, &lowered.memory, &lowered.kernels).text(&plan.name))
+        .collect()
 }
 
 /// The functions of the distinct kernels in Cranelift's language.

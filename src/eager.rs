@@ -86,7 +86,7 @@ impl Eager {
                     &mut kernels,
                 )
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let states = memory.state_values(session)?;
         let dispatcher = match &device {
             Device::Cpu(cpu) => {

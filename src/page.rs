@@ -32,6 +32,7 @@ use crate::layout::Layouts;
 use crate::plan::{Base, KernelId, Plan, Step};
 use crate::profile::KernelCost;
 use fold::Item;
+use netloom_ir::plan::walk;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -258,25 +259,6 @@ fn kernel_runs(plan: &Plan, regions: &[Region]) -> Vec<Vec<KernelId>> {
         RegionKind::Compound => inner.next().unwrap_or_default(),
     });
     of_region.collect()
-}
-
-/// Every step, those within others too.
-fn walk<'a>(steps: &'a [Step], visit: &mut impl FnMut(&'a Step)) {
-    for step in steps {
-        visit(step);
-        match step {
-            Step::Repeat { body, .. } => walk(body, visit),
-            Step::Branch { then, otherwise, .. } => {
-                walk(then, visit);
-                walk(otherwise, visit);
-            }
-            Step::While { condition, body, .. } => {
-                walk(condition, visit);
-                walk(body, visit);
-            }
-            Step::Kernel { .. } | Step::Copy { .. } | Step::Count { .. } | Step::Barrier => {}
-        }
-    }
 }
 
 /// Each kernel's name, cost, loops and code; nothing for those of other entries.

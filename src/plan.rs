@@ -12,10 +12,13 @@
 pub mod alias;
 pub mod arena;
 mod barriers;
+mod flow;
 mod gaps;
+mod given;
 mod joins;
 pub mod kernels;
 mod order;
+pub mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -27,60 +30,21 @@ use netloom_ir::graph::{Graph, NodeId};
 use netloom_ir::kernel::Role;
 use netloom_ir::layout::Layout;
 use netloom_ir::ops::{Branch, Loop, Op, Scan};
-use netloom_ir::{Init, Tensor, Type};
+pub use netloom_ir::plan::{Base, KernelId, Place, Port, Step, TempId};
+use netloom_ir::plan::{Given, walk_mut};
+use netloom_ir::target::TargetKind;
+use netloom_ir::{Init, Problems, Tensor, Type};
 
 pub use arena::ALIGN;
-pub use arena::TempId;
 use arena::Temps;
 pub(crate) use barriers::{SHARED_COPY_BYTES, is_shared_kernel};
-pub use kernels::{KernelId, Kernels};
+pub use given::given;
+pub use kernels::Kernels;
+use verify::Broken;
 
 use crate::error::Error;
 use crate::layout::Layouts;
 use crate::session::Session;
-
-/// What an address counts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Base {
-    /// Argument of that number.
-    Input(usize),
-    /// Result of that number.
-    Output(usize),
-    /// The block of states.
-    States,
-    /// The block of constants.
-    Constants,
-    /// The arena, shared by the workers.
-    Arena,
-    /// The part of the arena that belongs to the worker.
-    Worker,
-    /// A value whose place in the arena is not yet decided; none is left in a finished plan.
-    Temp(TempId),
-}
-
-/// Where a value lies: `base + offset + Σ stride · iteration`, in bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// What the address counts from.
-    pub base: Base,
-    /// Bytes from there.
-    pub offset: usize,
-    /// Bytes for each iteration of the enclosing repeats, outermost first; missing ones are 0.
-    pub strides: Vec<isize>,
-    /// The length in bytes.
-    pub bytes: usize,
-}
-
-impl Place {
-    fn new(base: Base, offset: usize, bytes: usize) -> Place {
-        Place {
-            base,
-            offset,
-            strides: Vec::new(),
-            bytes,
-        }
-    }
-}
 
 /// One call of a kernel in a run that is timed.
 #[derive(Clone, Debug)]
@@ -95,136 +59,18 @@ pub struct KernelCall {
     pub took: Duration,
 }
 
-/// One step of a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Runs a kernel on these buffers.
-    Kernel {
-        /// Which.
-        kernel: KernelId,
-        /// One place for each buffer of its nest.
-        buffers: Vec<Place>,
-        /// The nodes computed, for dumps and profiles.
-        nodes: Vec<NodeId>,
-    },
-    /// Copies bytes between places that do not overlap.
-    Copy {
-        /// Read.
-        from: Place,
-        /// Written, of the same length.
-        to: Place,
-    },
-    /// Writes the iteration number of the innermost repeat (or, `from_end`, its mirror image) as an `i64`.
-    Count {
-        /// Written.
-        to: Place,
-        /// If the repeat runs backwards, its number of iterations.
-        from_end: Option<usize>,
-    },
-    /// All workers wait for each other.
-    Barrier,
-    /// Runs the body a fixed number of times.
-    Repeat {
-        /// How often.
-        times: usize,
-        /// What.
-        body: Vec<Step>,
-    },
-    /// Runs one of two bodies.
-    Branch {
-        /// A `bool`.
-        condition: Place,
-        /// Run if true.
-        then: Vec<Step>,
-        /// Run otherwise.
-        otherwise: Vec<Step>,
-    },
-    /// Runs `condition`, then, while it left true, `body` and `condition` again.
-    While {
-        /// Computes the condition.
-        condition: Vec<Step>,
-        /// Where it leaves it, a `bool`.
-        go_on: Place,
-        /// One round.
-        body: Vec<Step>,
-    },
-}
-
-impl Step {
-    /// Every place that the step and those within it touch.
-    pub fn places(&self, visit: &mut impl FnMut(&Place)) {
-        match self {
-            Step::Kernel { buffers, .. } => buffers.iter().for_each(visit),
-            Step::Copy { from, to } => [from, to].into_iter().for_each(visit),
-            Step::Count { to, .. } => visit(to),
-            Step::Barrier => {}
-            Step::Repeat { body, .. } => body.iter().for_each(|step| step.places(visit)),
-            Step::Branch {
-                condition,
-                then,
-                otherwise,
-            } => {
-                visit(condition);
-                then.iter().chain(otherwise).for_each(|step| step.places(visit));
-            }
-            Step::While { condition, go_on, body } => {
-                visit(go_on);
-                condition.iter().chain(body).for_each(|step| step.places(visit));
-            }
-        }
-    }
-
-    /// Bytes that the step's kernels and copies read and write, each buffer once a call; a body of unknown length counts once.
-    pub fn bytes_moved(&self) -> usize {
-        let sum = |steps: &[Step]| steps.iter().map(Step::bytes_moved).sum::<usize>();
-        match self {
-            Step::Kernel { buffers, .. } => {
-                let shared = buffers.iter().filter(|place| place.base != Base::Worker);
-                shared.map(|place| place.bytes).sum()
-            }
-            Step::Copy { from, .. } => 2 * from.bytes,
-            Step::Count { to, .. } => to.bytes,
-            Step::Barrier => 0,
-            Step::Repeat { times, body } => times * sum(body),
-            Step::Branch { then, otherwise, .. } => sum(then).max(sum(otherwise)),
-            Step::While { condition, body, .. } => sum(condition) + sum(body),
-        }
-    }
-
-    /// The number of kernels that the step starts; a body of unknown length counts once.
-    pub fn kernel_runs(&self) -> usize {
-        let sum = |steps: &[Step]| steps.iter().map(Step::kernel_runs).sum::<usize>();
-        match self {
-            Step::Kernel { .. } => 1,
-            Step::Copy { .. } | Step::Count { .. } | Step::Barrier => 0,
-            Step::Repeat { times, body } => times * sum(body),
-            Step::Branch { then, otherwise, .. } => sum(then).max(sum(otherwise)),
-            Step::While { condition, body, .. } => sum(condition) + sum(body),
-        }
-    }
-}
-
-/// An argument or result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// Its name.
-    pub name: String,
-    /// Its type, dense.
-    pub ty: Type,
-}
-
 impl Plan {
     /// The number of kernels that one run starts.
     pub fn kernel_runs(&self) -> usize {
         self.steps.iter().map(Step::kernel_runs).sum()
     }
 
-    /// Whether a step touches these bytes of the block of states.
-    pub fn touches_states(&self, bytes: Range<usize>) -> bool {
+    /// Whether a step touches these bytes of a block.
+    pub fn touches(&self, base: Base, bytes: Range<usize>) -> bool {
         let mut found = false;
         let mut visit = |place: &Place| {
             let overlaps = place.offset < bytes.end && bytes.start < place.offset + place.bytes;
-            found |= place.base == Base::States && overlaps;
+            found |= place.base == base && overlaps;
         };
         self.steps.iter().for_each(|step| step.places(&mut visit));
         found
@@ -358,7 +204,13 @@ pub struct Outline {
 }
 
 /// Plans one entry: `graph`, whose inputs and outputs named like a state are that state, and whose values have these layouts; what is joined
-/// may give its parts others.
+/// may give its parts others. On a CPU a graph may come with its plan.
+///
+/// # Errors
+/// If a text gave the graph its plan or its nests, what is wrong with them together.
+///
+/// # Panics
+/// In debug builds, if the planner breaks a rule.
 pub fn plan(
     name: &str,
     graph: &Graph,
@@ -366,7 +218,7 @@ pub fn plan(
     layouts: &mut Layouts,
     memory: &mut Memory,
     kernels: &mut Kernels,
-) -> Plan {
+) -> Result<Plan, Problems> {
     let Draft {
         inputs,
         outputs,
@@ -374,23 +226,46 @@ pub fn plan(
         temps,
         worker_bytes,
         layouts: final_layouts,
-    } = draft(graph, cut, true, layouts.entry(name), memory, kernels);
+    } = draft(graph, cut, true, layouts.entry(name), memory, kernels)?;
     layouts.set_entry(name, final_layouts);
-    let (offsets, shared_bytes) = temps.assign();
-    resolve(&mut steps, &offsets);
-    let parallel = barriers::insert(&mut steps, kernels);
-    Plan {
-        name: name.to_owned(),
-        inputs,
-        outputs,
-        steps,
-        shared_bytes,
-        worker_bytes,
-        parallel,
+    let given = graph.plan().filter(|_| kernels.target().kind == TargetKind::Cpu);
+    let plan = match given {
+        Some(given) => given::taken(name, given, [inputs, outputs], memory, kernels)?,
+        None => {
+            let (offsets, shared_bytes) = temps.assign();
+            resolve(&mut steps, &offsets);
+            let parallel = barriers::insert(&mut steps, kernels);
+            Plan {
+                name: name.to_owned(),
+                inputs,
+                outputs,
+                steps,
+                shared_bytes,
+                worker_bytes,
+                parallel,
+            }
+        }
+    };
+    if !graph.is_cut() && !cfg!(debug_assertions) {
+        return Ok(plan);
     }
+    let Err(broken) = verify::verify(&plan, graph, memory, kernels) else {
+        return Ok(plan);
+    };
+    let unplaced = Given::default();
+    let given = given.map_or(&unplaced, |given| given);
+    let problems = broken
+        .into_iter()
+        .map(|Broken { step, message }| given.problem(step, message));
+    let problems = Problems(problems.collect());
+    assert!(graph.is_cut(), "the plan of `{name}` is not valid: {problems}");
+    Err(problems)
 }
 
 /// Plans one entry for eager execution: a temp of its own for every result, or for what it is joined to, written once.
+///
+/// # Errors
+/// If a text gave the graph its nests, those that do not fit.
 pub fn outline(
     name: &str,
     graph: &Graph,
@@ -398,7 +273,7 @@ pub fn outline(
     layouts: &Layouts,
     memory: &mut Memory,
     kernels: &mut Kernels,
-) -> Outline {
+) -> Result<Outline, Problems> {
     let Draft {
         inputs,
         outputs,
@@ -406,7 +281,7 @@ pub fn outline(
         temps,
         worker_bytes,
         layouts: _,
-    } = draft(graph, cut, false, layouts.entry(name), memory, kernels);
+    } = draft(graph, cut, false, layouts.entry(name), memory, kernels)?;
     let mut last_use = vec![None; temps.len()];
     for (number, step) in steps.iter().enumerate() {
         step.places(&mut |place| {
@@ -421,7 +296,7 @@ pub fn outline(
             freed_after[last].push(temp);
         }
     }
-    Outline {
+    Ok(Outline {
         name: name.to_owned(),
         inputs,
         outputs,
@@ -429,7 +304,7 @@ pub fn outline(
         temps: temps.sizes(),
         freed_after,
         worker_bytes,
-    }
+    })
 }
 
 /// A plan whose values have no places yet.
@@ -442,7 +317,7 @@ struct Draft {
     layouts: HashMap<NodeId, Layout>,
 }
 
-/// The steps of an entry; with `reuse` kernels write over operands that die.
+/// The steps of an entry; with `reuse` kernels write over operands that die. Nests that a text gave may not fit.
 fn draft(
     graph: &Graph,
     cut: Cut,
@@ -450,7 +325,7 @@ fn draft(
     layouts: HashMap<NodeId, Layout>,
     memory: &mut Memory,
     kernels: &mut Kernels,
-) -> Draft {
+) -> Result<Draft, Problems> {
     let mut inputs = Vec::new();
     let mut given = HashMap::new();
     for &id in graph.inputs() {
@@ -498,47 +373,35 @@ fn draft(
     };
     let mut steps = Vec::new();
     planner.graph(graph, given, wanted, &mut steps);
-    Draft {
+    let Planner {
+        temps,
+        worker_bytes,
+        layouts,
+        ..
+    } = planner;
+    if graph.is_cut() {
+        verify::fits(&steps, kernels)?;
+    }
+    Ok(Draft {
         inputs,
         outputs,
         steps,
-        temps: planner.temps,
-        worker_bytes: planner.worker_bytes,
-        layouts: planner.layouts,
-    }
+        temps,
+        worker_bytes,
+        layouts,
+    })
 }
 
 /// Replaces temps by their places in the arena.
 fn resolve(steps: &mut [Step], offsets: &[usize]) {
-    let place = |place: &mut Place| {
-        if let Base::Temp(temp) = place.base {
-            place.base = Base::Arena;
-            place.offset += offsets[temp.0];
-        }
-    };
-    for step in steps {
-        match step {
-            Step::Kernel { buffers, .. } => buffers.iter_mut().for_each(place),
-            Step::Copy { from, to } => [from, to].into_iter().for_each(place),
-            Step::Count { to, .. } => place(to),
-            Step::Barrier => {}
-            Step::Repeat { body, .. } => resolve(body, offsets),
-            Step::Branch {
-                condition,
-                then,
-                otherwise,
-            } => {
-                place(condition);
-                resolve(then, offsets);
-                resolve(otherwise, offsets);
-            }
-            Step::While { condition, go_on, body } => {
-                place(go_on);
-                resolve(condition, offsets);
-                resolve(body, offsets);
+    walk_mut(steps, &mut |step| {
+        for place in step.own_places_mut() {
+            if let Base::Temp(temp) = place.base {
+                place.base = Base::Arena;
+                place.offset += offsets[temp.0];
             }
         }
-    }
+    });
 }
 
 /// Where the values of a carried value lie that is stacked.
@@ -1022,12 +885,7 @@ impl Planner<'_> {
 
     fn step(&mut self, steps: &mut Vec<Step>, step: Step) {
         self.temps.advance();
-        match &step {
-            Step::Kernel { buffers, .. } => buffers.iter().for_each(|place| self.temps.touch(place)),
-            Step::Copy { from, to } => [from, to].into_iter().for_each(|place| self.temps.touch(place)),
-            Step::Count { to, .. } => self.temps.touch(to),
-            _ => {}
-        }
+        step.places(&mut |place| self.temps.touch(place));
         steps.push(step);
     }
 }

@@ -111,7 +111,7 @@ impl Profiler {
         let mut kernels = Kernels::new(target);
         let found = graphs.iter().position(|(name, _)| name == entry);
         let (_, graph) = graphs.swap_remove(found.ok_or_else(|| no_entry(entry))?);
-        let outline = plan::outline(entry, &graph, fuse::regions, &layouts, &mut memory, &mut kernels);
+        let outline = plan::outline(entry, &graph, fuse::regions, &layouts, &mut memory, &mut kernels)?;
         let outlines = std::slice::from_ref(&outline);
         let dispatcher = Dispatcher::new(&kernels, outlines, &memory, cpu, session.threads())?;
         Ok(Profiler {

@@ -29,7 +29,7 @@ use crate::error::Error;
 #[cfg(feature = "vulkan")]
 use crate::gpu;
 use crate::memory;
-use crate::plan::{Plan, Port, StateSlot};
+use crate::plan::{Base, Plan, Port, StateSlot};
 use crate::weights::{Weight, Weights};
 
 /// An executable with memory, threads, and states of its own.
@@ -385,7 +385,7 @@ impl Session {
     fn write(&mut self, name: &str, bytes: Cow<'_, [u8]>) -> Result<(), Error> {
         let offset = self.slot(name)?.offset;
         let prepare = self.executable.plan(PREPARE);
-        let is_prepared_from = prepare.is_some_and(|plan| plan.touches_states(offset..offset + bytes.len()));
+        let is_prepared_from = prepare.is_some_and(|plan| plan.touches(Base::States, offset..offset + bytes.len()));
         self.runner.write_states(offset, &bytes)?;
         self.is_stale |= is_prepared_from;
         Ok(())

@@ -236,6 +236,7 @@ fn damaged_texts() {
             .iter()
             .filter_map(|text| Some(text.split("----").next()?.as_bytes().to_vec())),
     );
+    files.push(include_bytes!("data/plan.nl").to_vec());
     damage(readers::text, &files);
 }
 

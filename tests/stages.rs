@@ -48,9 +48,10 @@ fn every_stage_of_graphs_goes_on() {
     npz::save(&folder.join("x.npz"), &[x]).expect("it is written");
     netloom(folder, &["export", "lenet", "-o", "lenet.onnx"]);
     // A network's states are made from a seed; those of a file are in it.
+    std::fs::create_dir(folder.join("dumped")).expect("a folder");
     for model in ["lenet", "lenet.onnx"] {
         let expected = results(folder, model);
-        for stage in ["graph", "optimized", "simplify", "regions", "kernel", "nest"] {
+        for stage in ["graph", "optimized", "simplify", "regions", "kernel", "nest", "plan"] {
             netloom(folder, &["dump", model, "--stage", stage, "-o", "stage.nl"]);
             assert_eq!(results(folder, "stage.nl"), expected, "{model} from {stage}");
             let written = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
@@ -59,6 +60,16 @@ fn every_stage_of_graphs_goes_on() {
             assert_eq!(again, written, "{model} at {stage} again");
             netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
             assert_eq!(results(folder, "artefact"), expected, "{model} compiled from {stage}");
+        }
+        // The plan that is read is the one that is made: artefacts of the same name are the same to the byte.
+        for stage in ["nest", "plan"] {
+            netloom(folder, &["dump", model, "--stage", stage, "-o", "dumped/lenet.nl"]);
+            netloom(folder, &["compile", "dumped/lenet.nl", "-o", stage]);
+        }
+        for file in std::fs::read_dir(folder.join("nest")).expect("a folder") {
+            let file = file.expect("a file").file_name();
+            let bytes = |stage: &str| std::fs::read(folder.join(stage).join(&file)).expect("it was written");
+            assert!(bytes("nest") == bytes("plan"), "{model}: {}", file.display());
         }
     }
     let text = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
@@ -94,7 +105,7 @@ fn prepared_states_go_on() {
     let expected = results(folder, "convnet");
     netloom(folder, &["compile", "convnet", "-o", "artefact"]);
     assert_eq!(results(folder, "artefact"), expected, "compiled");
-    for stage in ["optimized", "kernel", "nest"] {
+    for stage in ["optimized", "kernel", "nest", "plan"] {
         netloom(folder, &["dump", "convnet", "--stage", stage, "-o", "stage.nl"]);
         assert_eq!(results(folder, "stage.nl"), expected, "from {stage}");
         netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
@@ -107,7 +118,7 @@ fn prepared_states_go_on() {
 fn listings_are_no_models() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let stages = [("plan", "without the graph"), ("clif", "is final"), ("asm", "is final")];
+    let stages = [("clif", "is final"), ("asm", "is final")];
     for (stage, reason) in stages {
         netloom(folder, &["dump", "lenet", "--stage", stage, "-o", "listing.nl"]);
         for command in [&["bench"][..], &["dump"], &["compile", "-o", "artefact"]] {
@@ -156,6 +167,17 @@ fn from_kernels(program: &Program) -> Program {
 /// A program with the nests of its regions.
 fn from_nests(program: &Program) -> Program {
     read_back(&dump::scheduled(program, &lowered(program)))
+}
+
+/// A program with the plans of its entries.
+fn from_plans(program: &Program) -> Program {
+    let cpu = Cpu::native();
+    let lowered = lower(program, &cpu.target()).unwrap_or_else(|error| panic!("{error}"));
+    let planned = read_back(&dump::planned(program, &lowered));
+    let again = lower(&planned, &cpu.target()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again.plans, lowered.plans);
+    assert_eq!(dump::planned(&planned, &again), planned);
+    planned
 }
 
 /// A program cut into regions.
@@ -212,6 +234,7 @@ fn training_goes_on_from_every_stage() {
     assert_eq!(two_runs(&from_regions(&program), training::TRAIN_STEP), expected);
     assert_eq!(two_runs(&from_kernels(&program), training::TRAIN_STEP), expected);
     assert_eq!(two_runs(&from_nests(&program), training::TRAIN_STEP), expected);
+    assert_eq!(two_runs(&from_plans(&program), training::TRAIN_STEP), expected);
 }
 
 #[test]
@@ -252,6 +275,7 @@ fn loops_and_branches_go_on_from_every_stage() {
     assert_eq!(two_runs(&from_regions(&program), "main"), expected);
     assert_eq!(two_runs(&from_kernels(&program), "main"), expected);
     assert_eq!(two_runs(&from_nests(&program), "main"), expected);
+    assert_eq!(two_runs(&from_plans(&program), "main"), expected);
 }
 
 #[test]
@@ -261,7 +285,17 @@ fn stages_of_every_network_read_back() {
         let program = program.prepared();
         from_regions(&program);
         from_kernels(&program);
-        from_nests(&program);
+        from_plans(&program);
+    }
+}
+
+/// With a batch of two, what is joined lies in several lines.
+#[test]
+fn plans_of_every_training_read_back() {
+    for net in zoo::NETS {
+        let net = net.for_training();
+        let program = training::program(&(net.layers)(), &net.input(2), &net.target(2), &(net.training)());
+        from_plans(&program.expect("a program"));
     }
 }
 
@@ -278,6 +312,11 @@ fn nests_by_hand_are_compiled() {
     let plain = text::parse_program("plain", &plain).unwrap_or_else(|problems| panic!("{problems}"));
     let expected = two_runs(&plain, "main");
     assert_eq!(two_runs(&hand, "main"), expected);
+    let none = source.replace("2 by 32", "2 by 0");
+    let refused = text::parse_program("nest", &none)
+        .expect_err("a tile of nothing")
+        .to_string();
+    assert!(refused.contains("a tile of 0 columns"), "{refused}");
     let all_rows = source.replace("2 by 32", "32 by 64");
     let refused = text::parse_program("nest", &all_rows)
         .expect_err("a tile beyond its buffers")
@@ -376,8 +415,8 @@ fn forms() -> Program {
     Program::pure("main", graph.expect("a graph"))
 }
 
-/// Whoever edits a kernel or a schedule gets code or a message, whatever the edit.
-fn edits_are_refused_or_run(source: &str) {
+/// Whoever edits a stage gets code or a message, whatever the edit of the second part of its text.
+fn edits_are_refused_or_run(before: &str, source: &str, entry: &str) {
     let cases = std::env::var("NETLOOM_FUZZ_CASES")
         .ok()
         .and_then(|count| count.parse().ok());
@@ -392,10 +431,10 @@ fn edits_are_refused_or_run(source: &str) {
         let edited = changes
             .iter()
             .fold(source.to_owned(), |text, change| changed(&text, change));
-        if let Ok(edited) = text::parse_program("edited", &edited)
+        if let Ok(edited) = text::parse_program("edited", &format!("{before}{edited}"))
             && let Ok(executable) = compile(&edited, Cpu::native())
         {
-            two_runs_of(executable, &edited, &edited.entries[0].name);
+            two_runs_of(executable, &edited, entry);
             accepted.set(accepted.get() + 1);
         }
         Ok(())
@@ -406,12 +445,12 @@ fn edits_are_refused_or_run(source: &str) {
 
 #[test]
 fn edited_kernels_are_refused_or_run() {
-    edits_are_refused_or_run(&from_kernels(&forms()).to_string());
+    edits_are_refused_or_run("", &from_kernels(&forms()).to_string(), "main");
 }
 
 #[test]
 fn edited_nests_are_refused_or_run() {
-    edits_are_refused_or_run(&from_nests(&forms()).to_string());
+    edits_are_refused_or_run("", &from_nests(&forms()).to_string(), "main");
 }
 
 /// An edited kernel is what is computed, on every device; `check` says that it is not what its nodes are.
@@ -487,4 +526,103 @@ fn kernels_without_a_schedule_are_errors() {
     let results = session.call("main", &[("x", &x)]).expect("it runs");
     let expected = (0..10000_u32).map(|at| f64::from(at * at / 9999));
     assert!(results[0].1.scalars().map(Scalar::as_f64).eq(expected));
+}
+
+/// A plan written by hand.
+const PLAN: &str = include_str!("data/plan.nl");
+
+/// Edits of the plan that break a rule.
+const BROKEN: &[(&str, &str)] = &[
+    ("arena 1024 bytes", "arena 1000 bytes"),
+    ("arena 1024 bytes", "arena 999999999999999999 bytes"),
+    ("argument1 y: f32[8,16]", "argument1 y: f32[16,8]"),
+    ("argument1 y", "argument2 y"),
+    ("result0 turned", "result0 other"),
+    ("plan main", "plan other"),
+    ("  barrier\n", ""),
+    ("  barrier\n", "  jump\n"),
+    ("  barrier\n", "  barrier\n  count -> arena+512:8\n"),
+    ("  barrier\n", "  barrier\n  copy arena+0:512 -> arena+256:512\n"),
+    ("  barrier\n", "  barrier\n  copy arena+0:512 -> constants+0:512\n"),
+    ("  barrier\n", "  barrier\n  if arena+512:1 {\n  } else {\n  }\n"),
+    (
+        "  barrier\n",
+        "  barrier\n  repeat 9 {\n    copy arena+0:64 -> arena+512:64 by [64]\n    barrier\n  }\n",
+    ),
+    ("  sum(", "  total("),
+    ("nest turn", "nest sum"),
+    ("sum(argument0+0:512, ", "sum("),
+    ("sum(argument0+0:512, ", "sum(argument7+0:512, "),
+    ("arena+0:512) of", "arena+768:512) of"),
+    ("arena+0:512) of", "arena+2:512) of"),
+    ("arena+0:512) of", "arena+0:256) of"),
+    ("arena+0:512) of", "arena+0:512 by [64]) of"),
+    ("arena+0:512) of", "argument0+0:512) of"),
+    ("arena+0:512) of", "worker+0:512) of"),
+    ("turn(arena+0:512", "turn(arena+64:512"),
+    ("result0+0:512", "arena+0:512"),
+    ("  turn(arena+0:512, result0+0:512) of %3\n", ""),
+];
+
+/// The problem of each broken plan, with its place.
+#[test]
+fn broken_plans_are_refused_in_place() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/broken_plans.txt");
+    let mut found = String::new();
+    for (from, to) in BROKEN {
+        assert!(PLAN.contains(from), "{from}");
+        let edited = PLAN.replacen(from, to, 1);
+        let refused = text::parse_program("plan.nl", &edited)
+            .map_err(netloom::Error::from)
+            .and_then(|program| compile(&program, Cpu::native()));
+        let message = refused
+            .err()
+            .map_or_else(|| "taken".to_owned(), |error| error.to_string());
+        found += &format!("---- {from:?} becomes {to:?}\nerror: {message}\n");
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).expect("it is written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the problems");
+    assert_eq!(found, expected, "UPDATE_GOLDEN=1 rewrites the file");
+}
+
+/// Plans may be changed: a value moved to where nothing lies, workers made to wait more often, a copy on the way.
+#[test]
+fn plans_by_hand_are_compiled() {
+    let program = |source: &str| text::parse_program("plan.nl", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let (plain, _) = PLAN.split_once("plan main").expect("a plan");
+    let expected = two_runs(&program(plain), "main");
+    assert_eq!(program(PLAN).to_string(), PLAN, "it reads back");
+    let edits = [
+        ("", ""),
+        ("arena+0:512", "arena+448:512"),
+        ("  barrier\n", "  barrier\n  barrier\n"),
+        (
+            "  barrier\n  turn(arena+0:512",
+            "  barrier\n  repeat 4 {\n    copy arena+384:128 by [-128] -> arena+896:128 by [-128]\n    barrier\n  }\n  turn(arena+512:512",
+        ),
+    ];
+    for (from, to) in edits {
+        assert_eq!(
+            two_runs(&program(&PLAN.replace(from, to)), "main"),
+            expected,
+            "{from:?} becomes {to:?}"
+        );
+    }
+}
+
+/// Whoever edits a plan gets code or a message, whatever the edit.
+#[test]
+fn edited_plans_are_refused_or_run() {
+    let training = || {
+        let net = zoo::find("mlp").expect("a network");
+        let program = training::program(&(net.layers)(), &net.input(2), &net.target(2), &(net.training)());
+        (from_plans(&program.expect("a program")), training::TRAIN_STEP)
+    };
+    for (program, entry) in [(from_plans(&forms()), "main"), training()] {
+        let source = program.to_string();
+        let start = source.find("\nplan ").expect("a plan");
+        edits_are_refused_or_run(&source[..start], &source[start..], entry);
+    }
 }

@@ -19,6 +19,7 @@ use hashbrown::HashTable;
 use crate::error::{Loc, Problem};
 use crate::fuse::Region;
 use crate::ops::{Branch, Loop, Op, Scan};
+use crate::plan::Given;
 use crate::tensor::Type;
 
 /// A node: a position in its graph.
@@ -75,6 +76,8 @@ pub struct Graph {
     hasher: RandomState,
     /// How it is cut, once that is decided; who adds a node leaves it undecided.
     regions: Vec<Region>,
+    /// Where its values lie and what runs, once that is decided too.
+    plan: Option<Arc<Given>>,
     /// Found when petgraph first asks for them, forgotten when a node is added.
     edges: OnceLock<petgraph::Edges>,
 }
@@ -117,6 +120,7 @@ impl Graph {
         self.nodes.push(Node { op, args, types, loc });
         self.edges.take();
         self.regions.clear();
+        self.plan = None;
         self.interned.insert_unique(key, (key, id), |&(key, _)| key);
         Ok(id)
     }
@@ -239,7 +243,25 @@ impl Graph {
     /// The same graph, cut so. [`crate::verify`] checks whether it can be.
     #[must_use]
     pub fn with_regions(self, regions: Vec<Region>) -> Graph {
-        Graph { regions, ..self }
+        Graph {
+            regions,
+            plan: None,
+            ..self
+        }
+    }
+
+    /// The plan of the entry that the graph is, as the text of that stage says it; else nothing.
+    pub fn plan(&self) -> Option<&Arc<Given>> {
+        self.plan.as_ref()
+    }
+
+    /// The same graph, planned so. Whoever goes on from the plan checks it.
+    #[must_use]
+    pub fn with_plan(self, plan: Arc<Given>) -> Graph {
+        Graph {
+            plan: Some(plan),
+            ..self
+        }
     }
 
     /// The same graph with every body of a loop or branch changed.
@@ -297,11 +319,12 @@ impl Graph {
     }
 }
 
-/// Two graphs are equal if they have equal nodes in the same order, equal outputs, and are cut alike; places do not count.
+/// Two graphs are equal if they have equal nodes in the same order, equal outputs, and are cut and planned alike; places do not count.
 impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
         self.outputs == other.outputs
             && self.regions == other.regions
+            && self.plan == other.plan
             && self.nodes.len() == other.nodes.len()
             && self
                 .nodes

@@ -17,7 +17,7 @@
 //!
 //! # Reading order
 //! [`dtype`], [`layout`], [`tensor`], [`error`], [`graph`], [`ops`], [`builder`], [`text`], [`verify`], [`program`], [`oracle`],
-//! [`autodiff`], [`watch`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`decisions`], [`target`].
+//! [`autodiff`], [`watch`], [`cost`], [`prepare`], [`passes`], [`fuse`], [`kernel`], [`plan`], [`decisions`], [`target`].
 #![deny(unsafe_code)]
 
 // Tests within the crate share what measures graphs with those outside.
@@ -38,6 +38,7 @@ pub mod layout;
 pub mod ops;
 pub mod oracle;
 pub mod passes;
+pub mod plan;
 pub mod prepare;
 pub mod program;
 #[doc(hidden)]

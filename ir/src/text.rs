@@ -21,7 +21,8 @@
 //! Before `return`, a graph may say how it is cut: `region results = nodes`, and for each region what its elements are, `kernel {..}`, or its loops
 //! with every decision made, `nest name {..}`, as [`Kernel`](crate::kernel::Kernel) and [`Nest`](crate::kernel::Nest) print themselves.
 //!
-//! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`.
+//! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`, after which may come where the values of the entry
+//! lie and in which order its nests run, `plan name {..}` ([`plan`](crate::plan)).
 //!
 //! `parse(print(g)) == g`, node for node, bit for bit. Printing is `Display`, of [`Graph`](crate::Graph) and
 //! [`Program`](crate::Program).
@@ -36,7 +37,7 @@ mod stored;
 pub use dot::dot;
 pub use json::{VERSION, from_json, to_json};
 pub use parse::{parse, parse_program, parse_program_with};
-pub(crate) use print::{Name, literal_text};
+pub(crate) use print::{Name, literal_text, print_tensor};
 pub use print::{op_summary, summary};
 pub use stored::{reference, stored};
 

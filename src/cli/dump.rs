@@ -28,7 +28,7 @@ pub struct Options {
     /// Examples in a batch
     #[arg(long)]
     batch: Option<usize>,
-    /// Where it is written, instead of standard output. Graphs, regions, kernels and nests as text are then a whole program, from which every command goes on: weights and
+    /// Where it is written, instead of standard output. Graphs, regions, kernels, nests and plans as text are then a whole program, from which every command goes on: weights and
     /// other large constants are put beside it, in a file of the same name that ends in `.safetensors`
     #[arg(short, long)]
     out: Option<PathBuf>,
@@ -81,6 +81,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Some(out) => return write_program(out, &dump::scheduled(&program, &lowered()?)),
             None => dump::nests(&lowered()?),
         },
+        ("plan", Device::Cpu(_)) if let Some(out) = &options.out => {
+            return write_program(out, &dump::planned(&program, &lowered()?));
+        }
         ("plan", _) => dump::plans(&lowered()?),
         ("clif", Device::Cpu(cpu)) => dump::clif(&lowered()?, cpu)?,
         ("asm", Device::Cpu(cpu)) => dump::assembly(&lowered()?, cpu)?,

@@ -4,17 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::gaps::Gaps;
-use super::{Base, Place};
+use super::{Base, Place, TempId};
 
 /// Every value in the arena starts at a multiple of this many bytes: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
 
 /// So many values are placed by size: comparing each with each takes some milliseconds.
 const MOST_BY_SIZE: usize = 4096;
-
-/// A value in the arena: a position among the temps of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TempId(pub usize);
 
 /// A value and the steps during which its bytes are its own.
 #[derive(Debug)]

@@ -12,14 +12,45 @@ pub(crate) const SHARED_COPY_BYTES: usize = 32 << 10;
 /// comparisons linear in the steps.
 const MOST_OPEN: usize = 512;
 
-/// Inserts the barriers that the steps need, and tells whether any step is shared by several workers. Where none is, there are no
-/// barriers.
+/// Inserts the barriers that the steps need beside those that they have, and tells whether any step is shared by several workers. Where none is,
+/// none is needed.
 pub(super) fn insert(steps: &mut Vec<Step>, kernels: &Kernels) -> bool {
-    if !steps.iter().any(|step| is_parallel(step, kernels)) {
-        return false;
+    let shared = are_shared(steps, kernels);
+    if shared {
+        insert_in(steps, kernels, &mut Vec::new());
     }
-    insert_in(steps, kernels, &mut Vec::new());
-    true
+    shared
+}
+
+/// Whether several workers share in any of the steps.
+pub(super) fn are_shared(steps: &[Step], kernels: &Kernels) -> bool {
+    steps.iter().any(|step| is_parallel(step, kernels))
+}
+
+/// The number of a step, counted in the order in which they are read, behind which a barrier is missing.
+pub(super) fn missing(steps: &[Step], kernels: &Kernels) -> Option<usize> {
+    let mut fenced = steps.to_vec();
+    insert(&mut fenced, kernels);
+    first_inserted(steps, &fenced, &mut 0)
+}
+
+/// The step behind which `fenced` has a barrier that `steps` have not; `next` is the number of their first.
+fn first_inserted(steps: &[Step], fenced: &[Step], next: &mut usize) -> Option<usize> {
+    for (at, wanted) in fenced.iter().enumerate() {
+        let Some(found) = steps
+            .get(at)
+            .filter(|found| (**found == Step::Barrier) == (*wanted == Step::Barrier))
+        else {
+            return next.checked_sub(1);
+        };
+        *next += 1;
+        for (body, fenced) in found.bodies().into_iter().zip(wanted.bodies()) {
+            if let Some(found) = first_inserted(body, fenced, next) {
+                return Some(found);
+            }
+        }
+    }
+    None
 }
 
 #[derive(Clone)]
@@ -41,14 +72,14 @@ impl Access {
         if !may {
             return false;
         }
-        // How far this one moves towards or past the other.
-        let (mut back, mut forth) = (0, 0);
+        // How far this one moves towards or past the other; steps that never run may say anything.
+        let (mut back, mut forth) = (0isize, 0isize);
         for (depth, &times) in repeats.iter().enumerate() {
             let stride = |access: &Access| access.strides.get(depth).copied().unwrap_or(0);
-            let way = (stride(self) - stride(other)) * (times.saturating_sub(1) as isize);
-            (back, forth) = (back + way.min(0), forth + way.max(0));
+            let way = (stride(self) - stride(other)).saturating_mul(times.saturating_sub(1) as isize);
+            (back, forth) = (back.saturating_add(way.min(0)), forth.saturating_add(way.max(0)));
         }
-        self.from + back < other.to && other.from < self.to + forth
+        self.from.saturating_add(back) < other.to && other.from < self.to.saturating_add(forth)
     }
 }
 
@@ -86,7 +117,11 @@ fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, repeats: &mut Vec<usize>)
                 with_barriers.push(step);
                 continue;
             }
-            Step::Barrier => {}
+            Step::Barrier => {
+                open.clear();
+                with_barriers.push(step);
+                continue;
+            }
         }
         if !open.is_empty() {
             with_barriers.push(Step::Barrier);
@@ -100,12 +135,14 @@ fn insert_in(steps: &mut Vec<Step>, kernels: &Kernels, repeats: &mut Vec<usize>)
 /// Barriers within a body, and one at its end, so that iterations do not overlap.
 fn fence_body(body: &mut Vec<Step>, kernels: &Kernels, repeats: &mut Vec<usize>) {
     insert_in(body, kernels, repeats);
-    body.push(Step::Barrier);
+    if body.last() != Some(&Step::Barrier) {
+        body.push(Step::Barrier);
+    }
 }
 
 fn accesses(step: &Step, kernels: &Kernels) -> Vec<Access> {
     let parallel = is_parallel(step, kernels);
-    let access = |place: &Place, writes: bool| {
+    let access = |(place, writes): (&Place, bool)| {
         let from = place.offset as isize;
         Access {
             base: place.base,
@@ -116,19 +153,23 @@ fn accesses(step: &Step, kernels: &Kernels) -> Vec<Access> {
             parallel,
         }
     };
+    touched(step, kernels).into_iter().map(access).collect()
+}
+
+/// The places that a step touches itself, those that belong to a worker aside, and whether it writes there.
+pub(super) fn touched<'s>(step: &'s Step, kernels: &Kernels) -> Vec<(&'s Place, bool)> {
     match step {
         Step::Kernel { kernel, buffers, .. } => {
-            let nest = kernels.nest(*kernel);
-            buffers
-                .iter()
-                .zip(&nest.buffers)
+            let places = buffers.iter().zip(&kernels.nest(*kernel).buffers);
+            places
                 .filter(|(_, buffer)| buffer.role != Role::WorkerScratch)
-                .map(|(place, buffer)| access(place, buffer.role != Role::Input))
+                .map(|(place, buffer)| (place, buffer.role != Role::Input))
                 .collect()
         }
-        Step::Copy { from, to } => vec![access(from, false), access(to, true)],
-        Step::Count { to, .. } => vec![access(to, true)],
-        _ => Vec::new(),
+        Step::Copy { from, to } => vec![(from, false), (to, true)],
+        Step::Count { to, .. } => vec![(to, true)],
+        Step::Branch { condition: place, .. } | Step::While { go_on: place, .. } => vec![(place, false)],
+        Step::Barrier | Step::Repeat { .. } => Vec::new(),
     }
 }
 
@@ -138,9 +179,9 @@ fn is_parallel(step: &Step, kernels: &Kernels) -> bool {
         Step::Kernel { kernel, .. } => is_shared_kernel(kernels.nest(*kernel)),
         Step::Copy { from, .. } => from.bytes >= SHARED_COPY_BYTES,
         Step::Count { .. } | Step::Barrier => false,
-        Step::Repeat { body, .. } => body.iter().any(|step| is_parallel(step, kernels)),
-        Step::Branch { then, otherwise, .. } => then.iter().chain(otherwise).any(|step| is_parallel(step, kernels)),
-        Step::While { condition, body, .. } => condition.iter().chain(body).any(|step| is_parallel(step, kernels)),
+        Step::Repeat { .. } | Step::Branch { .. } | Step::While { .. } => {
+            step.bodies().into_iter().any(|body| are_shared(body, kernels))
+        }
     }
 }
 

@@ -14,9 +14,7 @@ use crate::compile::Stages;
 use crate::cores;
 use crate::schedule;
 
-/// A kernel of an executable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KernelId(pub usize);
+use super::KernelId;
 
 /// What makes kernels of regions and nests of kernels.
 #[derive(Clone, Copy, Debug)]
@@ -171,9 +169,34 @@ impl Kernels {
     fn known(&self, key: u64, kernel: &Kernel, given: Option<&Nest>) -> Option<KernelId> {
         let is_it = |id: &&KernelId| {
             let own = self.given[id.0].as_deref();
-            self.kernel(**id).is_same(kernel) && given.is_none_or(|given| own.is_some_and(|own| given.is_same(own)))
+            let is_given = |given: &Nest| own.is_some_and(|own| given.name == own.name && given.is_same(own));
+            self.kernel(**id).is_same(kernel) && given.is_none_or(is_given)
         };
         self.known.get(&key)?.iter().find(is_it).copied()
+    }
+
+    /// The kernel whose schedule came under that name.
+    ///
+    /// # Errors
+    /// If there is none, or several that differ, what is wrong.
+    pub(super) fn given_as(&self, name: &str) -> Result<KernelId, String> {
+        let named = self.given.iter().enumerate();
+        let mut named =
+            named.filter_map(|(at, given)| Some((KernelId(at), given.as_ref()?)).filter(|(_, nest)| nest.name == name));
+        let (id, nest) = named
+            .next()
+            .ok_or_else(|| format!("no region of the program has a nest `{name}`"))?;
+        match named.all(|(_, other)| other.is_same(nest)) {
+            true => Ok(id),
+            false => Err(format!(
+                "several regions of the program have nests `{name}`, and these differ"
+            )),
+        }
+    }
+
+    /// What they are made for.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// The number of distinct kernels.

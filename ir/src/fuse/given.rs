@@ -6,14 +6,16 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, are_transforms, inputs_of, is_contraction, places, regions};
+use super::{
+    MOST_NODES, MOST_OUTPUTS, Region, RegionKind, are_transforms, inputs_of, is_contraction, joined_parts, places,
+    regions,
+};
 use crate::error::Problem;
 use crate::graph::{Graph, NodeId};
 use crate::kernel::verify::{Broken, verify, verify_kernel};
 use crate::kernel::{Buffer, Kernel, Nest, Role};
 use crate::ops::Op;
 use crate::target::TargetKind;
-use crate::tensor::Type;
 use crate::verify::{bodies, has_bodies};
 
 /// The most values at different indices that one kernel computes: what bounds a kernel, whatever regions a text asks for.
@@ -94,6 +96,7 @@ pub struct Wrong {
 pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<Wrong>> {
     let mut wrong = Vec::new();
     let mut written: HashSet<NodeId> = HashSet::new();
+    let parts: HashSet<NodeId> = graph.ids().filter_map(|id| joined_parts(graph, id)).flatten().collect();
     for (number, region) in regions.iter().enumerate() {
         let found = match region.kind {
             RegionKind::Compound => compound_problem(graph, region),
@@ -106,7 +109,7 @@ pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<Wrong>> {
         let twice = region.outputs.iter().find(|id| !written.insert(**id));
         let twice = twice.map(|id| format!("{id} is written twice: let one region write it, once"));
         let broken = match (&found, &region.given) {
-            (None, Some(given)) => check_given(graph, region, given).err().unwrap_or_default(),
+            (None, Some(given)) => check_given(graph, region, given, &parts).err().unwrap_or_default(),
             _ => Vec::new(),
         };
         let own = [found, late, twice].into_iter().flatten();
@@ -202,19 +205,22 @@ fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
 }
 
 /// What is wrong with a region's kernel or nest: it reads and writes what its region does, and nothing else, within its buffers.
-fn check_given(graph: &Graph, region: &Region, given: &Given) -> Result<(), Vec<Broken>> {
+fn check_given(graph: &Graph, region: &Region, given: &Given, parts: &HashSet<NodeId>) -> Result<(), Vec<Broken>> {
     let other = |message| vec![Broken { stmt: None, message }];
     match given {
         Given::Kernel(kernel) => {
-            let is_it = |found: &Buffer, ty: &Type| found.ty == *ty;
+            let is_it = |found: &Buffer, id: NodeId| found.ty == *graph.ty(id);
             check_buffers(graph, region, "kernel", &kernel.buffers, is_it).map_err(other)?;
             verify_kernel(kernel)
         }
         Given::Nest(nest) => {
-            // A schedule may see a tensor in another shape.
-            let is_alike = |found: &Buffer, ty: &Type| {
-                let (dtype, count) = (found.ty.dtype, found.ty.count());
-                (dtype, count) == (ty.dtype, ty.count()) && found.ty.layout.len(&found.ty.shape) == count
+            // A schedule may see a tensor in another shape, and a part with the layout of its whole: the planner, who knows where that lies, checks
+            // how far the nest goes.
+            let is_alike = |found: &Buffer, id: NodeId| {
+                let (ty, count) = (graph.ty(id), found.ty.count());
+                found.ty.dtype == ty.dtype
+                    && (count == ty.count() || count > ty.count() && parts.contains(&id))
+                    && found.ty.layout.len(&found.ty.shape) == count
             };
             check_buffers(graph, region, "nest", &nest.buffers, is_alike).map_err(other)?;
             verify(nest)
@@ -253,7 +259,7 @@ fn check_buffers(
     region: &Region,
     what: &str,
     buffers: &[Buffer],
-    is_alike: impl Fn(&Buffer, &Type) -> bool,
+    is_alike: impl Fn(&Buffer, NodeId) -> bool,
 ) -> Result<(), String> {
     if region.kind == RegionKind::Compound {
         return Err(format!("an op with bodies has no {what}: its bodies have"));
@@ -265,7 +271,7 @@ fn check_buffers(
     let mut buffers = buffers.iter();
     for (id, role) in values {
         let (ty, verb) = (graph.ty(id), if role == Role::Input { "reads" } else { "writes" });
-        let is_there = |found: &Buffer| found.role == role && is_alike(found, ty);
+        let is_there = |found: &Buffer| found.role == role && is_alike(found, id);
         if !buffers.next().is_some_and(is_there) {
             return Err(format!(
                 "the region {verb} {id}, a {ty}, and its {what} has no buffer for that in its place"

@@ -57,36 +57,8 @@ impl fmt::Display for Broken {
 /// - there are no statements for another kind of machine;
 /// - inputs are not written, and types agree.
 pub fn verify(nest: &Nest) -> Result<(), Vec<Broken>> {
-    let mut check = Check {
-        nest,
-        open: Vec::new(),
-        in_workers: false,
-        in_lanes: false,
-        copies: 1,
-        code: 0,
-        steps: Cell::new(0),
-        checked: Vec::new(),
-        set: HashSet::new(),
-        present: None,
-        seen: 0,
-        broken: Vec::new(),
-    };
-    let scratch = nest
-        .buffers
-        .iter()
-        .filter(|buffer| matches!(buffer.role, Role::WorkerScratch | Role::SharedScratch));
-    let bytes = scratch
-        .map(|buffer| buffer.ty.len_bytes())
-        .fold(0, usize::saturating_add);
-    check.require(bytes <= MOST_SCRATCH, || {
-        format!("{bytes} bytes of scratch are too many")
-    });
-    check.block(&nest.body);
-    check.present = None;
-    let code = check.code;
-    check.require(code <= MOST_CODE, || {
-        format!("unrolled, the nest has {code} statements and expressions, which is too many")
-    });
+    let mut check = Check::new(nest, None);
+    check.whole();
     if check.broken.is_empty() {
         Ok(())
     } else {
@@ -94,8 +66,61 @@ pub fn verify(nest: &Nest) -> Result<(), Vec<Broken>> {
     }
 }
 
+/// How many bytes of each buffer, from its beginning, a nest that passes touches at most: fewer than the buffer has where a value is part of a whole,
+/// whose layout it shares.
+pub fn reach(nest: &Nest) -> Vec<usize> {
+    let mut check = Check::new(nest, Some(vec![0; nest.buffers.len()]));
+    check.whole();
+    let buffers = nest.buffers.iter().zip(check.reach.into_iter().flatten());
+    buffers
+        .map(|(buffer, elements)| elements * buffer.ty.dtype.size_bytes())
+        .collect()
+}
+
+impl<'a> Check<'a> {
+    fn new(nest: &'a Nest, reach: Option<Vec<usize>>) -> Check<'a> {
+        Check {
+            nest,
+            reach,
+            open: Vec::new(),
+            in_workers: false,
+            in_lanes: false,
+            copies: 1,
+            code: 0,
+            steps: Cell::new(0),
+            checked: Vec::new(),
+            set: HashSet::new(),
+            present: None,
+            seen: 0,
+            broken: Vec::new(),
+        }
+    }
+
+    fn whole(&mut self) {
+        let scratch = self
+            .nest
+            .buffers
+            .iter()
+            .filter(|buffer| matches!(buffer.role, Role::WorkerScratch | Role::SharedScratch));
+        let bytes = scratch
+            .map(|buffer| buffer.ty.len_bytes())
+            .fold(0, usize::saturating_add);
+        self.require(bytes <= MOST_SCRATCH, || {
+            format!("{bytes} bytes of scratch are too many")
+        });
+        self.block(&self.nest.body);
+        self.present = None;
+        let code = self.code;
+        self.require(code <= MOST_CODE, || {
+            format!("unrolled, the nest has {code} statements and expressions, which is too many")
+        });
+    }
+}
+
 struct Check<'a> {
     nest: &'a Nest,
+    /// How many elements of each buffer are touched at most so far, from its beginning, if that is asked for.
+    reach: Option<Vec<usize>>,
     /// The loops around, with their extents.
     open: Vec<(AxisId, ExprId)>,
     in_workers: bool,
@@ -282,6 +307,7 @@ impl Check<'_> {
                     guarded: false,
                 } => self.within(*buffer, index, "load of"),
                 Expr::Local(local, _) => self.is_set(*local),
+                Expr::Load { buffer, index, .. } => self.touch(*buffer, index),
                 Expr::Fold { .. } => self.require(false, || "a fold is left in the nest".into()),
                 _ => {}
             }
@@ -301,6 +327,31 @@ impl Check<'_> {
             self.require(inside, || {
                 format!("{what} `{name}`: index {place} may lie outside 0..{extent}")
             });
+        }
+        self.touch(buffer, index);
+    }
+
+    /// Notes how far an access may reach that happens only within the buffer.
+    fn touch(&mut self, buffer: BufferId, index: &[ExprId]) {
+        if self.reach.is_none() || self.is_dead() {
+            return;
+        }
+        let ty = &self.nest.buffers[buffer.at()].ty;
+        let along = index.iter().zip(&ty.shape).map(|(&at, &extent)| {
+            let high = self.greatest(&Linear::of(&self.nest.exprs, at));
+            high.map_or(extent, |high| extent.min(high.max(0) as usize + 1))
+                .saturating_sub(1)
+        });
+        let last = match ty.layout {
+            Layout::Dense => along.zip(&ty.shape).fold(0, |last, (at, extent)| last * extent + at),
+            Layout::Digits(_) => ty.layout.len(&ty.shape).saturating_sub(1),
+        };
+        self.reaches(buffer, last + 1);
+    }
+
+    fn reaches(&mut self, buffer: BufferId, elements: usize) {
+        if let Some(reach) = &mut self.reach {
+            reach[buffer.at()] = reach[buffer.at()].max(elements);
         }
     }
 
@@ -458,8 +509,10 @@ impl Check<'_> {
             let reach = limits
                 .iter()
                 .map(|limit| (limit.extent as i64 - 1) * limit.stride as i64);
-            let is_inside = low >= 0 && high + reach.sum::<i64>() < ty.count() as i64;
+            let last = high + reach.sum::<i64>();
+            let is_inside = low >= 0 && last < ty.count() as i64;
             self.require(is_dense, || format!("{name} of a product has a layout"));
+            self.reaches(side.buffer, last.max(0) as usize + 1);
             self.require(is_inside, || format!("{name} of a product may lie outside its buffer"));
             let is_read_so = side.fours.is_none_or(|along| side.has_fours(along, (first, second)));
             self.require(is_read_so && (limits.is_empty() || side.fours.is_none()), || {
@@ -522,7 +575,7 @@ impl Check<'_> {
             self.require(strides.len() == along.len(), || {
                 format!("{name} of a tile has {} strides", strides.len())
             });
-            let row = if name == "C" { columns - 1 } else { 0 };
+            let row = if name == "C" { columns.saturating_sub(1) } else { 0 };
             let reach = strides
                 .iter()
                 .zip(along)
@@ -530,9 +583,15 @@ impl Check<'_> {
                 .sum::<usize>()
                 + (0..count).map(|row| side.row(row)).max().unwrap_or(0)
                 + row;
-            let inside =
-                along.contains(&0) || self.is_inside(&Linear::of(&self.nest.exprs, start), len as i64 - reach as i64);
+            let start = Linear::of(&self.nest.exprs, start);
+            let inside = along.contains(&0) || self.is_inside(&start, len as i64 - reach as i64);
             self.require(inside, || format!("{name} of a tile may lie outside its buffer"));
+            if self.reach.is_some() && !along.contains(&0) {
+                let high = self
+                    .greatest(&start)
+                    .map_or(len, |high| high.max(0) as usize + reach + 1);
+                self.reaches(buffer, high.min(len));
+            }
         }
     }
 }

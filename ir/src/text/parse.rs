@@ -4,7 +4,7 @@
 //! made, and a statement that is wrong is skipped so that the rest of the file is checked too.
 //!
 //! ```text
-//! file      = (graph | (state | entry)*)
+//! file      = (graph | (state | entry | plan)*)
 //! state     = "state" name ":" type "=" (constant | graph | "prepared" | "given" | "data")
 //! entry     = "entry" name "=" graph
 //! graph     = "graph" "(" (name ":" type),* ")" "{" statement* region* "return" (name "=")? operand),* "}"
@@ -20,6 +20,7 @@
 mod expr;
 mod kernel;
 mod nest;
+mod plan;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -227,10 +228,15 @@ impl<'s> Parser<'s> {
                     text: "entry",
                     ..
                 } => self.entry().map(|entry| program.entries.push(entry)),
+                place @ Token {
+                    kind: Kind::Word,
+                    text: "plan",
+                    ..
+                } => self.planned(&mut program, place),
                 found => Err(self.wrong_at(
                     found,
                     format!(
-                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs, regions, kernels and nests with their graphs are read",
+                        "expected `graph`, `state`, `entry` or `plan`, found {}; of the stages that `netloom dump` writes, graphs, regions, kernels, nests and plans with their graphs are read",
                         show(found)
                     ),
                 )),
@@ -266,6 +272,23 @@ impl<'s> Parser<'s> {
         let graph = self.graph()?;
         self.statement_end()?;
         Ok(Entry { name, graph })
+    }
+
+    /// A plan, for the entry above that it names.
+    fn planned(&mut self, program: &mut Program, place: Token<'s>) -> Parsed<()> {
+        let (name, plan) = self.plan(place)?;
+        self.statement_end()?;
+        let Some(entry) = program.entries.iter_mut().find(|entry| entry.name == name) else {
+            // One that is wrong is not there.
+            let is_known = self.problems.is_empty();
+            let missing = self.wrong_at(place, format!("there is no entry `{name}` above its plan"));
+            return Err(if is_known { missing } else { Stop::Reported });
+        };
+        if entry.graph.plan().is_some() {
+            return Err(self.wrong_at(place, format!("there are two plans of the entry `{name}`")));
+        }
+        entry.graph = std::mem::take(&mut entry.graph).with_plan(Arc::new(plan));
+        Ok(())
     }
 
     // Graphs.
@@ -581,11 +604,7 @@ impl<'s> Parser<'s> {
     }
 
     fn push(&self, graph: &mut Graph, place: Token<'s>, op: Op, args: &[NodeId]) -> Parsed<NodeId> {
-        let line = u32::try_from(self.line_at(place.start) + 1).unwrap_or(u32::MAX);
-        let loc = Loc::Text {
-            file: self.file.clone(),
-            line,
-        };
+        let loc = self.loc(place);
         graph.push(op, args.to_vec(), loc).map_err(|problem| {
             let types = |id: NodeId| {
                 graph
@@ -995,15 +1014,15 @@ impl<'s> Parser<'s> {
     }
 
     fn wrong_at(&self, place: Token<'s>, message: impl Into<String>) -> Stop {
-        let line = u32::try_from(self.line_at(place.start) + 1).unwrap_or(u32::MAX);
-        let problem = Problem::new(
-            message,
-            Loc::Text {
-                file: self.file.clone(),
-                line,
-            },
-        );
+        let problem = Problem::new(message, self.loc(place));
         Stop::Wrong(Box::new(self.placed(problem, place)))
+    }
+
+    fn loc(&self, place: Token<'s>) -> Loc {
+        Loc::Text {
+            file: self.file.clone(),
+            line: u32::try_from(self.line_at(place.start) + 1).unwrap_or(u32::MAX),
+        }
     }
 
     /// The problem with where on its line it is, and the line.

@@ -11,6 +11,7 @@ use crate::dtype::{DType, Scalar};
 use crate::fuse::Region;
 use crate::graph::{Graph, Node, NodeId};
 use crate::ops::{Attr, Op, View};
+use crate::plan::Named;
 use crate::program::{Init, Program};
 use crate::tensor::Tensor;
 
@@ -40,6 +41,9 @@ impl fmt::Display for Program {
             write!(f, "entry {} = ", Name(&entry.name))?;
             print_graph(f, &entry.graph, 0)?;
             f.write_char('\n')?;
+            if let Some(plan) = entry.graph.plan() {
+                Named(&entry.name, plan).fmt(f)?;
+            }
         }
         Ok(())
     }
@@ -289,7 +293,7 @@ fn is_inline(graph: &Graph, node: &Node, arg: NodeId) -> bool {
 }
 
 /// A constant: a literal with its type if it is a scalar, else `f32[2,3] [1.0,2.0,…]`.
-fn print_tensor(f: &mut fmt::Formatter<'_>, tensor: &Tensor) -> fmt::Result {
+pub(crate) fn print_tensor(f: &mut fmt::Formatter<'_>, tensor: &Tensor) -> fmt::Result {
     if tensor.shape().is_empty() {
         let text = literal_text(tensor);
         let is_plain = tensor.dtype() == DType::F32 && text.contains(|c: char| c.is_ascii_digit());
