@@ -7,12 +7,12 @@ use std::rc::Rc;
 use cranelift::codegen::ir::{BlockArg, StackSlotData, StackSlotKind};
 use cranelift::prelude::types::{F32X4, I32, I32X4, I64};
 use cranelift::prelude::{FloatCC, FunctionBuilder, InstBuilder, IntCC, MemFlagsData, Type, Value};
-use cranelift_module::{FuncId, ModuleError};
 use netloom_ir::kernel::nest::LANES;
 use netloom_ir::kernel::{AxisId, Bind, Combine, ExprId, LocalId, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 use target_lexicon::Architecture;
 
+use super::callees::Callee;
 use super::prim::{emit_combine, emit_const, emit_pack, emit_unpack, memory_type};
 use super::{Cx, memory, trusted};
 use crate::cpu::isa::Level;
@@ -37,7 +37,7 @@ pub(super) struct Rows<'b> {
 
 enum Code {
     /// A function `fn(slots, count, rows)`.
-    Assembled(FuncId),
+    Assembled(u32),
     /// To be spelled here, [`STEP`] lanes at a time.
     Clif(Body),
 }
@@ -57,16 +57,12 @@ struct Accumulation {
 
 impl Cx<'_> {
     /// The common code of a loop's lanes, if it has one. Asked again for the same body, it answers the same.
-    pub(super) fn vector(&mut self, axis: AxisId, body: &[Stmt]) -> Result<Option<Rc<Vector>>, ModuleError> {
+    pub(super) fn vector(&mut self, axis: AxisId, body: &[Stmt]) -> Option<Rc<Vector>> {
         self.vector_of(None, axis, body)
     }
 
     /// A serial loop's body as rows, if that is all there is in it and all rows have common code.
-    pub(super) fn rows<'b>(
-        &mut self,
-        axis: AxisId,
-        body: &'b [Stmt],
-    ) -> Result<Option<(Rows<'b>, Rc<Vector>)>, ModuleError> {
+    pub(super) fn rows<'b>(&mut self, axis: AxisId, body: &'b [Stmt]) -> Option<(Rows<'b>, Rc<Vector>)> {
         let [
             Stmt::Loop {
                 axis: lane,
@@ -76,33 +72,28 @@ impl Cx<'_> {
             },
         ] = body
         else {
-            return Ok(None);
+            return None;
         };
-        if self.shared.cpu.level == Level::Portable || self.facts(*lanes).axes.contains(&axis) {
-            return Ok(None);
+        if self.callees.cpu.level == Level::Portable || self.facts(*lanes).axes.contains(&axis) {
+            return None;
         }
         let rows = Rows { lanes: *lanes, body };
-        Ok(self.vector_of(Some(axis), *lane, body)?.map(|vector| (rows, vector)))
+        self.vector_of(Some(axis), *lane, body).map(|vector| (rows, vector))
     }
 
-    fn vector_of(
-        &mut self,
-        rows: Option<AxisId>,
-        axis: AxisId,
-        body: &[Stmt],
-    ) -> Result<Option<Rc<Vector>>, ModuleError> {
+    fn vector_of(&mut self, rows: Option<AxisId>, axis: AxisId, body: &[Stmt]) -> Option<Rc<Vector>> {
         // The nest's statements stay where they are while the function is made, so an address names a body.
         let key = (rows, body.as_ptr().addr());
         if let Some(vector) = self.vectors.get(&key) {
-            return Ok(vector.clone());
+            return vector.clone();
         }
         let vector = match analyse(&mut self.nest, rows, axis, body) {
             None => None,
             Some(lanes) => {
-                let code = if self.shared.cpu.level > Level::Portable {
-                    self.shared.body(self.module, &lanes.body)?.map(Code::Assembled)
+                let code = if self.callees.cpu.level > Level::Portable {
+                    self.callee(Callee::Lanes(lanes.body)).map(Code::Assembled)
                 } else {
-                    let has_vectors = !matches!(self.shared.cpu.triple.architecture, Architecture::Riscv64(_));
+                    let has_vectors = !matches!(self.callees.cpu.triple.architecture, Architecture::Riscv64(_));
                     (has_vectors && fits(&lanes.body)).then_some(Code::Clif(lanes.body))
                 };
                 let (slots, strides) = (lanes.slots, lanes.strides);
@@ -110,16 +101,10 @@ impl Cx<'_> {
             }
         };
         self.vectors.insert(key, vector.clone());
-        Ok(vector)
+        vector
     }
 
-    pub(super) fn emit_lanes(
-        &mut self,
-        axis: AxisId,
-        extent: ExprId,
-        entered: bool,
-        body: &[Stmt],
-    ) -> Result<(), ModuleError> {
+    pub(super) fn emit_lanes(&mut self, axis: AxisId, extent: ExprId, entered: bool, body: &[Stmt]) {
         let mut accumulations = Vec::new();
         for stmt in body {
             if let &Stmt::Accumulate { local, with, .. } = stmt {
@@ -135,18 +120,18 @@ impl Cx<'_> {
         }
         let zero = self.builder.ins().iconst(I64, 0);
         let count = self.value(extent);
-        match self.vector(axis, body)? {
-            None => self.emit_each_lane(axis, (zero, count, entered), body, &accumulations)?,
+        match self.vector(axis, body) {
+            None => self.emit_each_lane(axis, (zero, count, entered), body, &accumulations),
             Some(vector) => {
                 let slots = self.emit_slots(&vector.slots, &accumulations);
                 match &vector.code {
                     Code::Assembled(function) => {
                         let one = self.builder.ins().iconst(I64, 1);
-                        self.emit_call(*function, &slots, &[], (count, one));
+                        self.emit_assembled(*function, &slots, &[], (count, one));
                     }
                     Code::Clif(code) => {
                         let whole = self.emit_vectors(code, &slots, count);
-                        self.emit_each_lane(axis, (whole, count, false), body, &accumulations)?;
+                        self.emit_each_lane(axis, (whole, count, false), body, &accumulations);
                     }
                 }
                 self.forget(&Writes::of(body));
@@ -156,7 +141,6 @@ impl Cx<'_> {
             let lanes = self.emit_fold_lanes(&accumulation);
             self.combine_local(accumulation.local, accumulation.with, lanes);
         }
-        Ok(())
     }
 
     /// All rows in one call.
@@ -168,7 +152,7 @@ impl Cx<'_> {
         let zero = self.builder.ins().iconst(I64, 0);
         let rows_count = self.builder.ins().smax(rows_count, zero);
         let slots = self.emit_slots(&vector.slots, &[]);
-        self.emit_call(*function, &slots, &vector.strides, (count, rows_count));
+        self.emit_assembled(*function, &slots, &vector.strides, (count, rows_count));
         self.forget(&Writes::of(rows.body));
     }
 
@@ -179,9 +163,9 @@ impl Cx<'_> {
         (from, to, entered): (Value, Value, bool),
         body: &[Stmt],
         accumulations: &[Accumulation],
-    ) -> Result<(), ModuleError> {
+    ) {
         self.emit_range(axis, from, to, entered, |cx, at| {
-            cx.read_ahead(body)?;
+            cx.read_ahead(body);
             let mut next = accumulations.iter();
             for stmt in body {
                 match stmt {
@@ -195,7 +179,6 @@ impl Cx<'_> {
                     _ => unreachable!("a vector loop holds only stores, accumulations and prefetches"),
                 }
             }
-            Ok(())
         })
     }
 
@@ -218,9 +201,9 @@ impl Cx<'_> {
     }
 
     /// Calls an assembled body; a single row needs no strides.
-    fn emit_call(
+    fn emit_assembled(
         &mut self,
-        function: FuncId,
+        function: u32,
         slots: &[(Value, Option<DType>)],
         strides: &[i64],
         (count, rows): (Value, Value),
@@ -242,8 +225,7 @@ impl Cx<'_> {
                 .ins()
                 .store(trusted(), stride, address, 8 * (slots.len() + at) as i32);
         }
-        let function = self.module.declare_func_in_func(function, self.builder.func);
-        self.builder.ins().call(function, &[address, count, rows]);
+        self.emit_call(function, &[address, count, rows]);
     }
 
     /// Runs the code for all whole vectors below `count`, and gives their number of lanes.
