@@ -195,10 +195,10 @@ impl Checker<'_> {
             &[],
             named.collect(),
             &Layouts::given(laid_out.collect()),
-            as_one_region,
+            fuse::regions,
             &engine.target(),
             self.options.makers,
-        );
+        )?;
         engine.load(&lowered)?;
         let mut values: HashMap<NodeId, Tensor> = HashMap::new();
         for (id, node) in graph.nodes() {
@@ -362,24 +362,19 @@ fn piece(graph: &Graph, region: &Region) -> Graph {
     }
     let outputs = region.outputs.iter().enumerate();
     to.outputs = outputs.map(|(number, id)| (number.to_string(), new[id])).collect();
-    to
-}
-
-/// A piece, cut as it was when it was part of a graph: not at all.
-fn as_one_region(graph: &Graph) -> Vec<Region> {
-    let is_compound = |op: &Op| matches!(op, Op::Scan(_) | Op::If(_) | Op::While(_));
-    if graph.nodes().any(|(_, node)| is_compound(&node.op)) {
-        return fuse::regions(graph);
+    if region.kind == RegionKind::Compound {
+        return to;
     }
-    let nodes = graph.nodes().filter(|(_, node)| !matches!(node.op, Op::Input(_)));
-    vec![Region {
+    let nodes = to.nodes().filter(|(_, node)| !matches!(node.op, Op::Input(_)));
+    let own = Region {
         kind: RegionKind::Kernel,
         nodes: nodes.map(|(id, _)| id).collect(),
-        inputs: graph.inputs().to_vec(),
-        outputs: graph.outputs.iter().map(|(_, id)| *id).collect(),
+        inputs: to.inputs().to_vec(),
+        outputs: to.outputs.iter().map(|(_, id)| *id).collect(),
         stopped: Vec::new(),
-        nest: None,
-    }]
+        given: region.given.clone(),
+    };
+    to.with_regions(vec![own])
 }
 
 /// The entry alone, its states starting from these values.

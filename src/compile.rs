@@ -7,13 +7,11 @@ use cranelift_module::Linkage;
 use netloom_ir::builder::Builder;
 use netloom_ir::fuse;
 use netloom_ir::graph::Graph;
-use netloom_ir::kernel::verify;
 use netloom_ir::passes;
 use netloom_ir::prepare::PREPARE;
 use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
-use crate::cores;
 use crate::cpu::emit::Emitter;
 use crate::cpu::entry::{emit_barrier, emit_entry};
 use crate::cpu::export::{self, LevelCode, emit_check, emit_export};
@@ -87,7 +85,7 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered, Error> {
     let mut stages = Stages::default();
     let graphs = stages.time("improve", || improved(program, target));
     let layouts = stages.time("layout", || Layouts::choose(&graphs, &program.states, target));
-    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL);
+    let mut lowered = plan_graphs(&program.states, graphs, &layouts, fuse::regions, target, Makers::USUAL)?;
     for (stage, took) in std::mem::replace(&mut lowered.stages, stages).0 {
         lowered.stages.add(stage, took);
     }
@@ -103,6 +101,9 @@ pub(crate) fn improved(program: &Program, target: &Target) -> Vec<(String, Graph
 }
 
 /// The same from improved graphs on, whose values have these layouts.
+///
+/// # Errors
+/// If a schedule leaves its buffers: of a kernel that a text gives it may.
 pub(crate) fn plan_graphs(
     states: &[State],
     graphs: Vec<(String, Graph)>,
@@ -110,7 +111,7 @@ pub(crate) fn plan_graphs(
     cut: Cut,
     target: &Target,
     makers: Makers,
-) -> Lowered {
+) -> Result<Lowered, Error> {
     let mut stages = Stages::default();
     let mut layouts = layouts.clone();
     let mut memory = Memory::new(states, &layouts);
@@ -125,14 +126,7 @@ pub(crate) fn plan_graphs(
     for &(stage, took) in &kernels.stages.0 {
         stages.add(stage, took);
     }
-    stages.time("verify", || {
-        cores::map(kernels.nests(), |nest| {
-            if let Err(broken) = verify::verify(nest) {
-                let broken: Vec<String> = broken.iter().map(ToString::to_string).collect();
-                panic!("schedule of `{}` is not valid: {}", nest.name, broken.join("; "));
-            }
-        })
-    });
+    stages.time("verify", || kernels.verify())?;
     let given = states
         .iter()
         .filter_map(|state| match &state.init {
@@ -140,7 +134,7 @@ pub(crate) fn plan_graphs(
             Init::Graph(_) | Init::Prepared | Init::Given | Init::Data => None,
         })
         .collect();
-    Lowered {
+    Ok(Lowered {
         graphs,
         plans,
         kernels,
@@ -148,7 +142,7 @@ pub(crate) fn plan_graphs(
         layouts,
         given,
         stages,
-    }
+    })
 }
 
 /// One entry for the first values of all states that start from a graph.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
-use netloom_ir::fuse::{self, Region, RegionKind};
+use netloom_ir::fuse::{self, Given, Region, RegionKind};
 use netloom_ir::kernel::Nest;
 use netloom_ir::layout::Layout;
 use netloom_ir::{Entry, Graph, NodeId, Program};
@@ -49,13 +49,31 @@ pub fn nests(lowered: &Lowered) -> String {
     lowered.kernels.nests().iter().map(|nest| format!("{nest}\n")).collect()
 }
 
-/// The program with its graphs cut, and each region with its schedule: what goes on from the stage of nests.
+/// The program with its graphs cut, and each region with its kernel, unless it came with more: what goes on from the stage of kernels.
+pub fn built(program: &Program, lowered: &Lowered) -> Program {
+    given(program, lowered, &|kernels, graph, region, layouts| {
+        let kernel = || kernels.kernel_of(graph, region, layouts).map(Arc::new);
+        region.given.clone().or_else(|| kernel().map(Given::Kernel))
+    })
+}
+
+/// The same with each region's schedule: what goes on from the stage of nests.
 pub fn scheduled(program: &Program, lowered: &Lowered) -> Program {
+    given(program, lowered, &|kernels, graph, region, layouts| {
+        let nest = kernels.nest_of(graph, region, layouts).cloned();
+        nest.map(Arc::new).map(Given::Nest)
+    })
+}
+
+/// What a program's text gives of a region of a graph whose values have these layouts.
+type Give = dyn Fn(&Kernels, &Graph, &Region, &HashMap<NodeId, Layout>) -> Option<Given>;
+
+fn given(program: &Program, lowered: &Lowered, give: &Give) -> Program {
     let entry = |entry: &Entry| {
         let (name, graph) = (lowered.graphs.iter())
             .find(|(name, _)| *name == entry.name)
             .expect("every entry is lowered");
-        let graph = with_nests(&fuse::cut(graph), &lowered.layouts.entry(name), &lowered.kernels);
+        let graph = with_given(&fuse::cut(graph), &lowered.layouts.entry(name), &lowered.kernels, give);
         Entry { graph, ..entry.clone() }
     };
     Program {
@@ -64,13 +82,13 @@ pub fn scheduled(program: &Program, lowered: &Lowered) -> Program {
     }
 }
 
-fn with_nests(graph: &Graph, layouts: &HashMap<NodeId, Layout>, kernels: &Kernels) -> Graph {
+fn with_given(graph: &Graph, layouts: &HashMap<NodeId, Layout>, kernels: &Kernels, give: &Give) -> Graph {
     // All within a body is dense.
-    let changed = graph.with_bodies(|body| with_nests(body, &HashMap::new(), kernels));
+    let changed = graph.with_bodies(|body| with_given(body, &HashMap::new(), kernels, give));
     let region = |region: &Region| Region {
-        nest: match region.kind {
+        given: match region.kind {
             // What is joined has no kernel.
-            RegionKind::Kernel => kernels.nest_of(graph, region, layouts).cloned().map(Arc::new),
+            RegionKind::Kernel => give(kernels, graph, region, layouts),
             RegionKind::Compound => None,
         },
         ..region.clone()

@@ -147,8 +147,8 @@ fn run_everywhere(program: &Program, inputs: &[(String, Tensor)], runs: usize) -
     first.expect("this machine runs some level")
 }
 
-/// The program cut into regions, and with their nests, as `netloom dump` writes it.
-fn later_stages(program: &Program) -> [Program; 2] {
+/// The program cut into regions, with their kernels, and with their nests, as `netloom dump` writes it.
+fn later_stages(program: &Program) -> [Program; 3] {
     let target = cpus()[0].target();
     let cut = |entry: &Entry| Entry {
         graph: fuse::cut(&passes::run(&entry.graph, &target, &mut |_| {})),
@@ -159,7 +159,11 @@ fn later_stages(program: &Program) -> [Program; 2] {
         ..program.clone()
     };
     let lowered = lower(program, &target).unwrap_or_else(|error| panic!("{error}"));
-    [regions, dump::scheduled(program, &lowered)]
+    [
+        regions,
+        dump::built(program, &lowered),
+        dump::scheduled(program, &lowered),
+    ]
 }
 
 /// The same on Vulkan, where there is one; the layers have nothing to say.

@@ -227,8 +227,15 @@ fn damaged_texts() {
           entry step = graph(w: f32[2], x: f32[2]) {\n%1 = add w, x\nreturn w = %1, y = %1\n}\n"
             .to_vec(),
     );
-    let with_nest = include_str!("../ir/tests/golden/text/nest.txt").split("----").next();
-    files.extend(with_nest.map(|text| text.as_bytes().to_vec()));
+    let later = [
+        include_str!("../ir/tests/golden/text/nest.txt"),
+        include_str!("../ir/tests/golden/text/kernel.txt"),
+    ];
+    files.extend(
+        later
+            .iter()
+            .filter_map(|text| Some(text.split("----").next()?.as_bytes().to_vec())),
+    );
     damage(readers::text, &files);
 }
 

@@ -1,18 +1,20 @@
 //! Dumps that are written to a file are programs: every command goes on from them, and gives what it gives for the model.
 
+mod support;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use netloom::compile::{compile, lower};
+use netloom::compile::{Executable, Lowered, compile, lower};
 use netloom::formats::npz;
 use netloom::ir::builder::Builder;
 use netloom::ir::ops::Conv;
-use netloom::ir::{DType, Entry, Op, Program, Tensor, Type, fuse, passes, sample, text};
+use netloom::ir::{DType, Entry, Op, Program, Scalar, Tensor, Type, fuse, passes, sample, text};
 use netloom::nn::{training, zoo};
-use netloom::{Cpu, Session, dump};
+use netloom::{Cpu, Device, Session, dump};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -48,7 +50,7 @@ fn every_stage_of_graphs_goes_on() {
     // A network's states are made from a seed; those of a file are in it.
     for model in ["lenet", "lenet.onnx"] {
         let expected = results(folder, model);
-        for stage in ["graph", "optimized", "simplify", "regions", "nest"] {
+        for stage in ["graph", "optimized", "simplify", "regions", "kernel", "nest"] {
             netloom(folder, &["dump", model, "--stage", stage, "-o", "stage.nl"]);
             assert_eq!(results(folder, "stage.nl"), expected, "{model} from {stage}");
             let written = std::fs::read_to_string(folder.join("stage.nl")).expect("it was written");
@@ -92,7 +94,7 @@ fn prepared_states_go_on() {
     let expected = results(folder, "convnet");
     netloom(folder, &["compile", "convnet", "-o", "artefact"]);
     assert_eq!(results(folder, "artefact"), expected, "compiled");
-    for stage in ["optimized", "nest"] {
+    for stage in ["optimized", "kernel", "nest"] {
         netloom(folder, &["dump", "convnet", "--stage", stage, "-o", "stage.nl"]);
         assert_eq!(results(folder, "stage.nl"), expected, "from {stage}");
         netloom(folder, &["compile", "stage.nl", "-o", "artefact"]);
@@ -105,12 +107,7 @@ fn prepared_states_go_on() {
 fn listings_are_no_models() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let stages = [
-        ("kernel", "without the graph"),
-        ("plan", "without the graph"),
-        ("clif", "is final"),
-        ("asm", "is final"),
-    ];
+    let stages = [("plan", "without the graph"), ("clif", "is final"), ("asm", "is final")];
     for (stage, reason) in stages {
         netloom(folder, &["dump", "lenet", "--stage", stage, "-o", "listing.nl"]);
         for command in [&["bench"][..], &["dump"], &["compile", "-o", "artefact"]] {
@@ -141,10 +138,24 @@ fn read_back(program: &Program) -> Program {
     again
 }
 
+fn lowered(program: &Program) -> Lowered {
+    lower(program, &Cpu::native().target()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A program with the kernels of its regions, from which come the schedules that come from the program.
+fn from_kernels(program: &Program) -> Program {
+    let direct = lowered(program);
+    let again = read_back(&dump::built(program, &direct));
+    let indirect = lowered(&again);
+    assert_eq!(dump::kernels(&indirect), dump::kernels(&direct));
+    assert_eq!(dump::nests(&indirect), dump::nests(&direct));
+    assert_eq!(indirect.plans, direct.plans);
+    again
+}
+
 /// A program with the nests of its regions.
 fn from_nests(program: &Program) -> Program {
-    let lowered = lower(program, &Cpu::native().target()).unwrap_or_else(|error| panic!("{error}"));
-    read_back(&dump::scheduled(program, &lowered))
+    read_back(&dump::scheduled(program, &lowered(program)))
 }
 
 /// A program cut into regions.
@@ -163,6 +174,10 @@ fn from_regions(program: &Program) -> Program {
 /// The results of two runs of an entry on made-up arguments, and the states after them.
 fn two_runs(program: &Program, entry: &str) -> Vec<(String, Tensor)> {
     let executable = compile(program, Cpu::native()).unwrap_or_else(|error| panic!("{error}"));
+    two_runs_of(executable, program, entry)
+}
+
+fn two_runs_of(executable: Executable, program: &Program, entry: &str) -> Vec<(String, Tensor)> {
     let mut session = Session::new(executable.into(), 2, 7).expect("memory");
     let graph = &program.entry(entry).expect("an entry").graph;
     let arguments: Vec<(String, Tensor)> = graph
@@ -195,6 +210,7 @@ fn training_goes_on_from_every_stage() {
     let program = program.expect("a program");
     let expected = two_runs(&program, training::TRAIN_STEP);
     assert_eq!(two_runs(&from_regions(&program), training::TRAIN_STEP), expected);
+    assert_eq!(two_runs(&from_kernels(&program), training::TRAIN_STEP), expected);
     assert_eq!(two_runs(&from_nests(&program), training::TRAIN_STEP), expected);
 }
 
@@ -234,6 +250,7 @@ fn loops_and_branches_go_on_from_every_stage() {
     let program = text::parse_program("loops", source).unwrap_or_else(|problems| panic!("{problems}"));
     let expected = two_runs(&program, "main");
     assert_eq!(two_runs(&from_regions(&program), "main"), expected);
+    assert_eq!(two_runs(&from_kernels(&program), "main"), expected);
     assert_eq!(two_runs(&from_nests(&program), "main"), expected);
 }
 
@@ -243,6 +260,7 @@ fn stages_of_every_network_read_back() {
         let program = training::predictor(&(net.layers)(), &net.input(1)).expect("a program");
         let program = program.prepared();
         from_regions(&program);
+        from_kernels(&program);
         from_nests(&program);
     }
 }
@@ -358,10 +376,8 @@ fn forms() -> Program {
     Program::pure("main", graph.expect("a graph"))
 }
 
-/// Whoever edits a schedule gets code or a message, whatever the edit.
-#[test]
-fn edited_nests_are_refused_or_run() {
-    let source = from_nests(&forms()).to_string();
+/// Whoever edits a kernel or a schedule gets code or a message, whatever the edit.
+fn edits_are_refused_or_run(source: &str) {
     let cases = std::env::var("NETLOOM_FUZZ_CASES")
         .ok()
         .and_then(|count| count.parse().ok());
@@ -375,13 +391,100 @@ fn edited_nests_are_refused_or_run() {
     let tried = runner.run(&prop::collection::vec(change(), 1..3), |changes| {
         let edited = changes
             .iter()
-            .fold(source.clone(), |text, change| changed(&text, change));
-        if let Ok(edited) = text::parse_program("edited", &edited) {
-            two_runs(&edited, "main");
+            .fold(source.to_owned(), |text, change| changed(&text, change));
+        if let Ok(edited) = text::parse_program("edited", &edited)
+            && let Ok(executable) = compile(&edited, Cpu::native())
+        {
+            two_runs_of(executable, &edited, &edited.entries[0].name);
             accepted.set(accepted.get() + 1);
         }
         Ok(())
     });
     tried.unwrap_or_else(|error| panic!("{error}"));
     assert!(accepted.get() > 0, "no edit was taken");
+}
+
+#[test]
+fn edited_kernels_are_refused_or_run() {
+    edits_are_refused_or_run(&from_kernels(&forms()).to_string());
+}
+
+#[test]
+fn edited_nests_are_refused_or_run() {
+    edits_are_refused_or_run(&from_nests(&forms()).to_string());
+}
+
+/// An edited kernel is what is computed, on every device; `check` says that it is not what its nodes are.
+#[test]
+fn edited_kernels_are_kept() {
+    let source = "graph(x: f32[100]) {
+        y = max x, 0.0
+        return y
+    }";
+    let program = text::parse_program("relu", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let source = from_kernels(&program).to_string();
+    let edited = source.replace("max(0.0, x[i0])", "abs(x[99 - i0])");
+    assert_ne!(edited, source);
+    let program = text::parse_program("edited", &edited).unwrap_or_else(|problems| panic!("{problems}"));
+    let graph = &program.entries[0].graph;
+    let x = sample::tensor(graph.ty(graph.inputs()[0]), &mut 1);
+    let expected = Tensor::from_scalars(
+        DType::F32,
+        [100],
+        (0..100).map(|at| Scalar::Float(x.get(99 - at).as_f64().abs())),
+    );
+    let mut devices = vec![Device::from(Cpu::native())];
+    #[cfg(feature = "vulkan")]
+    devices.extend(support::vulkan().map(Device::from));
+    for device in devices {
+        let executable = compile(&program, device.clone()).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+        let results = session.call("main", &[("x", &x)]).expect("it runs");
+        assert_eq!(results[0].1, expected, "on {device}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("edited.nl"), &edited).expect("it is written");
+    let output = Command::new(env!("CARGO_BIN_EXE_netloom"))
+        .args(["check", "edited.nl", "--bisect"])
+        .current_dir(folder.path())
+        .output();
+    let output = output.expect("the command runs");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("kernel: the region is not what its nodes are"), "{said}");
+}
+
+/// A kernel of which no schedule can be proved to be safe is refused, where it is compiled at the latest.
+#[test]
+fn kernels_without_a_schedule_are_errors() {
+    let source = "graph(x: f32[10000]) {
+        y = exp x
+        region y = y
+            kernel {
+                in x: f32[10000]
+                out y: f32[10000]
+                parallel i0 < 10000
+                y[i0] = x[(i0 * i0) / 9999]
+            }
+        return y
+    }";
+    let program = text::parse_program("squares", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let refused = lower(&program, &Cpu::native().target())
+        .expect_err("its schedule")
+        .to_string();
+    assert!(refused.contains("the schedule of `k0_exp`"), "{refused}");
+    assert!(refused.contains("squares:2"), "{refused}");
+    assert!(refused.contains("y["), "{refused}");
+    let guarded = source.replace("9999]", "9999]?");
+    let program = text::parse_program("squares", &guarded).unwrap_or_else(|problems| panic!("{problems}"));
+    let x = Tensor::from_scalars(DType::F32, [10000], (0..10000).map(|at| Scalar::Float(f64::from(at))));
+    let executable = compile(&program, Cpu::native()).unwrap_or_else(|error| panic!("{error}"));
+    let mut session = Session::new(executable.into(), 1, 0).expect("memory");
+    let results = session.call("main", &[("x", &x)]).expect("it runs");
+    let expected = (0..10000_u32).map(|at| f64::from(at * at / 9999));
+    assert!(results[0].1.scalars().map(Scalar::as_f64).eq(expected));
 }

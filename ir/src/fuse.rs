@@ -18,14 +18,13 @@ mod given;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 
-pub use given::{Wrong, check, cut};
+pub use given::{Given, Wrong, check, cut};
 
 use crate::dtype::DType;
 use crate::graph::{Graph, Node, NodeId};
 use crate::kernel::build::{X, known};
-use crate::kernel::{Expr, Exprs, Nest, Prim};
+use crate::kernel::{Expr, Exprs, Prim};
 use crate::ops::{MapDef, Op, View};
 
 /// The most primitives of one kernel.
@@ -66,8 +65,8 @@ pub struct Region {
     pub outputs: Vec<NodeId>,
     /// Neighbours that the region did not take, each with the reason, for dumps.
     pub stopped: Vec<(NodeId, String)>,
-    /// Its loops with every decision made, if a text gives them.
-    pub nest: Option<Arc<Nest>>,
+    /// What becomes of it, if a text gives that.
+    pub given: Option<Given>,
 }
 
 /// What kind of step a region becomes.

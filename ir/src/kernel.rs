@@ -72,16 +72,22 @@ pub struct Store {
     pub value: ExprId,
 }
 
+impl Store {
+    fn roots_mut(&mut self) -> impl Iterator<Item = &mut ExprId> {
+        self.index.iter_mut().chain([&mut self.value])
+    }
+}
+
 /// The algorithm of one region: loops without order, tiles or threads.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// Loop variables: the parallel ones first, then those that folds introduce.
+    /// Loop variables: the parallel ones first, then those that folds and updates introduce.
     pub axes: Vec<Axis>,
     /// The number of leading parallel axes.
     pub parallel: usize,
     /// Inputs and outputs, in the order of the executable's arguments.
     pub buffers: Vec<Buffer>,
-    /// Every expression.
+    /// Every expression, see [`Kernel::in_order`].
     pub exprs: Exprs,
     /// What is computed.
     pub work: Work,
@@ -126,7 +132,32 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// The expressions that it is made of, as they are read.
+    pub fn roots(&self) -> Vec<ExprId> {
+        self.clone().roots_mut().into_iter().map(|id| *id).collect()
+    }
+
+    fn roots_mut(&mut self) -> Vec<&mut ExprId> {
+        match self {
+            Work::Stores(stores) => stores.iter_mut().flat_map(Store::roots_mut).collect(),
+            Work::Prefix { store, .. } | Work::Sort { store, .. } => store.roots_mut().collect(),
+            Work::Scatter {
+                initial, index, value, ..
+            } => initial.roots_mut().chain(index).chain([value]).collect(),
+        }
+    }
+}
+
 impl Kernel {
+    /// The same with its expressions numbered as they are read, and no others: kernels are equal that read alike, however they were made.
+    #[must_use]
+    pub fn in_order(mut self) -> Kernel {
+        let (exprs, ids) = self.exprs.only(&self.work.roots());
+        self.work.roots_mut().into_iter().for_each(|id| *id = ids[id]);
+        Kernel { exprs, ..self }
+    }
+
     /// A number that kernels have in common if they are the same code: the same in every process, so that files may name kernels by it.
     pub fn key(&self) -> u64 {
         let mut hasher = FnvHasher::default();
@@ -151,3 +182,11 @@ impl Kernel {
         (axes, self.parallel, buffers, &self.work)
     }
 }
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Kernel) -> bool {
+        (&self.axes, &self.buffers) == (&other.axes, &other.buffers) && self.is_same(other)
+    }
+}
+
+impl Eq for Kernel {}

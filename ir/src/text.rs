@@ -18,8 +18,8 @@
 //! The inputs declared before any other node are the graph's head; a later one is a line `w: f32[64,16] = input`. An output without a name is
 //! called by its position. `#` starts a comment. A name that is no plain word stands between backticks.
 //!
-//! Before `return`, a graph may say how it is cut: `region results = nodes`, and for each region its loops with every decision made,
-//! `nest name {..}`, as [`Nest`](crate::kernel::Nest) prints itself.
+//! Before `return`, a graph may say how it is cut: `region results = nodes`, and for each region what its elements are, `kernel {..}`, or its loops
+//! with every decision made, `nest name {..}`, as [`Kernel`](crate::kernel::Kernel) and [`Nest`](crate::kernel::Nest) print themselves.
 //!
 //! A program is a list of `state name: type = constant or graph` and `entry name = graph(..) {..}`.
 //!

@@ -28,7 +28,7 @@ pub struct Options {
     /// Examples in a batch
     #[arg(long)]
     batch: Option<usize>,
-    /// Where it is written, instead of standard output. Graphs, regions and nests as text are then a whole program, from which every command goes on: weights and
+    /// Where it is written, instead of standard output. Graphs, regions, kernels and nests as text are then a whole program, from which every command goes on: weights and
     /// other large constants are put beside it, in a file of the same name that ends in `.safetensors`
     #[arg(short, long)]
     out: Option<PathBuf>,
@@ -73,6 +73,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     let lowered = || lower(&program, &target);
     let listed = match (options.stage.as_str(), &device) {
+        ("kernel", _) if let Some(out) = &options.out => {
+            return write_program(out, &dump::built(&program, &lowered()?));
+        }
         ("kernel", _) => dump::kernels(&lowered()?),
         ("nest", Device::Cpu(_)) if let Some(out) = &options.out => {
             return write_program(out, &dump::scheduled(&program, &lowered()?));

@@ -78,7 +78,7 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
         let source = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
         if let Some(reason) = dump::why_no_model(&source) {
             return Err(Error::Usage(format!(
-                "{model}: {reason}. Dump an earlier stage to go on from, as `netloom dump MODEL --stage nest -o FILE.nl` does (or regions, or optimized)"
+                "{model}: {reason}. Dump an earlier stage to go on from, as `netloom dump MODEL --stage nest -o FILE.nl` does (or kernel, regions, or optimized)"
             )));
         }
         // Large constants lie in the file that `netloom dump -o` writes beside the text.

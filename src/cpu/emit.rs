@@ -14,10 +14,11 @@ use cranelift::codegen::ir::{BlockArg, ExtFuncData, ExternalName, UserExternalNa
 use cranelift::codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
-    AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value, Variable,
+    AbiParam, Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value,
+    Variable,
 };
 use cranelift_module::{FuncId, FuncOrDataId, Linkage, Module, ModuleError};
-use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Prim, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
@@ -33,6 +34,7 @@ use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emi
 
 mod callees;
 mod compile;
+mod finish;
 mod lanes;
 pub mod prim;
 
@@ -205,6 +207,22 @@ pub fn barrier_signature(module: &dyn Module) -> Signature {
     signature
 }
 
+/// A contraction without the places of its operands.
+fn tile_of(contract: &Contract) -> Tile {
+    Tile {
+        dtype: contract.dtype,
+        rows: contract.rows,
+        columns: contract.columns,
+        k: contract.k.clone(),
+        a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
+        a_along: contract.a.along.clone(),
+        b_along: contract.b.along.clone(),
+        c_across: contract.c.across,
+        accumulate: contract.accumulate,
+        ahead: contract.ahead,
+    }
+}
+
 fn free_name(module: &dyn Module, name: &str) -> String {
     if module.get_name(name).is_none() {
         return name.to_string();
@@ -249,8 +267,11 @@ fn spell(nest: &Nest, callees: &Callees, is_listed: bool) -> Result<Spelled, Mod
         known: HashMap::new(),
         trail: Vec::new(),
         vectors: HashMap::new(),
+        joined: HashSet::new(),
+        operands: None,
     };
     cx.load_bases();
+    cx.join_tiles(&nest.body, &nest.body);
     cx.emit_body(&nest.body);
     cx.builder.ins().return_(&[]);
     cx.builder.seal_all_blocks();
@@ -298,6 +319,10 @@ struct Cx<'a> {
     trail: Vec<Key>,
     /// The common code of vector loops, by the axis of their rows and the address of their bodies.
     vectors: HashMap<(Option<AxisId>, usize), Option<Rc<lanes::Vector>>>,
+    /// The tiles that are summed where they are finished, by address.
+    joined: HashSet<usize>,
+    /// Where A, B and C start of the tile that is finished next.
+    operands: Option<[Value; 3]>,
 }
 
 impl Hoist for Cx<'_> {
@@ -443,23 +468,34 @@ impl Cx<'_> {
 
     fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) {
         let condition = self.value(condition);
+        self.emit_either(condition, |cx| cx.emit_body(then), |cx| cx.emit_body(otherwise));
+        self.forget(&Writes::of(then));
+        self.forget(&Writes::of(otherwise));
+    }
+
+    /// One of two pieces of code.
+    fn emit_either(&mut self, condition: Value, then: impl FnOnce(&mut Self), otherwise: impl FnOnce(&mut Self)) {
         let yes = self.builder.create_block();
         let no = self.builder.create_block();
         let end = self.builder.create_block();
         self.builder.ins().brif(condition, yes, &[], no, &[]);
-        for (block, body) in [(yes, then), (no, otherwise)] {
-            self.builder.switch_to_block(block);
-            self.builder.seal_block(block);
-            // What one branch overwrites, the other still knows; below, neither is known.
-            let (known, trail) = (self.known.clone(), self.trail.clone());
-            self.emit_body(body);
-            (self.known, self.trail) = (known, trail);
-            self.builder.ins().jump(end, &[]);
-        }
-        self.builder.switch_to_block(end);
-        self.builder.seal_block(end);
-        self.forget(&Writes::of(then));
-        self.forget(&Writes::of(otherwise));
+        // What one branch overwrites, the other still knows; below, neither is known.
+        let (known, trail) = (self.known.clone(), self.trail.clone());
+        self.switch_to(yes);
+        then(self);
+        self.builder.ins().jump(end, &[]);
+        (self.known, self.trail) = (known.clone(), trail.clone());
+        self.switch_to(no);
+        otherwise(self);
+        self.builder.ins().jump(end, &[]);
+        (self.known, self.trail) = (known, trail);
+        self.switch_to(end);
+    }
+
+    /// Goes on in a block that is entered from nowhere else.
+    fn switch_to(&mut self, block: Block) {
+        self.builder.switch_to_block(block);
+        self.builder.seal_block(block);
     }
 
     fn emit_set(&mut self, local: LocalId, value: ExprId) {
@@ -508,27 +544,22 @@ impl Cx<'_> {
     }
 
     fn emit_contract(&mut self, contract: &Contract) {
-        let tile = Tile {
-            dtype: contract.dtype,
-            rows: contract.rows,
-            columns: contract.columns,
-            k: contract.k.clone(),
-            a_rows: (0..contract.rows).map(|row| contract.a.row(row)).collect(),
-            a_along: contract.a.along.clone(),
-            b_along: contract.b.along.clone(),
-            c_across: contract.c.across,
-            accumulate: contract.accumulate,
-            ahead: contract.ahead,
+        let start = |cx: &mut Self, operand: &Operand| {
+            let start = cx.value(operand.start);
+            let size = cx.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
+            let offset = cx.builder.ins().imul(start, size);
+            let base = cx.known[&Key::Base(operand.buffer)];
+            cx.builder.ins().iadd(base, offset)
         };
-        let tile = self.callee(Callee::Tile(tile)).expect("every tile has code");
-        let starts = [&contract.a, &contract.b, &contract.c].map(|operand| {
-            let start = self.value(operand.start);
-            let size = self.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
-            let offset = self.builder.ins().imul(start, size);
-            let base = self.known[&Key::Base(operand.buffer)];
-            self.builder.ins().iadd(base, offset)
-        });
-        self.emit_call(tile, &starts);
+        let operands = [&contract.a, &contract.b, &contract.c].map(|operand| start(self, operand));
+        if self.joined.contains(&std::ptr::from_ref(contract).addr()) {
+            self.operands = Some(operands);
+            return;
+        }
+        let tile = self
+            .callee(Callee::Tile(tile_of(contract)))
+            .expect("every tile has code");
+        self.emit_call(tile, &operands);
         self.forget(&Writes {
             buffers: vec![contract.c.buffer],
             ..Writes::default()

@@ -7,7 +7,7 @@
 //! in registers besides C is a row of B and one broadcast of A, or a column of A and one vector of B, whichever is less.
 
 use iced_x86::code_asm::registers::gpr64::get_gpr64;
-use iced_x86::code_asm::{CodeAssembler, CodeLabel, rdi, rsi};
+use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use iced_x86::{Code, IcedError, Instruction, MemoryOperand, Register};
 use netloom_ir::DType;
 
@@ -62,27 +62,30 @@ pub fn is_assembled(tile: &Tile, level: Level) -> bool {
 /// # Panics
 /// If the tile is none that [`is_assembled`].
 pub fn assemble(tile: &Tile, level: Level) -> Vec<u8> {
-    let isa = Isa::of(level, tile.dtype);
-    assert_eq!(tile.columns % 16, 0, "columns of a tile");
-    let vectors = tile.columns / isa.lanes;
-    let registers = Registers::divide(&isa, tile.rows, vectors)
-        .unwrap_or_else(|| panic!("a tile of {}×{} {} for {level:?}", tile.rows, tile.columns, tile.dtype));
-    let loops = merged_loops(tile);
-    assert!(
-        loops.len() <= COUNTERS.len(),
-        "{} loops in the sum of a tile",
-        loops.len()
-    );
-    let mut code = Emitter {
-        asm: CodeAssembler::new(64).expect("64 is a bitness"),
-        isa,
-        registers,
-        rows: tile.rows,
-        vectors,
-        a_rows: tile.a_rows.clone(),
-        ahead: (tile.ahead * tile.dtype.size_bytes()) as i64,
-    };
-    code.function(tile, &loops).expect("instructions of a tile encode")
+    let mut code = Emitter::new(tile, level);
+    code.function(tile).expect("instructions of a tile encode");
+    code.asm.assemble(0).expect("instructions of a tile encode")
+}
+
+/// A stream whose rows are read when a tile is summed, one for each of the tile's.
+pub struct Fetched {
+    /// The slot of its address.
+    pub slot: usize,
+    /// Bytes from there to the first row.
+    pub start: i64,
+    /// Bytes of a row.
+    pub bytes: usize,
+    /// Bytes from row to row.
+    pub stride: i64,
+}
+
+/// The beginning of a function that is called with the starts of A and B, and the address of slots: it leaves the sums of a tile that starts from zero
+/// in the first vector registers, row by row, all others free, and its third parameter where it was. Meanwhile it brings streams closer.
+pub fn sums(tile: &Tile, level: Level, fetched: &[Fetched]) -> Result<CodeAssembler, IcedError> {
+    let mut code = Emitter::new(tile, level);
+    code.fetch_from(fetched)?;
+    code.sums(tile)?;
+    Ok(code.asm)
 }
 
 /// Where the loops of `k` count, outermost last; all are the callee's to change.
@@ -206,6 +209,12 @@ struct Loop {
     b: i64,
 }
 
+/// How often a loop of so many steps turns, and the steps of a turn.
+fn turns(steps: usize) -> (usize, usize) {
+    let unroll = if steps <= 2 * UNROLL { steps.max(1) } else { UNROLL };
+    (steps / unroll, unroll)
+}
+
 /// The loops of `k`, outermost first, without those of one iteration, neighbours merged where both pointers run on evenly.
 fn merged_loops(tile: &Tile) -> Vec<Loop> {
     assert_eq!(tile.a_along.len(), tile.k.len(), "strides of A");
@@ -240,41 +249,108 @@ struct Emitter {
     a_rows: Vec<usize>,
     /// In bytes.
     ahead: i64,
+    /// The loops of the sum, outermost first.
+    loops: Vec<Loop>,
+    /// What is fetched by each turn of the innermost loop, relative to pointers.
+    fetched: Vec<(Register, i64)>,
+    /// How far each of these pointers moves from turn to turn.
+    moved: Vec<(Register, i64)>,
 }
 
 impl Emitter {
-    fn function(&mut self, tile: &Tile, loops: &[Loop]) -> Result<Vec<u8>, IcedError> {
-        let (load, store, zero) = (self.isa.load, self.isa.store, self.isa.zero);
-        let c = |row: usize, vector: usize, isa: &Isa| {
-            at(
-                Register::RDX,
-                ((row * tile.c_across + vector * isa.lanes) * isa.bytes) as i64,
-            )
-        };
-        for row in 0..self.rows {
-            for vector in 0..self.vectors {
-                let sum = self.c(row, vector);
-                let instruction = if tile.accumulate {
-                    Instruction::with2(load, sum, c(row, vector, &self.isa))?
-                } else {
-                    Instruction::with3(zero, sum, sum, sum)?
-                };
-                self.asm.add_instruction(instruction)?;
-            }
+    fn new(tile: &Tile, level: Level) -> Emitter {
+        let isa = Isa::of(level, tile.dtype);
+        assert_eq!(tile.columns % 16, 0, "columns of a tile");
+        let vectors = tile.columns / isa.lanes;
+        let registers = Registers::divide(&isa, tile.rows, vectors)
+            .unwrap_or_else(|| panic!("a tile of {}×{} {} for {level:?}", tile.rows, tile.columns, tile.dtype));
+        Emitter {
+            asm: CodeAssembler::new(64).expect("64 is a bitness"),
+            isa,
+            registers,
+            rows: tile.rows,
+            vectors,
+            a_rows: tile.a_rows.clone(),
+            ahead: (tile.ahead * tile.dtype.size_bytes()) as i64,
+            loops: merged_loops(tile),
+            fetched: Vec::new(),
+            moved: Vec::new(),
         }
-        if loops.iter().all(|each| each.extent > 0) {
-            self.sum(loops)?;
+    }
+
+    /// Gets the addresses of streams whose rows are fetched, some by each turn of the innermost loop. A sum with many more turns than rows would fetch far
+    /// too much, and takes so long that what it waits for at its end does not count.
+    fn fetch_from(&mut self, streams: &[Fetched]) -> Result<(), IcedError> {
+        let (outer, inner) = self.loops.split_at(self.loops.len() - 1);
+        let turns = outer.iter().map(|each| each.extent).product::<usize>() * turns(inner[0].extent).0;
+        if turns == 0 || turns > 2 * self.rows {
+            return Ok(());
         }
-        for row in 0..self.rows {
-            for vector in 0..self.vectors {
-                let sum = self.c(row, vector);
-                self.asm
-                    .add_instruction(Instruction::with2(store, c(row, vector, &self.isa), sum)?)?;
+        let each = self.rows.div_ceil(turns) as i64;
+        for (stream, &pointer) in streams.iter().zip(&COUNTERS[self.loops.len()..]) {
+            let slot = at(Register::RDX, 8 * stream.slot as i64);
+            self.asm
+                .add_instruction(Instruction::with2(Code::Mov_r64_rm64, pointer, slot)?)?;
+            for row in 0..each {
+                let line = |line: usize| (pointer, stream.start + row * stream.stride + line as i64);
+                self.fetched.extend((0..stream.bytes).step_by(LINE).map(line));
             }
+            self.moved.push((pointer, each * stream.stride));
+        }
+        Ok(())
+    }
+
+    /// Fetches what that step of so many has to.
+    fn fetch(&mut self, step: usize, steps: usize) -> Result<(), IcedError> {
+        let part = |step: usize| self.fetched.len() * step / steps;
+        for place in part(step)..part(step + 1) {
+            let (pointer, bytes) = self.fetched[place];
+            let fetch = Instruction::with1(Code::Prefetcht0_m8, at(pointer, bytes))?;
+            self.asm.add_instruction(fetch)?;
+        }
+        Ok(())
+    }
+
+    fn function(&mut self, tile: &Tile) -> Result<(), IcedError> {
+        self.sums(tile)?;
+        for (at, sum) in self.all_sums(tile) {
+            self.asm.add_instruction(Instruction::with2(self.isa.store, at, sum)?)?;
         }
         self.asm.vzeroupper()?;
-        self.asm.ret()?;
-        self.asm.assemble(0)
+        self.asm.ret()
+    }
+
+    fn sums(&mut self, tile: &Tile) -> Result<(), IcedError> {
+        let loops = std::mem::take(&mut self.loops);
+        assert!(
+            loops.len() <= COUNTERS.len(),
+            "{} loops in the sum of a tile",
+            loops.len()
+        );
+        for (at, sum) in self.all_sums(tile) {
+            self.asm.add_instruction(if tile.accumulate {
+                Instruction::with2(self.isa.load, sum, at)?
+            } else {
+                Instruction::with3(self.isa.zero, sum, sum, sum)?
+            })?;
+        }
+        if loops.iter().all(|each| each.extent > 0) {
+            self.sum(&loops)?;
+        }
+        Ok(())
+    }
+
+    /// Where each vector of C lies, and the register that sums it.
+    fn all_sums(&self, tile: &Tile) -> Vec<(MemoryOperand, Register)> {
+        let vectors = (0..self.rows).flat_map(|row| (0..self.vectors).map(move |vector| (row, vector)));
+        let place = |(row, vector)| {
+            let element = row * tile.c_across + vector * self.isa.lanes;
+            (
+                at(Register::RDX, (element * self.isa.bytes) as i64),
+                self.c(row, vector),
+            )
+        };
+        vectors.map(place).collect()
     }
 
     /// The loops, the first of them outermost; each leaves the pointers where its last step left them, `extent` strides on.
@@ -292,19 +368,29 @@ impl Emitter {
     }
 
     fn innermost(&mut self, this: Loop) -> Result<(), IcedError> {
-        let unroll = if this.extent <= 2 * UNROLL { this.extent } else { UNROLL };
-        let (turns, rest) = (this.extent / unroll, this.extent % unroll);
+        let (turns, unroll) = turns(this.extent);
+        let rest = this.extent % unroll;
         let steps = |code: &mut Emitter, count: usize| -> Result<(), IcedError> {
             for step in 0..count as i64 {
                 code.step(step * this.a, step * this.b)?;
             }
             code.advance(count as i64 * this.a, count as i64 * this.b)
         };
+        let turn = |code: &mut Emitter| -> Result<(), IcedError> {
+            for step in 0..unroll {
+                code.fetch(step, unroll)?;
+                code.step(step as i64 * this.a, step as i64 * this.b)?;
+            }
+            for (pointer, bytes) in code.moved.clone() {
+                code.move_by(pointer, bytes)?;
+            }
+            code.advance(unroll as i64 * this.a, unroll as i64 * this.b)
+        };
         if turns == 1 {
-            steps(self, unroll)?;
+            turn(self)?;
         } else {
             let start = self.begin(0, turns)?;
-            steps(self, unroll)?;
+            turn(self)?;
             self.end(0, start)?;
         }
         if rest > 0 {
@@ -396,12 +482,16 @@ impl Emitter {
 
     /// Moves the pointers by some bytes.
     fn advance(&mut self, a: i64, b: i64) -> Result<(), IcedError> {
-        for (pointer, bytes) in [(rdi, a), (rsi, b)] {
-            if bytes != 0 {
-                self.asm.add(pointer, displacement(bytes) as i32)?;
-            }
+        self.move_by(Register::RDI, a)?;
+        self.move_by(Register::RSI, b)
+    }
+
+    fn move_by(&mut self, pointer: Register, bytes: i64) -> Result<(), IcedError> {
+        let pointer = get_gpr64(pointer).expect("a pointer");
+        match bytes {
+            0 => Ok(()),
+            _ => self.asm.add(pointer, displacement(bytes) as i32),
         }
-        Ok(())
     }
 
     fn c(&self, row: usize, vector: usize) -> Register {

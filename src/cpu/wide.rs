@@ -7,6 +7,7 @@
 //! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
 mod columns;
+mod finish;
 mod lower;
 mod operands;
 mod registers;
@@ -16,6 +17,7 @@ use netloom_ir::kernel::{Combine, Prim};
 
 use super::isa::Level;
 use columns::Columns;
+pub use finish::Finish;
 use lower::Program;
 
 /// A value in a [`Body`]: a position in `values`.
@@ -214,6 +216,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::machine::{Machine, levels};
+    use super::super::tile::{Tile, assemble};
     use super::*;
 
     const TYPES: [DType; 10] = {
@@ -723,6 +726,130 @@ mod tests {
         }
     }
 
+    /// A body of so many random operations on sums, with the slot of the sums.
+    fn random_finish(seed: u64, size: usize) -> (Build, usize) {
+        let mut dice = Dice(seed);
+        let mut build = Build::default();
+        let sums = build.slot(Some(DType::F32));
+        let sum = build.value(Value::Load(DType::F32, sums));
+        let scalar = build.slot(None);
+        let spread = build.slot(Some(DType::F32));
+        let constant = dice.bits(DType::F32);
+        let mut known = vec![
+            sum,
+            build.load(DType::F32),
+            build.value(Value::Scalar(DType::F32, scalar)),
+        ];
+        known.push(build.value(Value::Spread(DType::F32, spread)));
+        known.push(build.value(Value::Const(DType::F32, constant)));
+        let prims = [Prim::Add, Prim::Mul, Prim::Max, Prim::Fma, Prim::Select, Prim::Sqrt];
+        for _ in 0..size {
+            let prim = dice.pick(&prims);
+            let mut args: Vec<ValueId> = (0..prim.arity()).map(|_| dice.pick(&known)).collect();
+            if prim == Prim::Select {
+                args[0] = build.prim(Prim::Lt, DType::Bool, &[args[0], args[1]]);
+            }
+            known.push(build.prim(prim, DType::F32, &args));
+        }
+        build.store(known[known.len() - 1]);
+        let narrow = build.prim(Prim::Cast, DType::F16, &[known[known.len() / 2]]);
+        build.store(narrow);
+        (build, sums)
+    }
+
+    proptest! {
+        /// Against the tile and the rows of the body one after the other.
+        #[test]
+        fn tiles_are_finished_as_if_they_lay_in_memory(
+            seed: u64,
+            size in 0usize..6,
+            most_rows in 1usize..28,
+            columns in 1usize..4,
+            k in 0usize..70,
+            part: bool,
+        ) {
+            for level in levels() {
+                let mut dice = Dice(seed);
+                let columns = 16 * columns;
+                let most = if level == Level::Avx512 { 28 * 16 } else { 12 * 8 } / columns;
+                let rows = most_rows.min(most).max(1);
+                let a = Slot::stream(DType::F32, rows * k + 1, &mut dice);
+                let b = Slot::stream(DType::F32, k * columns + columns, &mut dice);
+                let tile = Tile {
+                    dtype: DType::F32,
+                    rows,
+                    columns,
+                    k: vec![k],
+                    a_rows: (0..rows).map(|row| row * k).collect(),
+                    a_along: vec![1],
+                    b_along: vec![columns],
+                    c_across: columns,
+                    accumulate: false,
+                    ahead: 0,
+                };
+                let (build, sums) = random_finish(seed, size);
+                let stride = columns + 3;
+                let strides = build.types.iter().enumerate().map(|(slot, dtype)| match dtype {
+                    Some(_) if slot == sums => 4 * columns as i64,
+                    Some(dtype) => (stride * dtype.size_bytes()) as i64,
+                    None => 0,
+                });
+                let strides: Vec<i64> = strides.collect();
+                let finish = Finish { tile: tile.clone(), body: build.body.clone(), sums, strides: strides.clone(), part };
+                let Ok(lowered) = finish.lower(level) else {
+                    // Only where there are too many sums.
+                    prop_assert!(level == Level::Avx2 && rows * columns / 8 > 12, "{rows} by {columns}");
+                    continue;
+                };
+                let (first, end) = match part {
+                    true => (dice.roll(rows + 1), dice.roll(rows + 1)),
+                    false => (0, rows),
+                };
+                let slots = build.types.iter().map(|dtype| match dtype {
+                    Some(dtype) => Slot::stream(*dtype, stride * rows, &mut dice),
+                    None => Slot::Scalar((dice.roll(1 << 20) as u64) << 40),
+                });
+                let slots = slots.collect();
+                let slots = scalars(&build.body, slots, &mut dice);
+                let bytes = |slot: &Slot| match slot {
+                    Slot::Stream(bytes) => bytes.clone(),
+                    Slot::Scalar(_) => unreachable!("a stream"),
+                };
+                let (a, b) = (bytes(&a), bytes(&b));
+                let words = |slots: &mut [Slot], from: usize| -> Vec<u64> {
+                    let words = slots.iter_mut().zip(&strides).map(|(slot, stride)| match slot {
+                        Slot::Scalar(bits) => *bits,
+                        Slot::Stream(bytes) => (bytes.as_mut_ptr() as u64).wrapping_add_signed(stride * from as i64),
+                    });
+                    words.collect()
+                };
+                let (mut expected, mut found) = (slots.clone(), slots);
+                let mut sum = vec![0u8; 4 * rows * columns];
+                let apart = (Machine::new(&assemble(&tile, level)), lower(&build.body, level).expect("code"));
+                let mut expected_words = words(&mut expected, first);
+                expected_words[sums] = sum[4 * columns * first..].as_mut_ptr() as u64;
+                expected_words.extend(strides.iter().map(|&stride| stride as u64));
+                // SAFETY: the buffers are as long as the tile and its rows reach, and strides stand behind the slots.
+                unsafe {
+                    (apart.0.tile())(a.as_ptr(), b.as_ptr(), sum.as_mut_ptr());
+                    let code = Machine::new(&apart.1.assemble(level));
+                    (code.wide())(expected_words.as_mut_ptr(), columns as u64, end.saturating_sub(first) as u64);
+                }
+                let mut found_words = words(&mut found, 0);
+                found_words[sums] = first as u64;
+                found_words.push(end as u64);
+                let together = Machine::new(&lowered.assemble(level));
+                // SAFETY: as above; the slots hold what the function expects.
+                unsafe { (together.tile())(a.as_ptr(), b.as_ptr(), found_words.as_mut_ptr().cast()) };
+                for (slot, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                    if let (Slot::Stream(expected), Slot::Stream(found)) = (expected, found) && slot != sums {
+                        prop_assert_eq!(expected, found, "{:?}, slot {}: {:#?}", level, slot, build.body);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_has_no_code_is_refused() {
         let mut build = Build::default();
@@ -733,5 +860,31 @@ mod tests {
             assert_eq!(lower(&build.body, level).err(), Some("`div` of i32".to_string()));
         }
         assert!(lower(&Body::default(), Level::Portable).is_err());
+    }
+
+    #[test]
+    fn rows_too_far_apart_are_not_finished_in_registers() {
+        let (build, sums) = random_finish(1, 2);
+        for (stride, fits) in [(1 << 20, true), (1 << 30, false), (-(1 << 30), false)] {
+            let finish = Finish {
+                tile: Tile {
+                    dtype: DType::F32,
+                    rows: 4,
+                    columns: 16,
+                    k: vec![3],
+                    a_rows: vec![0, 3, 6, 9],
+                    a_along: vec![1],
+                    b_along: vec![16],
+                    c_across: 16,
+                    accumulate: false,
+                    ahead: 0,
+                },
+                body: build.body.clone(),
+                sums,
+                strides: vec![stride; build.types.len()],
+                part: false,
+            };
+            assert_eq!(finish.lower(Level::Avx512).is_ok(), fits, "{stride}");
+        }
     }
 }

@@ -34,7 +34,9 @@ impl Planner<'_> {
             .flat_map(|region| region.outputs.iter().copied())
             .collect();
         let mut taken: HashSet<NodeId> = HashSet::new();
-        for &[whole] in kernels.filter_map(|region| <&[NodeId; 1]>::try_from(&region.outputs[..]).ok()) {
+        // A text may say how a whole is computed.
+        let open = kernels.filter(|region| region.given.is_none());
+        for &[whole] in open.filter_map(|region| <&[NodeId; 1]>::try_from(&region.outputs[..]).ok()) {
             let Some(parts) = joined_parts(graph, whole) else {
                 continue;
             };

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use netloom_ir::Target;
-use netloom_ir::fuse::Region;
+use netloom_ir::fuse::{Given, Region};
 use netloom_ir::graph::{Graph, NodeId};
+use netloom_ir::kernel::verify::{Broken, verify};
 use netloom_ir::kernel::{Kernel, Nest, build};
 use netloom_ir::layout::Layout;
 use netloom_ir::target::TargetKind;
+use netloom_ir::{Loc, Problem, Problems, Target};
 
 use crate::compile::Stages;
 use crate::cores;
@@ -34,9 +35,17 @@ impl Makers {
         choose: schedule::choose,
     };
 
-    /// The kernel of a region whose values have these layouts.
+    /// The kernel of a region: the one that it came with, or else a new one.
+    fn dense_kernel(self, graph: &Graph, region: &Region) -> Kernel {
+        match &region.given {
+            Some(Given::Kernel(kernel)) => Kernel::clone(kernel),
+            Some(Given::Nest(_)) | None => (self.build)(graph, region),
+        }
+    }
+
+    /// The same if its values have these layouts.
     fn kernel(self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Kernel {
-        let mut kernel = (self.build)(graph, region);
+        let mut kernel = self.dense_kernel(graph, region);
         let values = region.inputs.iter().chain(&region.outputs);
         for (buffer, id) in kernel.buffers.iter_mut().zip(values) {
             buffer.ty.layout = layouts.get(id).cloned().unwrap_or_default();
@@ -54,6 +63,8 @@ pub struct Kernels {
     nests: Vec<Nest>,
     /// The schedules that came with the regions, by kernel.
     given: Vec<Option<Arc<Nest>>>,
+    /// Where what each kernel writes first was written.
+    locs: Vec<Loc>,
     known: HashMap<u64, Vec<KernelId>>,
     /// How long building and scheduling took.
     pub stages: Stages,
@@ -73,13 +84,14 @@ impl Kernels {
             kernels: Vec::new(),
             nests: Vec::new(),
             given: Vec::new(),
+            locs: Vec::new(),
             known: HashMap::new(),
             stages: Stages::default(),
         }
     }
 
-    /// The kernels of regions whose values have these layouts: built, and scheduled by all cores unless an equal one is known. On a CPU a region may
-    /// come with its schedule.
+    /// The kernels of regions whose values have these layouts: built unless they came with them, and scheduled by all cores unless an equal one is
+    /// known. On a CPU a region may come with its schedule.
     pub fn add(&mut self, graph: &Graph, regions: &[&Region], layouts: &HashMap<NodeId, Layout>) -> Vec<KernelId> {
         let (makers, first) = (self.makers, self.kernels.len());
         let built: Vec<Kernel> = self.stages.time("loops", || {
@@ -88,13 +100,14 @@ impl Kernels {
         });
         let mut names = Vec::new();
         let ids = built.into_iter().zip(regions).map(|(kernel, region)| {
-            let given = region.nest.clone().filter(|_| self.target.kind == TargetKind::Cpu);
+            let given = self.given_nest(region).cloned();
             let key = kernel.key();
             self.known(key, &kernel, given.as_deref()).unwrap_or_else(|| {
                 let id = KernelId(self.kernels.len());
                 self.known.entry(key).or_default().push(id);
                 self.kernels.push(kernel);
                 self.given.push(given);
+                self.locs.push(graph.node(region.outputs[0]).loc.clone());
                 names.push(format!("k{}_{}", id.0, name(graph, region)));
                 id
             })
@@ -112,11 +125,55 @@ impl Kernels {
         ids
     }
 
+    /// Whether every schedule stays within its buffers.
+    ///
+    /// # Errors
+    /// Those that do not, each with the statements to blame.
+    pub fn verify(&self) -> Result<(), Problems> {
+        let checked = cores::map(&self.nests, verify);
+        let broken = checked.into_iter().zip(&self.nests).zip(&self.locs);
+        let problems = broken.filter_map(|((checked, nest), loc)| {
+            let mut problem = Problem::new(
+                format!(
+                    "the schedule of `{}` breaks a rule of nests; if a text gives its kernel, let it guard what it loads (`x[..]?`)",
+                    nest.name
+                ),
+                loc.clone(),
+            );
+            let note = |Broken { stmt, message }| match stmt.and_then(|stmt| nest.line(stmt)) {
+                Some(line) => format!("{message}: {line}"),
+                None => message,
+            };
+            problem.notes = checked.err()?.into_iter().map(note).collect();
+            Some(problem)
+        });
+        let problems: Vec<Problem> = problems.collect();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Problems(problems)),
+        }
+    }
+
+    /// The schedule that a region came with, if it counts.
+    fn given_nest<'r>(&self, region: &'r Region) -> Option<&'r Arc<Nest>> {
+        match (&region.given, self.target.kind) {
+            (Some(Given::Nest(nest)), TargetKind::Cpu) => Some(nest),
+            _ => None,
+        }
+    }
+
     /// The schedule of a region whose values have these layouts, if it has been added.
     pub fn nest_of(&self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Option<&Nest> {
         let kernel = self.makers.kernel(graph, region, layouts);
-        let id = self.known(kernel.key(), &kernel, None)?;
+        let given = self.given_nest(region).map(|nest| &**nest);
+        let id = self.known(kernel.key(), &kernel, given)?;
         Some(self.nest(id))
+    }
+
+    /// What a region computes, whatever layouts its values have, if it has been added.
+    pub fn kernel_of(&self, graph: &Graph, region: &Region, layouts: &HashMap<NodeId, Layout>) -> Option<Kernel> {
+        self.nest_of(graph, region, layouts)?;
+        Some(self.makers.dense_kernel(graph, region))
     }
 
     /// An equal kernel, which came with the same schedule if there is one.

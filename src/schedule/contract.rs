@@ -444,34 +444,30 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         known.insert(draft.source.axis(band.axis), start);
         (band, first, start)
     });
-    let first_column = draft.mul_add(strip, wide * columns, zero);
-    let valid_columns = match band {
-        Some(_) => draft.int(draft.extent(column)),
-        None => draft.rest(n, first_column, wide * columns),
-    };
     let first_panel = draft.mul_add(strip, wide, zero);
-    let panel = draft.axis("panel", wide);
-    let panel_value = draft.exprs.axis(panel);
-    // Panels that were moved back reach further than those that count.
-    let panel_count = match source {
-        Source::Direct => draft.int(wide),
-        Source::Packed { .. } => draft.rest(panels, first_panel, wide),
+    let (panel, panel_value) = turn(draft, "panel", wide);
+    let panel_count = draft.rest(panels, first_panel, wide);
+    let strip_column = draft.mul_add(strip, wide * columns, zero);
+    // Where the lines of a band begin, no panel has to; elsewhere each is written when it is summed.
+    let (first_column, width, valid_columns) = match band {
+        Some(_) => (strip_column, wide * columns, draft.int(draft.extent(column))),
+        None => {
+            let first = draft.mul_add(panel_value, columns, strip_column);
+            (first, columns, draft.rest(n, first, columns))
+        }
+    };
+    let panel_shift = match band {
+        Some(_) => draft.mul_add(panel_value, columns, zero),
+        None => zero,
     };
 
     let (mut phases, mut body) = (Vec::new(), Vec::new());
     let (b, shift) = match source {
-        Source::Direct => direct_b(
-            draft,
-            form,
-            columns * wide,
-            &known,
-            first_column,
-            (panel_value, columns),
-        ),
+        Source::Direct => direct_b(draft, form, width, &known, first_column, panel_shift),
         Source::Packed { shared } => {
             let (part, count) = match shared {
                 true => (Part::Whole(&b_outer), panels),
-                false => (Part::From(first_column), wide),
+                false => (Part::From(strip_column), wide),
             };
             let (buffer, pack) = pack(draft, form, columns, count, &known, part);
             let number = if shared {
@@ -506,26 +502,20 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     };
 
     // The last block is moved back to end with the rows.
-    let block = draft.axis("block", each);
-    let block_value = draft.exprs.axis(block);
+    let (block, block_value) = turn(draft, "block", each);
     let number = draft.mul_add(group, each, block_value);
     let first_row = draft.mul_add(number, high * rows, zero);
     let last = draft.int(m - high * rows);
     let start = draft.i64(Prim::Min, first_row, last);
-    let tile = draft.axis("tile", high);
-    let tile_value = draft.exprs.axis(tile);
+    let (tile, tile_value) = turn(draft, "tile", high);
     let tile_row = draft.mul_add(tile_value, rows, zero);
     let height = high * rows;
     let (a, copy) = side_a(draft, form, (start, tile_row), (rows, height), wide, &mut known);
-    let width = wide * columns;
     let scratch = draft.scratch("tile", dtype, vec![height * length, width], Role::WorkerScratch);
     let c = {
-        let place = draft.mul_add(tile_row, length * width, zero);
-        let across = draft.mul_add(panel_value, columns, zero);
-        let start = draft.i64(Prim::Add, place, across);
         Operand {
             buffer: scratch,
-            start,
+            start: draft.mul_add(tile_row, length * width, panel_shift),
             across: width,
             lines: None,
             along: vec![],
@@ -545,21 +535,15 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             Source::Packed { .. } => 0,
         },
     };
-    let across = Stmt::Loop {
-        axis: panel,
-        extent: panel_count,
-        bind: Bind::Serial,
-        body: match taps {
-            Some(taps) => taps.sum(draft, &contract, &known),
-            None => vec![Stmt::Contract(contract)],
-        },
+    let sums = match taps {
+        Some(taps) => taps.sum(draft, &contract, &known),
+        None => vec![Stmt::Contract(contract)],
     };
-    let down = draft.all(tile, Bind::Serial, vec![across]);
 
     let valid_rows = draft.rest(m, first_row, height);
     let run = match band {
         Some(_) => draft.extent(column),
-        None => width.min(n),
+        None => columns.min(n),
     };
     let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", run)];
     let [row_value, column_value] = [inner_row, inner_column].map(|axis| draft.exprs.axis(axis));
@@ -580,6 +564,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         (axis, draft.int(length))
     });
     let mut scratch_column = draft.i64(Prim::Add, column_value, shift);
+    let by_panel = !along_rows && band.is_none();
     let lines = band.map(|(band, first, start)| {
         let axis = draft.axis("line", band.lines);
         let value = draft.exprs.axis(axis);
@@ -609,16 +594,37 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         bind: Bind::Serial,
         body: vec![body],
     });
+    // A single turn needs no loop.
+    let walk = |axis: Option<AxisId>, extent: ExprId, body: Vec<Stmt>| match axis {
+        None => body,
+        Some(axis) => vec![Stmt::Loop {
+            axis,
+            extent,
+            bind: Bind::Serial,
+            body,
+        }],
+    };
+    let tile_count = draft.int(high);
+    let written = if by_panel {
+        walk(panel, panel_count, sums.into_iter().chain([write]).collect())
+    } else {
+        let sums = walk(tile, tile_count, walk(panel, panel_count, sums));
+        sums.into_iter().chain([write]).collect()
+    };
     let first_block = draft.mul_add(group, each, zero);
     let count = draft.rest(blocks, first_block, each);
-    body.push(Stmt::Loop {
-        axis: block,
-        extent: count,
-        bind: Bind::Serial,
-        body: copy.into_iter().chain([down, write]).collect(),
-    });
+    body.extend(walk(block, count, copy.into_iter().chain(written).collect()));
     phases.push(draft.all(task, Bind::Workers, body));
     phases
+}
+
+/// The axis of a loop and its value, which is 0 where there is a single turn.
+fn turn(draft: &mut Draft, name: &str, extent: usize) -> (Option<AxisId>, ExprId) {
+    if extent == 1 {
+        return (None, draft.int(0));
+    }
+    let axis = draft.axis(name, extent);
+    (Some(axis), draft.exprs.axis(axis))
 }
 
 /// Lines of an image as one line: where the columns of a result are so few that they leave lanes empty, and the lines of B lie a little
@@ -931,7 +937,7 @@ fn direct_b(
     width: usize,
     known: &HashMap<ExprId, ExprId>,
     first_column: ExprId,
-    (panel, columns): (ExprId, usize),
+    panel: ExprId,
 ) -> (Operand, ExprId) {
     let Form { column, ref k, .. } = *form;
     let (buffer, address) = direct(draft, form.b, k).expect("B can be read where it lies");
@@ -944,7 +950,7 @@ fn direct_b(
     let first = draft.i64(Prim::Min, wanted, limit);
     let shift = draft.i64(Prim::Sub, wanted, first);
     let along = k.iter().map(|&axis| address.factor(axis) as usize).collect();
-    let start = draft.mul_add(panel, columns, first);
+    let start = draft.i64(Prim::Add, first, panel);
     (
         Operand {
             buffer,

@@ -2,13 +2,16 @@
 //! whoever wrote the text, whose regions are checked as every other stage's result is.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use super::{MOST_NODES, MOST_OUTPUTS, Region, RegionKind, inputs_of, is_contraction, places, regions};
 use crate::graph::{Graph, NodeId};
-use crate::kernel::verify::{Broken, verify};
-use crate::kernel::{Buffer, Nest, Role};
+use crate::kernel::verify::{Broken, verify, verify_kernel};
+use crate::kernel::{Buffer, Kernel, Nest, Role};
 use crate::ops::Op;
+use crate::tensor::Type;
 use crate::verify::has_bodies;
 
 /// The most values at different indices that one kernel computes: what bounds a kernel, whatever regions a text asks for.
@@ -20,6 +23,24 @@ pub fn cut(graph: &Graph) -> Graph {
     let cut = graph.with_bodies(cut);
     let regions = regions(&cut);
     cut.with_regions(regions)
+}
+
+/// What a text gives of what becomes of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// What each element of its results is, for which a schedule is then chosen.
+    Kernel(Arc<Kernel>),
+    /// Its loops with every decision made.
+    Nest(Arc<Nest>),
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Given::Kernel(kernel) => kernel.fmt(f),
+            Given::Nest(nest) => nest.fmt(f),
+        }
+    }
 }
 
 impl Region {
@@ -38,7 +59,7 @@ impl Region {
             nodes,
             outputs,
             stopped,
-            nest: None,
+            given: None,
         }
     }
 }
@@ -48,7 +69,7 @@ impl Region {
 pub struct Wrong {
     /// The number of the region; none if one is missing.
     pub region: Option<usize>,
-    /// The number of the statement of its nest, if it is one's fault ([`Broken`]).
+    /// The number of the statement of its kernel or nest, if it is one's fault ([`Broken`]).
     pub stmt: Option<usize>,
     /// What it is.
     pub message: String,
@@ -72,8 +93,8 @@ pub fn check(graph: &Graph, regions: &[Region]) -> Result<(), Vec<Wrong>> {
         });
         let twice = region.outputs.iter().find(|id| !written.insert(**id));
         let twice = twice.map(|id| format!("{id} is written twice: let one region write it, once"));
-        let broken = match (&found, &region.nest) {
-            (None, Some(nest)) => nest_problems(graph, region, nest),
+        let broken = match (&found, &region.given) {
+            (None, Some(given)) => check_given(graph, region, given).err().unwrap_or_default(),
             _ => Vec::new(),
         };
         let own = [found, late, twice].into_iter().flatten();
@@ -161,44 +182,57 @@ fn kernel_problem(graph: &Graph, region: &Region) -> Option<String> {
     (!is_small(graph, region)).then(too_large)
 }
 
-/// What is wrong with a region's nest: it reads and writes what its region does, and nothing else, within its buffers.
-fn nest_problems(graph: &Graph, region: &Region, nest: &Nest) -> Vec<Broken> {
-    let other = buffers_problem(graph, region, nest);
-    let other = other.map(|message| vec![Broken { stmt: None, message }]);
-    other.unwrap_or_else(|| verify(nest).err().unwrap_or_default())
+/// What is wrong with a region's kernel or nest: it reads and writes what its region does, and nothing else, within its buffers.
+fn check_given(graph: &Graph, region: &Region, given: &Given) -> Result<(), Vec<Broken>> {
+    let other = |message| vec![Broken { stmt: None, message }];
+    match given {
+        Given::Kernel(kernel) => {
+            let is_it = |found: &Buffer, ty: &Type| found.ty == *ty;
+            check_buffers(graph, region, "kernel", &kernel.buffers, is_it).map_err(other)?;
+            verify_kernel(kernel)
+        }
+        Given::Nest(nest) => {
+            // A schedule may see a tensor in another shape.
+            let is_alike = |found: &Buffer, ty: &Type| {
+                let (dtype, count) = (found.ty.dtype, found.ty.count());
+                (dtype, count) == (ty.dtype, ty.count()) && found.ty.layout.len(&found.ty.shape) == count
+            };
+            check_buffers(graph, region, "nest", &nest.buffers, is_alike).map_err(other)?;
+            verify(nest)
+        }
+    }
 }
 
-fn buffers_problem(graph: &Graph, region: &Region, nest: &Nest) -> Option<String> {
+fn check_buffers(
+    graph: &Graph,
+    region: &Region,
+    what: &str,
+    buffers: &[Buffer],
+    is_alike: impl Fn(&Buffer, &Type) -> bool,
+) -> Result<(), String> {
     if region.kind == RegionKind::Compound {
-        return Some("an op with bodies has no nest: its bodies have".to_owned());
+        return Err(format!("an op with bodies has no {what}: its bodies have"));
     }
     let roles = [(&region.inputs, Role::Input), (&region.outputs, Role::Output)];
     let values = roles
         .into_iter()
         .flat_map(|(ids, role)| ids.iter().map(move |&id| (id, role)));
-    let mut buffers = nest.buffers.iter();
+    let mut buffers = buffers.iter();
     for (id, role) in values {
         let (ty, verb) = (graph.ty(id), if role == Role::Input { "reads" } else { "writes" });
-        // A schedule may see a tensor in another shape.
-        let is_alike = |found: &&Buffer| {
-            let (dtype, count) = (found.ty.dtype, found.ty.count());
-            found.role == role
-                && (dtype, count) == (ty.dtype, ty.count())
-                && found.ty.layout.len(&found.ty.shape) == count
-        };
-        if buffers.next().filter(is_alike).is_none() {
-            return Some(format!(
-                "the region {verb} {id}, a {ty}, and its nest has no buffer for that in its place"
+        let is_there = |found: &Buffer| found.role == role && is_alike(found, ty);
+        if !buffers.next().is_some_and(is_there) {
+            return Err(format!(
+                "the region {verb} {id}, a {ty}, and its {what} has no buffer for that in its place"
             ));
         }
     }
-    let other = buffers.find(|buffer| matches!(buffer.role, Role::Input | Role::Output));
-    other.map(|other| {
-        format!(
-            "the nest has the buffer `{}`, which its region neither reads nor writes",
-            other.name
-        )
-    })
+    match buffers.find(|buffer| matches!(buffer.role, Role::Input | Role::Output)) {
+        Some(Buffer { name, .. }) => Err(format!(
+            "the {what} has the buffer `{name}`, which its region neither reads nor writes"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether a kernel computes no more values than it may. A node is computed once for each way on which its index changes from the region's

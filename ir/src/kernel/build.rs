@@ -46,11 +46,7 @@ pub fn build(graph: &Graph, region: &Region) -> Kernel {
     region.inputs.iter().for_each(|id| add(id, Role::Input));
     region.outputs.iter().for_each(|id| add(id, Role::Output));
     let mut exprs = Exprs::default();
-    for (&id, at) in region.inputs.iter().zip(0..) {
-        if let Some(tensor) = known(graph, id) {
-            exprs.add_constant(BufferId(at), Arc::clone(tensor));
-        }
-    }
+    exprs.know(graph, &region.inputs);
     let exprs = RefCell::new(exprs);
     let lowering = Lowering {
         graph,
@@ -79,12 +75,24 @@ pub fn build(graph: &Graph, region: &Region) -> Kernel {
     };
     let axes = lowering.axes.into_inner();
     let exprs = exprs.into_inner();
-    Kernel {
+    let kernel = Kernel {
         axes,
         parallel,
         buffers,
         exprs,
         work,
+    };
+    kernel.in_order()
+}
+
+impl Exprs {
+    /// Learns what small constants hold among the values that are buffers, the first of a kernel.
+    pub(crate) fn know(&mut self, graph: &Graph, inputs: &[NodeId]) {
+        for (&id, at) in inputs.iter().zip(0..) {
+            if let Some(tensor) = known(graph, id) {
+                self.add_constant(BufferId(at), Arc::clone(tensor));
+            }
+        }
     }
 }
 

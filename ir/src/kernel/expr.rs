@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};
@@ -157,6 +157,17 @@ pub enum Expr {
     Local(LocalId, DType),
 }
 
+impl Expr {
+    fn operands_mut(&mut self) -> &mut [ExprId] {
+        match self {
+            Expr::Const(..) | Expr::Axis(_) | Expr::Local(..) => &mut [],
+            Expr::Load { index, .. } => index,
+            Expr::Prim(_, _, args) => args,
+            Expr::Fold { value, .. } => std::slice::from_mut(value),
+        }
+    }
+}
+
 /// An arena of interned expressions with their types and ranges.
 ///
 /// It knows the extents of the axes it was told of ([`Exprs::add_axis`]): ranges of indices, and with them simplification and
@@ -275,12 +286,16 @@ impl Exprs {
 
     /// An element of a buffer whose element type is `dtype`; the number itself, where that is known.
     pub fn load(&mut self, buffer: BufferId, dtype: DType, index: Vec<ExprId>, guarded: bool) -> ExprId {
-        if let Some(tensor) = self.constants.get(&buffer).filter(|_| !guarded)
-            && let Some(index) = index.iter().map(|&at| self.as_int(at)).collect::<Option<Vec<i64>>>()
-        {
-            let places = index.into_iter().zip(tensor.shape());
-            let element = tensor.get(places.fold(0, |row, (at, extent)| row * extent + at as usize));
-            return self.constant(dtype, element);
+        if let Some(tensor) = self.constants.get(&buffer).filter(|_| !guarded) {
+            let places = index.iter().zip(tensor.shape());
+            let row_major = places.into_iter().try_fold(0, |row, (&at, &extent)| {
+                let at = usize::try_from(self.as_int(at)?).ok()?;
+                (at < extent).then_some(row * extent + at)
+            });
+            if let Some(place) = row_major {
+                let element = tensor.get(place);
+                return self.constant(dtype, element);
+            }
         }
         self.intern(Expr::Load { buffer, index, guarded }, dtype)
     }
@@ -332,6 +347,40 @@ impl Exprs {
             }
         }
         seen
+    }
+
+    /// The same in the order in which they are read: operands before users, from left to right.
+    pub fn in_order(&self, roots: &[ExprId]) -> Vec<ExprId> {
+        let (mut order, mut is_met) = (Vec::new(), vec![false; self.len()]);
+        // What is closed has had its operands.
+        let mut open: Vec<(ExprId, bool)> = roots.iter().rev().map(|&id| (id, false)).collect();
+        while let Some((id, is_closed)) = open.pop() {
+            if is_closed {
+                order.push(id);
+            } else if !std::mem::replace(&mut is_met[id.at()], true) {
+                open.push((id, true));
+                open.extend(self.operands(id).iter().rev().map(|&operand| (operand, false)));
+            }
+        }
+        order
+    }
+
+    /// An arena of only what some are made of, numbered in the order in which it is read, and the new ids by the old.
+    pub fn only(&self, roots: &[ExprId]) -> (Exprs, HashMap<ExprId, ExprId>) {
+        let mut only = Exprs {
+            extents: self.extents.clone(),
+            constants: self.constants.clone(),
+            ..Exprs::default()
+        };
+        let mut ids = HashMap::new();
+        for id in self.in_order(roots) {
+            let mut expr = self.get(id).clone();
+            expr.operands_mut()
+                .iter_mut()
+                .for_each(|operand| *operand = ids[operand]);
+            ids.insert(id, only.intern(expr, self.dtype(id)));
+        }
+        (only, ids)
     }
 
     /// The direct operands of an expression, index operands of loads included.

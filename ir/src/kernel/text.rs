@@ -1,14 +1,14 @@
-//! Kernels and nests as text, for dumps and golden tests; the text of a graph may hold nests, and then they are read again.
+//! Kernels and nests as text, for dumps and golden tests; the text of a graph may hold them, and then they are read again.
 //!
-//! An expression that a statement uses more than once stands before it as `let t0 = …`, so that the text is as long as the DAG, not as
-//! the tree. Index arithmetic is printed in place.
+//! An expression that a statement of a nest, or a whole kernel, uses more than once stands before it as `let t0 = …`, so that the text is as long as
+//! the DAG, not as the tree. Index arithmetic is printed in place.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write};
 
 use super::{
-    Axis, AxisId, Bind, Buffer, Expr, ExprId, Exprs, Kernel, Lines, Local, Nest, Operand, Prim, Role, Stmt, Store,
-    Strides, Work,
+    Axis, AxisId, Bind, Buffer, Combine, Expr, ExprId, Exprs, Kernel, Lines, Local, Nest, Operand, Prim, Role, Stmt,
+    Store, Strides, Work,
 };
 use crate::dtype::DType;
 use crate::tensor::Tensor;
@@ -20,34 +20,35 @@ impl Display for Kernel {
         text.line("kernel {");
         text.depth += 1;
         text.buffers();
+        text.axes(|axis| match &self.work {
+            _ if axis.at() < self.parallel => "parallel",
+            Work::Scatter { updates, .. } if updates.contains(&axis) => "updates",
+            _ => "folded",
+        });
+        text.lets(&self.work.roots());
         match &self.work {
-            Work::Stores(stores) => stores.iter().for_each(|store| text.store(store, "", "")),
+            Work::Stores(stores) => stores.iter().for_each(|store| text.store(store, "")),
             Work::Prefix { store, with, exclusive } => {
                 let kind = if *exclusive { "exclusive " } else { "" };
-                text.store(store, &format!("{kind}prefix {} of ", with.name()), "");
+                text.store(store, &format!("{kind}prefix {} of ", with.name()));
             }
             Work::Sort { store, descending } => {
                 let order = if *descending { "descending" } else { "ascending" };
-                text.store(store, &format!("{order} order of "), "");
+                text.store(store, &format!("{order} order of "));
             }
             Work::Scatter {
                 initial,
-                updates,
                 index,
                 axis,
                 with,
                 value,
+                ..
             } => {
-                text.store(initial, "", "");
-                let lets: Vec<ExprId> = index.iter().copied().chain([*value]).collect();
-                text.lets(&lets);
-                let loops = text.loops(updates.iter().copied());
+                text.store(initial, "");
                 let place = text.element(initial.buffer.at(), index);
-                let with = with.map_or("replace", |with| with.name());
+                let with = with.map_or("", Combine::name);
                 let value = text.expr(*value);
-                text.line(&format!(
-                    "then for {loops}: {place} {with}= {value} (axis {axis} is data)"
-                ));
+                text.line(&format!("update along {axis}: {place} {with}= {value}"));
             }
         }
         text.depth -= 1;
@@ -62,7 +63,19 @@ impl Nest {
         self.body_text() == other.body_text()
     }
 
+    /// The first line of a statement, counted from 0 in the order in which they are read.
+    pub fn line(&self, stmt: usize) -> Option<String> {
+        let text = self.body();
+        let mut lines = text.out[*text.stmts.get(stmt)?..].lines().map(str::trim);
+        // Names of what it uses stand before it.
+        lines.find(|line| !line.starts_with("let ")).map(str::to_owned)
+    }
+
     fn body_text(&self) -> String {
+        self.body().out
+    }
+
+    fn body(&self) -> Text<'_> {
         let mut text = Text::new(&self.axes, &self.buffers, &self.locals, &self.exprs);
         text.depth += 1;
         text.buffers();
@@ -70,7 +83,7 @@ impl Nest {
             text.line(&format!("local {}: {}", local.name, local.dtype));
         }
         text.block(&self.body);
-        text.out
+        text
     }
 }
 
@@ -102,6 +115,8 @@ struct Text<'a> {
     /// Names given so far, so that each is given once.
     named: usize,
     depth: usize,
+    /// Where each statement begins.
+    stmts: Vec<usize>,
     out: String,
 }
 
@@ -115,6 +130,7 @@ impl<'a> Text<'a> {
             names: HashMap::new(),
             named: 0,
             depth: 0,
+            stmts: Vec::new(),
             out: String::new(),
         }
     }
@@ -136,22 +152,26 @@ impl<'a> Text<'a> {
         }
     }
 
-    fn store(&mut self, store: &Store, before: &str, after: &str) {
-        let roots: Vec<ExprId> = store.index.iter().copied().chain([store.value]).collect();
-        self.lets(&roots);
+    /// The axes, of one kind a line.
+    fn axes(&mut self, kind: impl Fn(AxisId) -> &'static str) {
+        let axes: Vec<AxisId> = (0..self.axes.len() as u32).map(AxisId).collect();
+        for alike in axes.chunk_by(|&a, &b| kind(a) == kind(b)) {
+            let each = alike.iter().map(|axis| &self.axes[axis.at()]);
+            let each: Vec<String> = each.map(|Axis { name, extent }| format!("{name} < {extent}")).collect();
+            self.line(&format!("{} {}", kind(alike[0]), each.join(", ")));
+        }
+    }
+
+    /// A store, whose expressions have their names.
+    fn store(&mut self, store: &Store, how: &str) {
         let place = self.element(store.buffer.at(), &store.index);
         let value = self.expr(store.value);
-        let loops = self.loops((0..store.over as u32).map(AxisId));
-        let loops = if loops.is_empty() {
-            loops
-        } else {
-            format!("for {loops}: ")
-        };
-        self.line(&format!("{loops}{place} = {before}{value}{after}"));
+        self.line(&format!("{place} = {how}{value}"));
     }
 
     fn block(&mut self, body: &[Stmt]) {
         for stmt in body {
+            self.stmts.push(self.out.len());
             self.stmt(stmt);
         }
     }
@@ -273,14 +293,6 @@ impl<'a> Text<'a> {
         format!("{name} at {start} across {across}{lines} along {along}")
     }
 
-    fn loops(&self, axes: impl Iterator<Item = AxisId>) -> String {
-        let loops = axes.map(|axis| {
-            let axis = &self.axes[axis.at()];
-            format!("{} < {}", axis.name, axis.extent)
-        });
-        loops.collect::<Vec<_>>().join(", ")
-    }
-
     fn element(&self, buffer: usize, index: &[ExprId]) -> String {
         let index: Vec<String> = index.iter().map(|&place| self.expr(place)).collect();
         format!("{}[{}]", buffer_name(&self.buffers[buffer]), index.join(", "))
@@ -289,22 +301,10 @@ impl<'a> Text<'a> {
     /// Names what these expressions use more than once, and parts of what is deep, a line each, in the order in which it is read.
     fn lets(&mut self, roots: &[ExprId]) {
         self.names.clear();
+        let order = self.exprs.in_order(roots);
         let mut uses: HashMap<ExprId, usize> = HashMap::new();
-        let mut order: Vec<ExprId> = Vec::new();
-        // Operands first; what is closed has had its operands.
-        let mut open: Vec<(ExprId, bool)> = roots.iter().rev().map(|&id| (id, false)).collect();
-        while let Some((id, is_closed)) = open.pop() {
-            if is_closed {
-                order.push(id);
-                continue;
-            }
-            let count = uses.entry(id).or_default();
-            *count += 1;
-            if *count == 1 {
-                open.push((id, true));
-                open.extend(self.exprs.operands(id).iter().rev().map(|&operand| (operand, false)));
-            }
-        }
+        let operands = order.iter().flat_map(|&id| self.exprs.operands(id));
+        operands.chain(roots).for_each(|&id| *uses.entry(id).or_default() += 1);
         let mut depths: HashMap<ExprId, usize> = HashMap::new();
         for id in order {
             let operands = self.exprs.operands(id).iter().map(|operand| depths[operand]);
@@ -357,12 +357,8 @@ impl<'a> Text<'a> {
                 format!("{}{guard}", self.element(buffer.at(), index))
             }
             Expr::Fold { with, over, value } => {
-                format!(
-                    "{}({}: {})",
-                    with.name(),
-                    self.loops(over.iter().copied()),
-                    self.expr(*value)
-                )
+                let over: Vec<&str> = over.iter().map(|axis| &self.axes[axis.at()].name[..]).collect();
+                format!("{}({} over {})", with.name(), self.expr(*value), over.join(", "))
             }
             Expr::Prim(prim, dtype, args) => {
                 let args: Vec<String> = args.iter().map(|&arg| self.factor(*prim, arg)).collect();

@@ -1,8 +1,12 @@
 //! Checks nests before code is made of them: a nest that passes touches no memory outside its buffers.
 
+mod kernel;
+
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
+
+pub use kernel::verify_kernel;
 
 use super::index::Linear;
 use super::nest::LANES;

@@ -8,7 +8,7 @@
 //! state     = "state" name ":" type "=" (constant | graph | "prepared" | "given" | "data")
 //! entry     = "entry" name "=" graph
 //! graph     = "graph" "(" (name ":" type),* ")" "{" statement* region* "return" (name "=")? operand),* "}"
-//! region    = "region" operand,* "=" operand,* ("without" operand string)* nest?
+//! region    = "region" operand,* "=" operand,* ("without" operand string)* (kernel | nest)?
 //! statement = (label | name) (":" type),* "=" op attribute? operand,* (word "=" attribute)*
 //! operand   = label | name | literal
 //! literal   = (number | "inf" | "nan" | "true" | "false") (":" dtype)?
@@ -17,6 +17,8 @@
 //! type      = dtype "[" number,* "]" ("{" (axis "/" step ":" extent)* "}")?
 //! ```
 
+mod expr;
+mod kernel;
 mod nest;
 
 use std::collections::HashMap;
@@ -27,7 +29,7 @@ use super::print::operand;
 use super::stored::reference;
 use crate::dtype::{DType, Scalar};
 use crate::error::{Loc, Problem, Problems};
-use crate::fuse::{self, Region};
+use crate::fuse::{self, Given, Region};
 use crate::graph::{Graph, NodeId};
 use crate::layout::{Digit, Layout};
 use crate::ops::{self, Attr, Attrs, Input, Op, View};
@@ -154,7 +156,7 @@ struct Scope<'s> {
     regions: Vec<(Places<'s>, Region)>,
 }
 
-/// Where a region stands, and each statement of its nest, in the order in which they are read.
+/// Where a region stands, and each statement of its kernel or nest, in the order in which they are read.
 struct Places<'s> {
     region: Token<'s>,
     stmts: Vec<Token<'s>>,
@@ -228,7 +230,7 @@ impl<'s> Parser<'s> {
                 found => Err(self.wrong_at(
                     found,
                     format!(
-                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs, regions and nests with their graphs are read",
+                        "expected `graph`, `state` or `entry`, found {}; of the stages that `netloom dump` writes, graphs, regions, kernels and nests with their graphs are read",
                         show(found)
                     ),
                 )),
@@ -361,11 +363,23 @@ impl<'s> Parser<'s> {
         }
         let mut region = Region::new(&scope.graph, nodes, outputs, stopped);
         let mut stmts = Vec::new();
-        if self.peek().text == "nest" && !matches!(self.peek_after(1).text, ":" | "=") {
+        if let word @ ("kernel" | "nest") = self.peek().text
+            && !matches!(self.peek_after(1).text, ":" | "=")
+        {
             self.at += 1;
-            let nest;
-            (nest, stmts) = self.nest()?;
-            region.nest = Some(Arc::new(nest));
+            let given;
+            (given, stmts) = match word {
+                "kernel" => {
+                    let (mut kernel, stmts) = self.kernel()?;
+                    kernel.exprs.know(&scope.graph, &region.inputs);
+                    (Given::Kernel(Arc::new(kernel)), stmts)
+                }
+                _ => {
+                    let (nest, stmts) = self.nest()?;
+                    (Given::Nest(Arc::new(nest)), stmts)
+                }
+            };
+            region.given = Some(given);
             self.statement_end()?;
         }
         scope.regions.push((Places { region: place, stmts }, region));

@@ -224,8 +224,8 @@ impl Body<'_, '_> {
             self.indent()?;
             writeln!(self.f, "  without {} \"{reason}\"", operand(graph, *id))?;
         }
-        let nest = region.nest.as_ref().map(|nest| nest.to_string());
-        for line in nest.iter().flat_map(|nest| nest.lines()) {
+        let given = region.given.as_ref().map(ToString::to_string);
+        for line in given.iter().flat_map(|given| given.lines()) {
             self.indent()?;
             writeln!(self.f, "  {line}")?;
         }

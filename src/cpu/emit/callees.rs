@@ -13,7 +13,7 @@ use super::compile::Compiled;
 use super::tile;
 use crate::cpu::isa::{Cpu, Place};
 use crate::cpu::tile::{self as assembled, Tile};
-use crate::cpu::wide::{self, Body};
+use crate::cpu::wide::{self, Body, Finish};
 
 /// A function that kernels call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,8 @@ pub enum Callee {
     Tile(Tile),
     /// `fn(slots, count, rows)`, assembled.
     Lanes(Body),
+    /// `fn(a, b, slots)`, assembled: a tile and what is done with its sums.
+    Finished(Finish),
 }
 
 impl Callee {
@@ -33,6 +35,7 @@ impl Callee {
             Callee::Barrier => super::BARRIER,
             Callee::Tile(_) => "tile",
             Callee::Lanes(_) => "lanes",
+            Callee::Finished(_) => "finished",
         }
     }
 
@@ -41,7 +44,7 @@ impl Callee {
         let is_assembled = match self {
             Callee::Barrier => false,
             Callee::Tile(tile) => assembled::is_assembled(tile, cpu.level),
-            Callee::Lanes(_) => true,
+            Callee::Lanes(_) | Callee::Finished(_) => true,
         };
         let mut signature = Signature::new(match is_assembled {
             true => CallConv::SystemV,
@@ -135,6 +138,10 @@ impl<'a> Callees<'a> {
             }
             Callee::Lanes(body) => {
                 let lowered = wide::lower(body, level).ok()?;
+                Some(Ok(Compiled::assembled(lowered.assemble(level))))
+            }
+            Callee::Finished(finish) => {
+                let lowered = finish.clone().lower(level).ok()?;
                 Some(Ok(Compiled::assembled(lowered.assemble(level))))
             }
         }

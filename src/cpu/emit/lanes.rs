@@ -13,6 +13,7 @@ use netloom_ir::{DType, Scalar};
 use target_lexicon::Architecture;
 
 use super::callees::Callee;
+use super::finish::Finished;
 use super::prim::{emit_combine, emit_const, emit_pack, emit_unpack, memory_type};
 use super::{Cx, memory, trusted};
 use crate::cpu::isa::Level;
@@ -24,8 +25,8 @@ use crate::hoist::{Hoist, Writes};
 pub(super) struct Vector {
     /// What the loop around supplies.
     pub slots: Vec<Slot>,
-    strides: Vec<i64>,
-    code: Code,
+    pub strides: Vec<i64>,
+    pub code: Code,
 }
 
 /// A serial loop with nothing in it but a vector loop of a length that does not change.
@@ -35,9 +36,11 @@ pub(super) struct Rows<'b> {
     body: &'b [Stmt],
 }
 
-enum Code {
+pub(super) enum Code {
     /// A function `fn(slots, count, rows)`.
     Assembled(u32),
+    /// Together with the tile before.
+    Finished(Finished),
     /// To be spelled here, [`STEP`] lanes at a time.
     Clif(Body),
 }
@@ -47,7 +50,7 @@ const STEP: i64 = 4;
 
 /// One accumulation of a vector loop.
 #[derive(Clone, Copy)]
-struct Accumulation {
+pub(super) struct Accumulation {
     local: LocalId,
     with: Combine,
     dtype: DType,
@@ -81,7 +84,7 @@ impl Cx<'_> {
         self.vector_of(Some(axis), *lane, body).map(|vector| (rows, vector))
     }
 
-    fn vector_of(&mut self, rows: Option<AxisId>, axis: AxisId, body: &[Stmt]) -> Option<Rc<Vector>> {
+    pub(super) fn vector_of(&mut self, rows: Option<AxisId>, axis: AxisId, body: &[Stmt]) -> Option<Rc<Vector>> {
         // The nest's statements stay where they are while the function is made, so an address names a body.
         let key = (rows, body.as_ptr().addr());
         if let Some(vector) = self.vectors.get(&key) {
@@ -127,8 +130,11 @@ impl Cx<'_> {
                 match &vector.code {
                     Code::Assembled(function) => {
                         let one = self.builder.ins().iconst(I64, 1);
-                        self.emit_assembled(*function, &slots, &[], (count, one));
+                        // A single row needs no strides.
+                        let words = self.emit_words(&slots, &[]);
+                        self.emit_call(*function, &[words, count, one]);
                     }
+                    Code::Finished(_) => unreachable!("a tile has rows"),
                     Code::Clif(code) => {
                         let whole = self.emit_vectors(code, &slots, count);
                         self.emit_each_lane(axis, (whole, count, false), body, &accumulations);
@@ -145,14 +151,18 @@ impl Cx<'_> {
 
     /// All rows in one call.
     pub(super) fn emit_rows(&mut self, extent: ExprId, rows: &Rows, vector: &Vector) {
-        let Code::Assembled(function) = &vector.code else {
-            unreachable!("rows have assembled code")
-        };
-        let (rows_count, count) = (self.value(extent), self.value(rows.lanes));
-        let zero = self.builder.ins().iconst(I64, 0);
-        let rows_count = self.builder.ins().smax(rows_count, zero);
-        let slots = self.emit_slots(&vector.slots, &[]);
-        self.emit_assembled(*function, &slots, &vector.strides, (count, rows_count));
+        match &vector.code {
+            Code::Assembled(function) => {
+                let (rows_count, count) = (self.value(extent), self.value(rows.lanes));
+                let zero = self.builder.ins().iconst(I64, 0);
+                let rows_count = self.builder.ins().smax(rows_count, zero);
+                let slots = self.emit_slots(&vector.slots, &[]);
+                let words = self.emit_words(&slots, &vector.strides);
+                self.emit_call(*function, &[words, count, rows_count]);
+            }
+            Code::Finished(finished) => self.emit_finished(extent, rows, &vector.slots, finished),
+            Code::Clif(_) => unreachable!("rows have assembled code"),
+        }
         self.forget(&Writes::of(rows.body));
     }
 
@@ -183,7 +193,7 @@ impl Cx<'_> {
     }
 
     /// What each slot holds: an address, or the value of a scalar.
-    fn emit_slots(&mut self, slots: &[Slot], accumulations: &[Accumulation]) -> Vec<(Value, Option<DType>)> {
+    pub(super) fn emit_slots(&mut self, slots: &[Slot], accumulations: &[Accumulation]) -> Vec<(Value, Option<DType>)> {
         let mut values = Vec::new();
         for slot in slots {
             values.push(match slot {
@@ -200,14 +210,8 @@ impl Cx<'_> {
         values
     }
 
-    /// Calls an assembled body; a single row needs no strides.
-    fn emit_assembled(
-        &mut self,
-        function: u32,
-        slots: &[(Value, Option<DType>)],
-        strides: &[i64],
-        (count, rows): (Value, Value),
-    ) {
+    /// Slots and strides on the stack; gives their address.
+    pub(super) fn emit_words(&mut self, slots: &[(Value, Option<DType>)], strides: &[i64]) -> Value {
         let words = slots.len() + strides.len();
         let stack = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * words as u32, 3);
         let stack = self.builder.create_sized_stack_slot(stack);
@@ -225,7 +229,7 @@ impl Cx<'_> {
                 .ins()
                 .store(trusted(), stride, address, 8 * (slots.len() + at) as i32);
         }
-        self.emit_call(function, &[address, count, rows]);
+        address
     }
 
     /// Runs the code for all whole vectors below `count`, and gives their number of lanes.

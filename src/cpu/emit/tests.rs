@@ -2,8 +2,8 @@
 
 use cranelift_module::FuncId;
 use netloom_ir::kernel::{
-    Axis, AxisId, Bind, Buffer, BufferId, Combine, Contract, Exprs, Local, LocalId, Nest, Operand, Prim, Role, Stmt,
-    interp,
+    Axis, AxisId, Bind, Buffer, BufferId, Combine, Contract, ExprId, Exprs, Local, LocalId, Nest, Operand, Prim, Role,
+    Stmt, interp,
 };
 use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::tensor::Type;
@@ -541,6 +541,114 @@ fn contractions_sum_in_the_same_order_everywhere() {
             let body = looped(&mut nest, 0, Bind::Workers, vec![body]);
             nest.body.push(body);
             check(&nest, &shapes.map(|shape| noise(dtype, &shape)));
+        }
+    }
+}
+
+/// A product of so many rows and columns in tiles of 4 by 16, of which two results are made; tiles at the edges are moved back over their neighbours.
+fn finished_in_tiles(m: usize, n: usize) -> Nest {
+    let k = 7;
+    let float = |shape: &[usize]| Type::new(DType::F32, shape);
+    let buffers = [
+        (float(&[m, k]), Role::Input),
+        (float(&[k, n]), Role::Input),
+        (float(&[n]), Role::Input),
+        (float(&[m, n]), Role::Input),
+        (float(&[4, 16]), Role::WorkerScratch),
+        (float(&[m, n]), Role::Output),
+        (float(&[m, n]), Role::Output),
+    ];
+    let mut nest = nest(&[m.div_ceil(4), n.div_ceil(16), 4, 16], &buffers, &[]);
+    let [task, panel, row, lane] = [0, 1, 2, 3].map(|axis| nest.exprs.axis(AxisId(axis)));
+    let int = |nest: &mut Nest, prim, a, b: i64| {
+        let b = nest.exprs.int(b);
+        nest.exprs.prim(prim, DType::I64, &[a, b])
+    };
+    let sum = |nest: &mut Nest, prim, a, b| nest.exprs.prim(prim, DType::I64, &[a, b]);
+    // Of an axis: where its tile's own begin, where the tile does, how many are its own, the index, and that in the tile.
+    let place = |nest: &mut Nest, tile, size: usize, extent: usize, value| {
+        let first = int(nest, Prim::Mul, tile, size as i64);
+        let start = int(nest, Prim::Min, first, (extent - size) as i64);
+        let all = nest.exprs.int(extent as i64);
+        let rest = sum(nest, Prim::Sub, all, first);
+        let own = int(nest, Prim::Min, rest, size as i64);
+        let at = sum(nest, Prim::Add, first, value);
+        (start, own, at, sum(nest, Prim::Sub, at, start))
+    };
+    let (start_row, own_rows, at_row, in_row) = place(&mut nest, task, 4, m, row);
+    let (start_column, own_columns, at_column, in_column) = place(&mut nest, panel, 16, n, lane);
+    let a_start = int(&mut nest, Prim::Mul, start_row, k as i64);
+    let zero = nest.exprs.int(0);
+    let operand = |buffer, start, across, along| Operand {
+        buffer: BufferId(buffer),
+        start,
+        across,
+        lines: None,
+        along,
+    };
+    let tile = Stmt::Contract(Contract {
+        dtype: DType::F32,
+        rows: 4,
+        columns: 16,
+        k: vec![k],
+        a: operand(0, a_start, k, vec![1]),
+        b: operand(1, start_column, 1, vec![n]),
+        c: operand(4, zero, 16, Vec::new()),
+        accumulate: false,
+        ahead: 0,
+    });
+    let load = |nest: &mut Nest, buffer, index: &[ExprId]| {
+        nest.exprs.load(BufferId(buffer), DType::F32, index.to_vec(), false)
+    };
+    let float = |nest: &mut Nest, prim, args: &[ExprId]| nest.exprs.prim(prim, DType::F32, args);
+    let product = load(&mut nest, 4, &[in_row, in_column]);
+    let bias = load(&mut nest, 2, &[at_column]);
+    let (none, half) = (
+        nest.exprs.constant(DType::F32, Scalar::Float(0.0)),
+        nest.exprs.constant(DType::F32, Scalar::Float(0.5)),
+    );
+    let biased = float(&mut nest, Prim::Add, &[product, bias]);
+    let positive = float(&mut nest, Prim::Max, &[none, biased]);
+    let other = load(&mut nest, 3, &[at_row, at_column]);
+    let part = float(&mut nest, Prim::Mul, &[product, half]);
+    let less = float(&mut nest, Prim::Sub, &[other, part]);
+    let store = |buffer, value| Stmt::Store {
+        buffer: BufferId(buffer),
+        index: vec![at_row, at_column],
+        value,
+    };
+    let walk = |axis, extent, bind, body| Stmt::Loop {
+        axis: AxisId(axis),
+        extent,
+        bind,
+        body,
+    };
+    let lanes = walk(3, own_columns, Bind::Lanes, vec![store(5, positive), store(6, less)]);
+    let rows = walk(2, own_rows, Bind::Serial, vec![lanes]);
+    let panels = looped(&mut nest, 1, Bind::Serial, vec![tile, rows]);
+    let tasks = looped(&mut nest, 0, Bind::Workers, vec![panels]);
+    nest.body.push(tasks);
+    nest
+}
+
+#[test]
+fn tiles_are_finished_in_registers() {
+    for (m, n) in [(8, 32), (17, 32), (8, 40), (17, 40), (4, 16)] {
+        let nest = finished_in_tiles(m, n);
+        let shapes: [&[usize]; 4] = [&[m, 7], &[7, n], &[n], &[m, n]];
+        check(&nest, &shapes.map(|shape| noise(DType::F32, shape)));
+        for cpu in cpus().into_iter().filter(|cpu| cpu.level > Level::Portable) {
+            let mut object = Object::listed(&cpu, "test").expect("an object");
+            let (module, emitter) = object.parts();
+            emitter
+                .emit(module, std::slice::from_ref(&nest))
+                .expect("the nest compiles");
+            let listing = emitter.listing().expect("what was emitted");
+            let names: Vec<&str> = listing.functions.iter().map(|(name, _)| &name[..]).collect();
+            // What does not fill a tile goes through memory.
+            let is_whole = n % 16 == 0;
+            assert!(names.contains(&"finished_0"), "{names:?}");
+            assert_eq!(names.contains(&"tile_0"), !is_whole, "{names:?}");
         }
     }
 }

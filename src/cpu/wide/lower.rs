@@ -9,6 +9,7 @@ use iced_x86::Code;
 use netloom_ir::DType;
 use netloom_ir::kernel::{Combine, Prim};
 
+use super::finish::Finish;
 use super::registers::{RESERVE, registers_of};
 use super::{Body, Level, Origin, Sink, Value, ValueId};
 
@@ -58,6 +59,8 @@ pub struct Stream {
     pub half: usize,
     /// Whether it moves with the lanes; an accumulator's and what is the same in every lane do not.
     pub moves: bool,
+    /// How many bytes further on it lies: in a tile's row, those of the rows before.
+    pub further: i64,
 }
 
 /// What an instruction does; its result and operands stand in [`Step`].
@@ -132,34 +135,32 @@ pub struct Program {
     pub tails: Vec<Vec<Step>>,
     /// After the loop: writes accumulators.
     pub close: Vec<Step>,
+    /// Of a tile: the number of vectors that sum it, which are the first virtual registers.
+    pub sums: usize,
+    /// What is done with each row of them.
+    pub rows: Vec<Vec<Step>>,
+}
+
+impl Program {
+    /// What is done again and again.
+    pub fn repeated(&self) -> impl Iterator<Item = &Step> {
+        self.block.iter().chain(self.rows.iter().flatten())
+    }
+}
+
+/// The vectors of sixteen lanes.
+fn halves_of(level: Level) -> Result<usize, String> {
+    match level {
+        Level::Portable => Err("assembled bodies need AVX2".to_string()),
+        Level::Avx2 => Ok(2),
+        Level::Avx512 => Ok(1),
+    }
 }
 
 /// The instructions of a body, or what in it has none.
 pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
-    let halves = match level {
-        Level::Portable => return Err("assembled bodies need AVX2".to_string()),
-        Level::Avx2 => 2,
-        Level::Avx512 => 1,
-    };
-    let mut lowering = Lowering {
-        body,
-        level,
-        program: Program {
-            slots: body.slots(),
-            origins: body.origins.clone(),
-            streams: body.streams(),
-            ..Program::default()
-        },
-        steps: Vec::new(),
-        constants: BTreeMap::new(),
-        scalars: BTreeMap::new(),
-        spread: BTreeMap::new(),
-        upper: None,
-        known: Vec::new(),
-        half: 0,
-        tail: None,
-        is_expected: false,
-    };
+    let halves = halves_of(level)?;
+    let mut lowering = Lowering::new(body, level);
     let sums = body
         .sinks
         .iter()
@@ -182,6 +183,7 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
                     bytes: 4,
                     half,
                     moves: false,
+                    further: 0,
                 };
                 let load = lowering.pick(Code::VEX_Vmovups_ymm_ymmm256, Code::EVEX_Vmovups_zmm_k1z_zmmm512);
                 let store = lowering.pick(Code::VEX_Vmovups_ymmm256_ymm, Code::EVEX_Vmovups_zmmm512_k1z_zmm);
@@ -218,6 +220,46 @@ pub fn lower(body: &Body, level: Level) -> Result<Program, String> {
     Ok(lowering.program)
 }
 
+/// The instructions that finish the rows of a tile, or what has none.
+pub fn lower_finish(finish: &Finish, level: Level) -> Result<Program, String> {
+    let body = &finish.body;
+    let halves = halves_of(level)?;
+    let vectors = finish.tile.columns / 16 * halves;
+    let sums = finish.tile.rows * vectors;
+    if sums + RESERVE > registers_of(level, File::Vector) {
+        return Err(format!("{sums} sums at once"));
+    }
+    let mut lowering = Lowering::new(body, level);
+    lowering.program.sums = sums;
+    for _ in 0..sums {
+        lowering.register(File::Vector, None, false);
+    }
+    let unused = vec![Vec::new(); body.sinks.len()];
+    for row in 0..finish.tile.rows {
+        lowering.spread.clear();
+        for vector in 0..vectors {
+            lowering.begin(vector * 2 / halves, vec![None; body.values.len()]);
+            let sum = Virtual((row * vectors + vector) as u32);
+            lowering.place = Some(InTile { finish, row, sum });
+            lowering.sinks(&unused)?;
+        }
+        let steps = std::mem::take(&mut lowering.steps);
+        lowering.program.rows.push(steps);
+    }
+    if !lowering.program.converted.is_empty() {
+        return Err("scalars of other forms beside sums".to_string());
+    }
+    Ok(lowering.program)
+}
+
+/// Which of a tile's vectors is finished.
+#[derive(Clone, Copy)]
+struct InTile<'b> {
+    finish: &'b Finish,
+    row: usize,
+    sum: Virtual,
+}
+
 struct Lowering<'b> {
     body: &'b Body,
     level: Level,
@@ -235,9 +277,34 @@ struct Lowering<'b> {
     tail: Option<Virtual>,
     /// Whether unlikely masks hold nowhere.
     is_expected: bool,
+    /// Where in a tile this vector is, if it is in one.
+    place: Option<InTile<'b>>,
 }
 
-impl Lowering<'_> {
+impl<'b> Lowering<'b> {
+    fn new(body: &'b Body, level: Level) -> Lowering<'b> {
+        Lowering {
+            body,
+            level,
+            program: Program {
+                slots: body.slots(),
+                origins: body.origins.clone(),
+                streams: body.streams(),
+                ..Program::default()
+            },
+            steps: Vec::new(),
+            constants: BTreeMap::new(),
+            scalars: BTreeMap::new(),
+            spread: BTreeMap::new(),
+            upper: None,
+            known: Vec::new(),
+            half: 0,
+            tail: None,
+            is_expected: false,
+            place: None,
+        }
+    }
+
     fn half(&mut self, half: usize, is_tail: bool, accumulators: &[Vec<Virtual>]) -> Result<(), String> {
         self.begin(half, vec![None; self.body.values.len()]);
         self.tail = is_tail.then(|| self.mask(Do::Tail(half), &[]));
@@ -417,13 +484,21 @@ impl Lowering<'_> {
         self.body.dtype(id)
     }
 
-    fn stream(&self, dtype: DType, slot: usize) -> Stream {
+    fn stream(&self, dtype: DType, origin: usize) -> Stream {
         Stream {
-            origin: slot,
+            origin,
             bytes: dtype.size_bytes(),
             half: self.half,
-            moves: true,
+            moves: self.place.is_none(),
+            further: self.further(origin),
         }
+    }
+
+    /// How far a stream has moved from a tile's first row to this one.
+    fn further(&self, origin: usize) -> i64 {
+        let slot = self.body.origins[origin].slot;
+        self.place
+            .map_or(0, |place| place.row as i64 * place.finish.strides[slot])
     }
 
     /// The lanes where both hold; the tail's alone if there is no other mask.
@@ -454,7 +529,10 @@ impl Lowering<'_> {
             &Value::Scalar(dtype, slot) => self.scalar(dtype, slot),
             &Value::Spread(dtype, slot) => self.spread(dtype, slot),
             Value::Lane => Ok(self.vector(Do::Lane(self.half), &[])),
-            &Value::Load(dtype, slot) => self.load(dtype, slot, None),
+            &Value::Load(dtype, origin) => match self.place {
+                Some(place) if body.origins[origin].slot == place.finish.sums => Ok(place.sum),
+                _ => self.load(dtype, origin, None),
+            },
             Value::Column(..) => Err("a column that is not only stored".to_string()),
             &Value::MaskedLoad(dtype, slot, mask) => self.load(dtype, slot, Some(self.of(mask))),
             &Value::Gather(dtype, slot, offset) => self.gather(dtype, slot, self.of(offset), None),
@@ -499,7 +577,13 @@ impl Lowering<'_> {
             bytes: 4,
             half: 0,
             moves: false,
+            further: self.further(slot),
         };
+        if self.place.is_some() {
+            let to = self.vector(Do::Load(code, stream), &[]);
+            self.spread.insert(slot, to);
+            return Ok(to);
+        }
         let kept = self.program.registers.iter().filter(|register| register.kept).count();
         if 4 * kept >= registers_of(self.level, File::Vector) {
             return Ok(self.vector(Do::Load(code, stream), &[]));
@@ -596,7 +680,7 @@ impl Lowering<'_> {
             }
             // The two vectors of a block share a line.
             Sink::Prefetch(dtype, slot) => {
-                if self.half == 0 {
+                if self.half.is_multiple_of(2) {
                     let stream = self.stream(dtype, slot);
                     self.step(Do::Prefetch(stream), None, &[]);
                 }

@@ -6,13 +6,15 @@
 
 use iced_x86::code_asm::{CodeAssembler, CodeLabel, ptr, r11, rbp, rcx, rdi, rsi, rsp};
 use iced_x86::code_asm::{byte_ptr, dword_ptr, qword_ptr, word_ptr};
-use iced_x86::code_asm::{dl, eax, edx, r10, r12, r13, r14, r15, rax, rbx, rdx, xmm0};
+use iced_x86::code_asm::{dl, eax, edx, r10, rax, rdx, xmm0};
 use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpKind, Register};
 use netloom_ir::DType;
 
+use super::finish::Finish;
 use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
 use super::operands;
 use super::{Level, Origin};
+use crate::cpu::tile::{self, Fetched};
 
 /// The function of a program.
 ///
@@ -25,7 +27,7 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     // The number hoisted, the instructions of a block, and the size of the frame, which does not change the code otherwise.
     let mut best: Option<(usize, usize, i64)> = None;
     for count in (0..=candidates.len().min(most.saturating_sub(fixed + RESERVE))).rev() {
-        let mut assigner = Assigner::new(program, level, &candidates[..count], 0)?;
+        let mut assigner = Assigner::new(program, level, &candidates[..count], CodeAssembler::new(64)?)?;
         let cost = assigner.function()?;
         if best.is_none_or(|(_, least, _)| cost.instructions < least) {
             best = Some((count, cost.instructions, assigner.most));
@@ -36,14 +38,63 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     }
     let (count, _, frame) = best.expect("hoisting nothing is tried last");
     candidates.truncate(count);
-    let assemble = |padding: usize| {
-        let mut last = Assigner::new(program, level, &candidates, frame)?;
+    with_pool(level, |padding| {
+        let mut last = Assigner::new(program, level, &candidates, CodeAssembler::new(64)?)?;
+        last.frame = frame;
         last.padding = padding;
         last.function()?;
-        let pool = last.constant_at(program.constants.len()) as usize;
-        last.asm.assemble(0).map(|code| (code.len() - pool, code))
+        Ok(last)
+    })
+}
+
+/// The function that finishes a tile; the sums of a row free their registers for those after it.
+pub fn finish(program: &Program, finish: &Finish, level: Level) -> Result<Vec<u8>, IcedError> {
+    // A row's own sums can make room.
+    let free = registers_of(level, File::Vector) - program.sums + program.sums / program.rows.len();
+    let mut hoisted = hoistable(program);
+    hoisted.truncate(free - RESERVE);
+    let mut first = Assigner::new(program, level, &hoisted, CodeAssembler::new(64)?)?;
+    first.finish(finish)?;
+    let fetched = fetched(program, finish);
+    with_pool(level, |padding| {
+        let begun = tile::sums(&finish.tile, level, &fetched)?;
+        let mut last = Assigner::new(program, level, &hoisted, begun)?;
+        last.frame = first.most;
+        last.padding = padding;
+        last.finish(finish)?;
+        Ok(last)
+    })
+}
+
+/// The streams that move with a tile's rows, at least a line of the cache from one to the next.
+fn fetched(program: &Program, finish: &Finish) -> Vec<Fetched> {
+    let first = program.rows.first().into_iter().flatten();
+    let streams = first.filter_map(|step| match step.what {
+        Do::Load(_, stream) if stream.half == 0 => Some(stream),
+        _ => None,
+    });
+    let moving = streams.map(|stream| {
+        let Origin { slot, bytes } = program.origins[stream.origin];
+        Fetched {
+            slot,
+            start: bytes.into(),
+            bytes: stream.bytes * finish.tile.columns,
+            stride: finish.strides[slot],
+        }
+    });
+    moving.filter(|stream| stream.stride.unsigned_abs() >= 64).collect()
+}
+
+/// The code of a function with its constants, each of which lies in one line of the cache where instructions read whole vectors of them.
+fn with_pool<'p>(
+    level: Level,
+    function: impl Fn(usize) -> Result<Assigner<'p>, IcedError>,
+) -> Result<Vec<u8>, IcedError> {
+    let assemble = |padding: usize| {
+        let mut assigner = function(padding)?;
+        let pool = assigner.constant_at(assigner.program.constants.len()) as usize;
+        assigner.asm.assemble(0).map(|code| (code.len() - pool, code))
     };
-    // Vectors that instructions read from the pool lie each in one line of the cache.
     match assemble(0)? {
         (start, _) if level < Level::Avx512 && !start.is_multiple_of(32) => Ok(assemble(32 - start % 32)?.1),
         (_, code) => Ok(code),
@@ -63,6 +114,9 @@ const POINTERS: [Register; 7] = [
     Register::R14,
     Register::R15,
 ];
+
+/// Those that a function need not give back as they were.
+const FREE_POINTERS: [Register; 2] = [Register::R8, Register::R9];
 
 /// Bytes of the frame for parts of narrow vectors.
 const BOUNCE: i64 = 64;
@@ -86,7 +140,7 @@ pub fn registers_of(level: Level, file: File) -> usize {
 /// The constants and scalars that vectors hold, the most used in a block first.
 fn hoistable(program: &Program) -> Vec<Virtual> {
     let mut uses = vec![0usize; program.registers.len()];
-    for step in &program.block {
+    for step in program.repeated() {
         step.from.iter().for_each(|from| uses[from.0 as usize] += 1);
     }
     let mut found: Vec<Virtual> = (0..program.registers.len() as u32)
@@ -150,11 +204,15 @@ struct Assigner<'p> {
 }
 
 impl<'p> Assigner<'p> {
-    fn new(program: &'p Program, level: Level, hoisted: &[Virtual], frame: i64) -> Result<Assigner<'p>, IcedError> {
-        let mut asm = CodeAssembler::new(64)?;
+    fn new(
+        program: &'p Program,
+        level: Level,
+        hoisted: &[Virtual],
+        mut asm: CodeAssembler,
+    ) -> Result<Assigner<'p>, IcedError> {
         let (pool, full) = (asm.create_label(), asm.create_label());
         let mut pointers: Vec<usize> = Vec::new();
-        for step in program.block.iter().chain(&program.row) {
+        for step in program.repeated().chain(&program.row) {
             let origin = match step.what {
                 Do::Load(_, stream) | Do::Store(_, _, stream) | Do::StorePast(stream) | Do::Prefetch(stream) => {
                     stream.origin
@@ -177,7 +235,7 @@ impl<'p> Assigner<'p> {
             hoisted: hoisted.to_vec(),
             used: CONVERTED + 4 * program.converted.len() as i64,
             most: CONVERTED + 4 * program.converted.len() as i64,
-            frame,
+            frame: 0,
             padding: 0,
             moves: 0,
             pool,
@@ -188,34 +246,14 @@ impl<'p> Assigner<'p> {
 
     /// Everything; gives what a block takes.
     fn function(&mut self) -> Result<Cost, IcedError> {
-        for saved in [rbp, rbx, r12, r13, r14, r15] {
-            self.asm.push(saved)?;
-        }
-        self.asm.mov(rbp, rsp)?;
-        self.asm
-            .sub(rsp, i32::try_from(self.frame).expect("a frame is small"))?;
-        self.asm.and(rsp, -64)?;
-        self.asm.lea(r11, ptr(self.pool))?;
+        let program = self.program;
+        self.enter()?;
         self.asm.mov(qword_ptr(rsp + COUNT as i32), rsi)?;
         self.asm.mov(qword_ptr(rsp + ROWS as i32), rdx)?;
-        for at in 0..self.program.converted.len() {
+        for at in 0..program.converted.len() {
             self.convert(at)?;
         }
-        for (at, slot) in self.pointers.clone().into_iter().enumerate() {
-            let from = MemoryOperand::with_base_displ(Register::RDI, 8 * slot as i64);
-            self.add(Instruction::with2(Code::Mov_r64_rm64, POINTERS[at], from)?)?;
-        }
-        let mut next = 0;
-        for at in 0..self.program.registers.len() as u32 {
-            if self.program.registers[at as usize].kept {
-                self.pin(Virtual(at), &mut next);
-            }
-        }
-        for hoisted in self.hoisted.clone() {
-            self.pin(hoisted, &mut next);
-            self.read(hoisted)?;
-        }
-        let program = self.program;
+        self.keep(|at| program.registers[at.0 as usize].kept)?;
         self.run(&program.open)?;
 
         let mut row = self.asm.create_label();
@@ -262,16 +300,11 @@ impl<'p> Assigner<'p> {
         self.asm.set_label(&mut close)?;
         self.asm.nop()?;
         self.run(&program.close)?;
-        self.asm.mov(rsp, rbp)?;
-        for saved in [r15, r14, r13, r12, rbx, rbp] {
-            self.asm.pop(saved)?;
-        }
         if past {
             // Others may read what this core wrote past its caches.
             self.asm.sfence()?;
         }
-        self.asm.vzeroupper()?;
-        self.asm.ret()?;
+        self.leave()?;
         for mut left in left {
             self.past = left.past;
             self.asm.set_label(&mut left.full)?;
@@ -279,15 +312,101 @@ impl<'p> Assigner<'p> {
             self.asm.jmp(left.next)?;
         }
 
+        self.end()?;
+        Ok(cost)
+    }
+
+    /// Finishes the rows of a tile, whose sums are in the first registers.
+    fn finish(&mut self, finish: &Finish) -> Result<(), IcedError> {
+        let program = self.program;
+        let vectors = program.sums / program.rows.len();
+        self.asm.mov(rdi, rdx)?;
+        self.enter()?;
+        self.keep(|at| (at.0 as usize) < program.sums)?;
+        if finish.part {
+            self.asm.mov(rsi, qword_ptr(rdi + 8 * finish.sums as i32))?;
+            self.asm.mov(rcx, qword_ptr(rdi + 8 * finish.strides.len() as i32))?;
+        }
+        for (row, steps) in program.rows.iter().enumerate() {
+            let mut next = self.asm.create_label();
+            if finish.part {
+                self.asm.cmp(rsi, row as i32)?;
+                self.asm.jg(next)?;
+                self.asm.cmp(rcx, row as i32)?;
+                self.asm.jle(next)?;
+            }
+            for own in &mut self.places[row * vectors..][..vectors] {
+                own.pinned = false;
+            }
+            self.run(steps)?;
+            if finish.part {
+                self.asm.set_label(&mut next)?;
+            }
+        }
+        self.leave()?;
+        self.end()
+    }
+
+    /// Makes room on the stack, and gets the addresses of streams and of the pool.
+    fn enter(&mut self) -> Result<(), IcedError> {
+        for saved in self.saved() {
+            self.add(Instruction::with1(Code::Push_r64, saved)?)?;
+        }
+        self.asm.mov(rbp, rsp)?;
+        self.asm
+            .sub(rsp, i32::try_from(self.frame).expect("a frame is small"))?;
+        self.asm.and(rsp, -64)?;
+        self.asm.lea(r11, ptr(self.pool))?;
+        for (at, slot) in self.pointers.clone().into_iter().enumerate() {
+            let from = MemoryOperand::with_base_displ(Register::RDI, 8 * slot as i64);
+            self.add(Instruction::with2(Code::Mov_r64_rm64, POINTERS[at], from)?)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`Assigner::enter`] took, and returns.
+    fn leave(&mut self) -> Result<(), IcedError> {
+        self.asm.mov(rsp, rbp)?;
+        for saved in self.saved().into_iter().rev() {
+            self.add(Instruction::with1(Code::Pop_r64, saved)?)?;
+        }
+        self.asm.vzeroupper()?;
+        self.asm.ret()
+    }
+
+    /// The registers in use that belong to the caller.
+    fn saved(&self) -> Vec<Register> {
+        let pointers = &POINTERS[..self.pointers.len()];
+        let own = pointers.iter().filter(|pointer| !FREE_POINTERS.contains(pointer));
+        [Register::RBP].into_iter().chain(own.copied()).collect()
+    }
+
+    /// Gives registers for the whole function to these values, and reads what is hoisted.
+    fn keep(&mut self, is_kept: impl Fn(Virtual) -> bool) -> Result<(), IcedError> {
+        let mut next = 0;
+        for at in (0..self.program.registers.len() as u32).map(Virtual) {
+            if is_kept(at) {
+                self.pin(at, &mut next);
+            }
+        }
+        for hoisted in self.hoisted.clone() {
+            self.pin(hoisted, &mut next);
+            self.read(hoisted)?;
+        }
+        Ok(())
+    }
+
+    /// What follows the code: the numbers of the lanes, and the constants.
+    fn end(&mut self) -> Result<(), IcedError> {
         if self.padding > 0 {
             self.asm.db(&vec![0xcc; self.padding])?;
         }
         self.asm.set_label(&mut self.pool)?;
         self.asm.dd(&std::array::from_fn::<u32, 16, _>(|lane| lane as u32))?;
-        for &constant in &program.constants {
+        for &constant in &self.program.constants {
             self.asm.dd(&vec![constant; self.copies()])?;
         }
-        Ok(cost)
+        Ok(())
     }
 
     /// All whole blocks of a row.
@@ -944,7 +1063,7 @@ impl<'p> Assigner<'p> {
 
     fn address(&mut self, stream: Stream) -> Result<MemoryOperand, IcedError> {
         let (base, bytes) = self.pointer(stream.origin)?;
-        let offset = bytes + (8 * stream.half * stream.bytes) as i64;
+        let offset = bytes + stream.further + (8 * stream.half * stream.bytes) as i64;
         if !stream.moves {
             return Ok(memory(base, offset));
         }
