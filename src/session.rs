@@ -24,6 +24,7 @@ use netloom_ir::prepare::PREPARE;
 use netloom_ir::{DType, Scalar, Tensor, Type};
 
 use crate::compile::{Code, Executable, INIT};
+use crate::cores;
 use crate::cpu::runner::{self, is_of_type};
 use crate::error::Error;
 #[cfg(feature = "vulkan")]
@@ -122,8 +123,7 @@ impl Session {
         }
         match &mut self.runner {
             Runner::Cpu(runner) => {
-                let workers = runner.workers();
-                write_all(given, runner.states_mut(), workers);
+                write_all(given, runner.states_mut());
             }
             #[cfg(feature = "vulkan")]
             Runner::Vulkan(_) => {
@@ -457,8 +457,8 @@ impl Session {
     }
 }
 
-/// Writes each weight to its place in the block of states; so many threads share them.
-fn write_all(given: Vec<(&StateSlot, Weight)>, states: &mut [u8], threads: usize) {
+/// Writes each weight to its place in the block of states; all cores share them, as they share what was compiled before.
+fn write_all(given: Vec<(&StateSlot, Weight)>, states: &mut [u8]) {
     let mut given = given;
     given.sort_by_key(|(slot, _)| slot.offset);
     let (mut places, mut rest, mut start) = (Vec::new(), states, 0);
@@ -477,7 +477,7 @@ fn write_all(given: Vec<(&StateSlot, Weight)>, states: &mut [u8], threads: usize
         }
     };
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(write)));
+        (1..cores::count()).for_each(|_| drop(scope.spawn(write)));
         write();
     });
 }

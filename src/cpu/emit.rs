@@ -4,33 +4,35 @@
 //! computed: an expression is emitted before the outermost loop that changes none of what it depends on ([`Cx::hoist`]), so an
 //! address is a sum whose outer parts were added outside ([`crate::place`]).
 //!
-//! Reading order: [`prim`], [`crate::place`], this file, `lanes`, `tile`.
+//! Reading order: [`prim`], [`crate::place`], this file, `callees`, `lanes`, `tile`.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use cranelift::codegen::Context;
-use cranelift::codegen::ir::{BlockArg, UserFuncName};
-use cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
+use cranelift::codegen::ir::{BlockArg, ExtFuncData, ExternalName, UserExternalName, UserFuncName};
+use cranelift::codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
     AbiParam, Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value,
     Variable,
 };
-use cranelift_module::{FuncId, Linkage, Module, ModuleError};
+use cranelift_module::{FuncId, FuncOrDataId, Linkage, Module, ModuleError};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 
 use super::Error;
 use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
-use super::tile::{self as assembled, Tile};
-use super::wide::{self, Body, Finish};
+use super::tile::Tile;
+use crate::cores;
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
-use compile::{Draft, Source, compile_all, define};
+use callees::{Callee, Callees, Code};
+use compile::{Compiled, compile, define};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
+mod callees;
 mod compile;
 mod finish;
 mod lanes;
@@ -43,22 +45,14 @@ pub const BARRIER: &str = "netloom_barrier";
 
 /// Emits nests into one module, and keeps what they share.
 pub struct Emitter {
-    /// What functions are compiled for.
-    isa: OwnedTargetIsa,
-    functions: FunctionBuilderContext,
-    shared: Shared,
-}
-
-/// What the kernels of a module share.
-struct Shared {
     cpu: Cpu,
     home: Home,
-    tiles: HashMap<Tile, FuncId>,
-    /// `None` for a body that the level has no code for.
-    bodies: HashMap<Body, Option<FuncId>>,
-    finished: HashMap<Finish, Option<FuncId>>,
-    /// Functions that are declared and not yet assembled.
-    waiting: Vec<Draft<Source>>,
+    /// What functions are compiled for.
+    isa: OwnedTargetIsa,
+    /// What kernels call; `None` for a body that the level has no code for.
+    callees: HashMap<Callee, Option<FuncId>>,
+    /// How many there are, by the stem of their symbols.
+    numbers: HashMap<&'static str, usize>,
     /// What has been emitted, if it is to be shown.
     listing: Option<Listing>,
 }
@@ -72,13 +66,13 @@ pub struct Listing {
     pub functions: Vec<(String, Vec<u8>)>,
 }
 
-impl Shared {
-    /// Remembers a function's code.
-    fn list(&mut self, symbol: &str, code: &[u8]) {
-        if let Some(listing) = &mut self.listing {
-            listing.functions.push((symbol.to_owned(), code.to_vec()));
-        }
-    }
+/// A nest as machine code, of no module yet.
+struct Spelled {
+    code: Compiled,
+    /// What it calls, by the numbers in its code, and what it would call if there were code for it.
+    callees: Vec<Callee>,
+    /// In Cranelift's language, if it is to be shown.
+    clif: Option<String>,
 }
 
 impl Emitter {
@@ -88,155 +82,120 @@ impl Emitter {
     /// If there is no code for the CPU.
     pub fn new(cpu: &Cpu, home: Home) -> Result<Emitter, Error> {
         Ok(Emitter {
+            cpu: cpu.clone(),
+            home,
             isa: cpu.isa(Effort::Speed, home)?,
-            functions: FunctionBuilderContext::new(),
-            shared: Shared {
-                cpu: cpu.clone(),
-                home,
-                tiles: HashMap::new(),
-                bodies: HashMap::new(),
-                finished: HashMap::new(),
-                waiting: Vec::new(),
-                listing: None,
-            },
+            callees: HashMap::new(),
+            numbers: HashMap::new(),
+            listing: None,
         })
     }
 
     /// From now on remembers what it emits.
     pub fn listed(mut self) -> Emitter {
-        self.shared.listing = Some(Listing::default());
+        self.listing = Some(Listing::default());
         self
     }
 
     /// What it has emitted since [`Emitter::listed`].
     pub fn listing(&self) -> Option<&Listing> {
-        self.shared.listing.as_ref()
+        self.listing.as_ref()
     }
 
     /// The CPU emitted for.
     pub fn cpu(&self) -> &Cpu {
-        &self.shared.cpu
+        &self.cpu
     }
 
     /// Defines functions that run nests, one each. A function's symbol is the nest's name, with a number if that is taken.
     ///
-    /// Several threads make their code; what comes out, and in which order, does not depend on that.
+    /// All cores make their code; what comes out, and in which order, does not depend on that.
     pub fn emit(&mut self, module: &mut dyn Module, nests: &[Nest]) -> Result<Vec<FuncId>, Error> {
-        let isa = OwnedTargetIsa::clone(&self.isa);
+        let callees = Callees::new(&self.cpu, self.home, &*self.isa, has_barrier(module), &self.callees);
+        let spelled = cores::map(nests, |nest| spell(nest, &callees, self.listing.is_some()));
+        let mut made = callees.finish();
         let mut kernels = Vec::new();
-        let drafts = nests.iter().flat_map(|nest| {
-            let draft = self.draft(module, nest);
-            kernels.extend(draft.as_ref().map(|draft| draft.id));
-            let mut drafts: Vec<_> = self.shared.waiting.drain(..).map(Ok).collect();
-            drafts.push(draft);
-            drafts
-        });
-        for Draft { name, id, code } in compile_all(drafts, nests.len(), &*isa)? {
-            self.shared.list(&name, &code.code);
-            define(module, id, &code).map_err(|source| Error::kernel(&name, source))?;
+        for (nest, spelled) in nests.iter().zip(spelled) {
+            let name = free_name(module, &nest.name);
+            let signature = kernel_signature(&*self.isa);
+            let function = module
+                .declare_function(&name, Linkage::Local, &signature)
+                .map_err(Error::module)?;
+            let Spelled { code, callees, clif } = spelled.map_err(|source| Error::kernel(&name, source))?;
+            let callees = callees.into_iter().map(|callee| self.callee(module, callee, &mut made));
+            let callees = callees.collect::<Result<Vec<_>, _>>()?;
+            if let Some((listing, clif)) = self.listing.as_mut().zip(clif) {
+                listing.clif += &format!("; {name}\n{clif}\n");
+            }
+            self.define(module, &name, function, code, &callees)?;
+            kernels.push(function);
         }
         Ok(kernels)
     }
 
-    /// Declares the function of a nest, and spells it.
-    fn draft(&mut self, module: &mut dyn Module, nest: &Nest) -> Result<Draft<Source>, Error> {
-        let signature = kernel_signature(module);
-        let name = free_name(module, &nest.name);
-        let id = module
-            .declare_function(&name, Linkage::Local, &signature)
-            .map_err(Error::module)?;
-        let mut context = Box::new(Context::new());
-        context.func.signature = signature;
-        context.func.name = UserFuncName::user(0, id.as_u32());
-        emit_function(module, &mut self.shared, &mut context, &mut self.functions, nest)
-            .map_err(|source| Error::kernel(&name, source))?;
-        if let Some(listing) = &mut self.shared.listing {
-            listing.clif += &format!("; {name}\n{}\n", context.func.display());
+    /// The function of a callee, defined if it was not.
+    fn callee(
+        &mut self,
+        module: &mut dyn Module,
+        callee: Callee,
+        made: &mut HashMap<Callee, Code>,
+    ) -> Result<Option<FuncId>, Error> {
+        if let Some(&function) = self.callees.get(&callee) {
+            return Ok(function);
         }
-        Ok(Draft {
-            name,
-            id,
-            code: Source::Spelled(context),
-        })
+        let signature = callee.signature(&*self.isa, &self.cpu);
+        let function = if callee == Callee::Barrier {
+            let function = module.declare_function(BARRIER, Linkage::Import, &signature);
+            Some(function.map_err(Error::module)?)
+        } else {
+            let number = self.numbers.entry(callee.stem()).or_default();
+            let name = format!("{}_{number}", callee.stem());
+            *number += 1;
+            let code = made.remove(&callee).expect("what a kernel calls was made with it");
+            match code {
+                None => None,
+                Some(code) => {
+                    let name = free_name(module, &name);
+                    let function = module.declare_function(&name, Linkage::Local, &signature);
+                    let function = function.map_err(Error::module)?;
+                    let code = code.map_err(|source| Error::kernel(&name, source))?;
+                    self.define(module, &name, function, code, &[])?;
+                    Some(function)
+                }
+            }
+        };
+        self.callees.insert(callee, function);
+        Ok(function)
+    }
+
+    /// Defines a function that is declared and calls these.
+    fn define(
+        &mut self,
+        module: &mut dyn Module,
+        name: &str,
+        function: FuncId,
+        mut code: Compiled,
+        callees: &[Option<FuncId>],
+    ) -> Result<(), Error> {
+        define(module, function, &mut code, callees).map_err(|source| Error::kernel(name, source))?;
+        if let Some(listing) = &mut self.listing {
+            listing.functions.push((name.to_owned(), code.code));
+        }
+        Ok(())
     }
 }
 
-impl Shared {
-    /// A function that will be assembled.
-    fn assembled(&mut self, name: String, id: FuncId, assemble: impl FnOnce() -> Vec<u8> + Send + 'static) {
-        let code = Source::Assembled(Box::new(assemble));
-        self.waiting.push(Draft { name, id, code });
-    }
-
-    /// The function of a tile, declared if it was not.
-    fn tile(&mut self, module: &mut dyn Module, tile: Tile) -> Result<FuncId, ModuleError> {
-        if let Some(&function) = self.tiles.get(&tile) {
-            return Ok(function);
-        }
-        let mut signature = tile::signature(module);
-        let assembled = assembled::is_assembled(&tile, self.cpu.level);
-        if assembled {
-            signature.call_conv = CallConv::SystemV;
-        }
-        let symbol = free_name(module, &format!("tile_{}", self.tiles.len()));
-        let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
-        if assembled {
-            let (tile, level) = (tile.clone(), self.cpu.level);
-            self.assembled(symbol, function, move || assembled::assemble(&tile, level));
-        } else {
-            tile::define(module, function, signature, &tile, &self.cpu, self.home)?;
-        }
-        self.tiles.insert(tile, function);
-        Ok(function)
-    }
-
-    /// The assembled function `fn(slots, count, rows)` of a vector loop's body, if the level has one.
-    fn body(&mut self, module: &mut dyn Module, body: &Body) -> Result<Option<FuncId>, ModuleError> {
-        if let Some(&function) = self.bodies.get(body) {
-            return Ok(function);
-        }
-        let level = self.cpu.level;
-        let function = match wide::lower(body, level) {
-            Err(_) => None,
-            Ok(lowered) => {
-                let mut signature = module.make_signature();
-                signature.params.extend([I64; 3].map(AbiParam::new));
-                signature.call_conv = CallConv::SystemV;
-                let symbol = free_name(module, &format!("lanes_{}", self.bodies.len()));
-                let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
-                self.assembled(symbol, function, move || lowered.assemble(level));
-                Some(function)
-            }
-        };
-        self.bodies.insert(body.clone(), function);
-        Ok(function)
-    }
-
-    /// The assembled function `fn(a, b, slots)` of a tile and what is done with its sums, if the level has one.
-    fn finish(&mut self, module: &mut dyn Module, finish: Finish) -> Result<Option<FuncId>, ModuleError> {
-        if let Some(&function) = self.finished.get(&finish) {
-            return Ok(function);
-        }
-        let level = self.cpu.level;
-        let function = match finish.clone().lower(level) {
-            Err(_) => None,
-            Ok(lowered) => {
-                let mut signature = tile::signature(module);
-                signature.call_conv = CallConv::SystemV;
-                let symbol = free_name(module, &format!("finished_{}", self.finished.len()));
-                let function = module.declare_function(&symbol, Linkage::Local, &signature)?;
-                self.assembled(symbol, function, move || lowered.assemble(level));
-                Some(function)
-            }
-        };
-        self.finished.insert(finish, function);
-        Ok(function)
-    }
+/// Whether a module has a barrier of its own.
+fn has_barrier(module: &dyn Module) -> bool {
+    let Some(FuncOrDataId::Func(barrier)) = module.get_name(BARRIER) else {
+        return false;
+    };
+    module.declarations().get_function_decl(barrier).linkage.is_final()
 }
 
 /// The signature of every kernel: buffers, call, worker, workers.
-pub fn kernel_signature(module: &dyn Module) -> Signature {
-    let mut signature = module.make_signature();
+pub fn kernel_signature(isa: &dyn TargetIsa) -> Signature {
+    let mut signature = Signature::new(isa.default_call_conv());
     signature.params.extend([I64; 4].map(AbiParam::new));
     signature
 }
@@ -274,15 +233,13 @@ fn free_name(module: &dyn Module, name: &str) -> String {
         .expect("numbers do not end")
 }
 
-fn emit_function(
-    module: &mut dyn Module,
-    shared: &mut Shared,
-    context: &mut Context,
-    functions: &mut FunctionBuilderContext,
-    nest: &Nest,
-) -> Result<(), ModuleError> {
-    let config = module.target_config();
-    let mut builder = FunctionBuilder::new(&mut context.func, functions);
+/// Makes the code of a nest.
+fn spell(nest: &Nest, callees: &Callees, is_listed: bool) -> Result<Spelled, ModuleError> {
+    let mut context = Context::new();
+    let mut functions = FunctionBuilderContext::new();
+    context.func.name = UserFuncName::testcase(&nest.name);
+    context.func.signature = kernel_signature(callees.isa);
+    let mut builder = FunctionBuilder::new(&mut context.func, &mut functions);
     let entry = builder.create_block();
     builder.append_block_params_for_function_params(entry);
     builder.switch_to_block(entry);
@@ -296,8 +253,8 @@ fn emit_function(
         .collect();
     let mut cx = Cx {
         builder,
-        module,
-        shared,
+        callees,
+        called: Vec::new(),
         nest: nest.clone(),
         places: Places::new(nest, Unit::Bytes),
         facts: Known::default(),
@@ -314,13 +271,18 @@ fn emit_function(
         operands: None,
     };
     cx.load_bases();
-    let body = nest.body.clone();
-    cx.join_tiles(&body, &body)?;
-    cx.emit_body(&body)?;
+    cx.join_tiles(&nest.body, &nest.body);
+    cx.emit_body(&nest.body);
     cx.builder.ins().return_(&[]);
     cx.builder.seal_all_blocks();
-    cx.builder.finalize(config);
-    Ok(())
+    let Cx { builder, called, .. } = cx;
+    builder.finalize(callees.isa.frontend_config());
+    let clif = is_listed.then(|| context.func.display().to_string());
+    Ok(Spelled {
+        code: compile(&mut context, callees.isa)?,
+        callees: called,
+        clif,
+    })
 }
 
 /// Something computed, available from here to the end of the enclosing body.
@@ -337,8 +299,9 @@ enum Key {
 /// A function in the making.
 struct Cx<'a> {
     builder: FunctionBuilder<'a>,
-    module: &'a mut dyn Module,
-    shared: &'a mut Shared,
+    callees: &'a Callees<'a>,
+    /// What the function calls.
+    called: Vec<Callee>,
     /// The nest, with further expressions for addresses.
     nest: Nest,
     places: Places,
@@ -393,12 +356,12 @@ impl Cx<'_> {
         }
     }
 
-    fn emit_body(&mut self, body: &[Stmt]) -> Result<(), ModuleError> {
+    fn emit_body(&mut self, body: &[Stmt]) {
         for (at, stmt) in body.iter().enumerate() {
             let is_store = |stmt: &Stmt| matches!(stmt, Stmt::Store { .. });
             if is_store(stmt) && (at == 0 || !is_store(&body[at - 1])) {
                 let stores = body[at..].iter().take_while(|stmt| is_store(stmt)).count();
-                self.read_ahead(&body[at..at + stores])?;
+                self.read_ahead(&body[at..at + stores]);
             }
             match stmt {
                 Stmt::Loop {
@@ -406,44 +369,43 @@ impl Cx<'_> {
                     extent,
                     bind,
                     body,
-                } => self.emit_loop(*axis, *extent, *bind, body)?,
+                } => self.emit_loop(*axis, *extent, *bind, body),
                 Stmt::If {
                     condition,
                     then,
                     otherwise,
-                } => self.emit_if(*condition, then, otherwise)?,
+                } => self.emit_if(*condition, then, otherwise),
                 Stmt::Set { local, value } => self.emit_set(*local, *value),
                 Stmt::Accumulate { local, with, value } => self.emit_accumulate(*local, *with, *value),
                 Stmt::Store { buffer, index, value } => self.emit_store(*buffer, index, *value),
                 Stmt::Prefetch { .. } => {}
-                Stmt::Contract(contract) => self.emit_contract(contract)?,
+                Stmt::Contract(contract) => self.emit_contract(contract),
                 Stmt::Product(_) => unreachable!("schedules for CPUs have no shaders"),
-                Stmt::Barrier => self.emit_barrier()?,
+                Stmt::Barrier => self.emit_barrier(),
             }
         }
-        Ok(())
     }
 
-    fn emit_loop(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) -> Result<(), ModuleError> {
+    fn emit_loop(&mut self, axis: AxisId, extent: ExprId, bind: Bind, body: &[Stmt]) {
         let writes = Writes::of(body);
         self.forget(&writes);
-        self.hoist(axis, bind, body, &writes)?;
+        self.hoist(axis, bind, body, &writes);
         let constant = match self.nest.exprs.as_const(extent) {
             Some(Scalar::Int(extent)) => Some(extent as i64),
             _ => None,
         };
         match (bind, constant) {
-            (Bind::Serial | Bind::Workers, Some(0)) => Ok(()),
+            (Bind::Serial | Bind::Workers, Some(0)) => {}
             (Bind::Unroll, Some(extent)) => {
                 for at in 0..extent {
                     let value = self.builder.ins().iconst(I64, at);
-                    self.emit_iteration(axis, value, |cx| cx.emit_body(body))?;
+                    self.emit_iteration(axis, value, |cx| cx.emit_body(body));
                 }
-                Ok(())
             }
             (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
-                if let Some((rows, vector)) = self.rows(axis, body)? {
-                    return self.emit_rows(extent, &rows, &vector);
+                if let Some((rows, vector)) = self.rows(axis, body) {
+                    self.emit_rows(extent, &rows, &vector);
+                    return;
                 }
                 let from = self.builder.ins().iconst(I64, 0);
                 let to = self.value(extent);
@@ -472,14 +434,7 @@ impl Cx<'_> {
     }
 
     /// A loop over `from .. to`; `entered` if at least one iteration is known to run.
-    fn emit_range(
-        &mut self,
-        axis: AxisId,
-        from: Value,
-        to: Value,
-        entered: bool,
-        emit: impl FnOnce(&mut Self, Value) -> Result<(), ModuleError>,
-    ) -> Result<(), ModuleError> {
+    fn emit_range(&mut self, axis: AxisId, from: Value, to: Value, entered: bool, emit: impl FnOnce(&mut Self, Value)) {
         let block = self.builder.create_block();
         let exit = self.builder.create_block();
         let at = self.builder.append_block_param(block, I64);
@@ -490,7 +445,7 @@ impl Cx<'_> {
             self.builder.ins().brif(any, block, &[BlockArg::Value(from)], exit, &[]);
         }
         self.builder.switch_to_block(block);
-        self.emit_iteration(axis, at, |cx| emit(cx, at))?;
+        self.emit_iteration(axis, at, |cx| emit(cx, at));
         let one = self.builder.ins().iconst(I64, 1);
         let next = self.builder.ins().iadd(at, one);
         let more = self.builder.ins().icmp(IntCC::SignedLessThan, next, to);
@@ -500,39 +455,26 @@ impl Cx<'_> {
         self.builder.seal_block(block);
         self.builder.switch_to_block(exit);
         self.builder.seal_block(exit);
-        Ok(())
     }
 
     /// Runs `emit` with the axis bound to a value; what it computes is forgotten afterwards.
-    fn emit_iteration(
-        &mut self,
-        axis: AxisId,
-        at: Value,
-        emit: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
-    ) -> Result<(), ModuleError> {
+    fn emit_iteration(&mut self, axis: AxisId, at: Value, emit: impl FnOnce(&mut Self)) {
         let mark = self.trail.len();
         self.axes[axis.at()] = Some(at);
-        emit(self)?;
+        emit(self);
         self.axes[axis.at()] = None;
         self.rewind(mark);
-        Ok(())
     }
 
-    fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<(), ModuleError> {
+    fn emit_if(&mut self, condition: ExprId, then: &[Stmt], otherwise: &[Stmt]) {
         let condition = self.value(condition);
-        self.emit_either(condition, |cx| cx.emit_body(then), |cx| cx.emit_body(otherwise))?;
+        self.emit_either(condition, |cx| cx.emit_body(then), |cx| cx.emit_body(otherwise));
         self.forget(&Writes::of(then));
         self.forget(&Writes::of(otherwise));
-        Ok(())
     }
 
     /// One of two pieces of code.
-    fn emit_either(
-        &mut self,
-        condition: Value,
-        then: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
-        otherwise: impl FnOnce(&mut Self) -> Result<(), ModuleError>,
-    ) -> Result<(), ModuleError> {
+    fn emit_either(&mut self, condition: Value, then: impl FnOnce(&mut Self), otherwise: impl FnOnce(&mut Self)) {
         let yes = self.builder.create_block();
         let no = self.builder.create_block();
         let end = self.builder.create_block();
@@ -540,27 +482,20 @@ impl Cx<'_> {
         // What one branch overwrites, the other still knows; below, neither is known.
         let (known, trail) = (self.known.clone(), self.trail.clone());
         self.switch_to(yes);
-        then(self)?;
+        then(self);
         self.builder.ins().jump(end, &[]);
         (self.known, self.trail) = (known.clone(), trail.clone());
         self.switch_to(no);
-        otherwise(self)?;
+        otherwise(self);
         self.builder.ins().jump(end, &[]);
         (self.known, self.trail) = (known, trail);
         self.switch_to(end);
-        Ok(())
     }
 
     /// Goes on in a block that is entered from nowhere else.
     fn switch_to(&mut self, block: Block) {
         self.builder.switch_to_block(block);
         self.builder.seal_block(block);
-    }
-
-    /// Calls a function of the module.
-    fn emit_call(&mut self, function: FuncId, arguments: &[Value]) {
-        let function = self.module.declare_func_in_func(function, self.builder.func);
-        self.builder.ins().call(function, arguments);
     }
 
     fn emit_set(&mut self, local: LocalId, value: ExprId) {
@@ -608,7 +543,7 @@ impl Cx<'_> {
         self.places.of(&mut self.nest, element)
     }
 
-    fn emit_contract(&mut self, contract: &Contract) -> Result<(), ModuleError> {
+    fn emit_contract(&mut self, contract: &Contract) {
         let start = |cx: &mut Self, operand: &Operand| {
             let start = cx.value(operand.start);
             let size = cx.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
@@ -619,29 +554,51 @@ impl Cx<'_> {
         let operands = [&contract.a, &contract.b, &contract.c].map(|operand| start(self, operand));
         if self.joined.contains(&std::ptr::from_ref(contract).addr()) {
             self.operands = Some(operands);
-            return Ok(());
+            return;
         }
-        let tile = self.shared.tile(self.module, tile_of(contract))?;
+        let tile = self
+            .callee(Callee::Tile(tile_of(contract)))
+            .expect("every tile has code");
         self.emit_call(tile, &operands);
         self.forget(&Writes {
             buffers: vec![contract.c.buffer],
             ..Writes::default()
         });
-        Ok(())
     }
 
-    fn emit_barrier(&mut self) -> Result<(), ModuleError> {
-        let signature = barrier_signature(self.module);
-        let barrier = self.module.declare_function(BARRIER, Linkage::Import, &signature)?;
-        let barrier = self.module.declare_func_in_func(barrier, self.builder.func);
-        self.builder
-            .ins()
-            .call(barrier, &[self.call, self.worker, self.workers]);
+    fn emit_barrier(&mut self) {
+        let barrier = self.callee(Callee::Barrier).expect("every module has a barrier");
+        self.emit_call(barrier, &[self.call, self.worker, self.workers]);
         self.forget(&Writes {
             barrier: true,
             ..Writes::default()
         });
-        Ok(())
+    }
+
+    /// The number of a function among those that are called, if there is code for it.
+    fn callee(&mut self, callee: Callee) -> Option<u32> {
+        let number = self.called.iter().position(|called| *called == callee);
+        let number = number.unwrap_or_else(|| {
+            self.called.push(callee);
+            self.called.len() - 1
+        });
+        let has_code = self.callees.make(&self.called[number]);
+        has_code.then_some(number as u32)
+    }
+
+    /// Calls the function of that number.
+    fn emit_call(&mut self, callee: u32, arguments: &[Value]) {
+        let (signature, colocated) = self.callees.declared(&self.called[callee as usize]);
+        let function = &mut self.builder.func;
+        let signature = function.import_signature(signature);
+        let name = function.declare_imported_user_function(UserExternalName::new(0, callee));
+        let function = function.import_function(ExtFuncData {
+            name: ExternalName::user(name),
+            signature,
+            colocated,
+            patchable: false,
+        });
+        self.builder.ins().call(function, arguments);
     }
 
     // Expressions.
@@ -757,15 +714,15 @@ impl Cx<'_> {
 
     /// Evaluates all that neighbouring stores read before any of them writes: an output may lie where an operand lies whose elements are
     /// each read by the stores that overwrite them.
-    fn read_ahead(&mut self, stores: &[Stmt]) -> Result<(), ModuleError> {
+    fn read_ahead(&mut self, stores: &[Stmt]) {
         match stores.len() {
-            0 | 1 => Ok(()),
+            0 | 1 => {}
             _ => self.hoist_body(stores, &Writes::of(stores), false, &mut HashSet::new()),
         }
     }
 
     /// Computes, before a loop is entered, everything in its body that the loop does not change.
-    fn hoist(&mut self, axis: AxisId, bind: Bind, body: &[Stmt], writes: &Writes) -> Result<(), ModuleError> {
+    fn hoist(&mut self, axis: AxisId, bind: Bind, body: &[Stmt], writes: &Writes) {
         let mut seen = HashSet::new();
         self.hoist_loop(axis, bind, body, writes, false, &mut seen)
     }
@@ -778,10 +735,10 @@ impl Cx<'_> {
         writes: &Writes,
         conditional: bool,
         seen: &mut HashSet<ExprId>,
-    ) -> Result<(), ModuleError> {
+    ) {
         let vector = match bind {
-            Bind::Lanes => self.vector(axis, body)?,
-            Bind::Serial => match self.rows(axis, body)? {
+            Bind::Lanes => self.vector(axis, body),
+            Bind::Serial => match self.rows(axis, body) {
                 Some((rows, vector)) => {
                     self.hoist_expr(rows.lanes, writes, conditional, seen);
                     Some(vector)
@@ -803,16 +760,9 @@ impl Cx<'_> {
                 Slot::Accumulator(_) => {}
             }
         }
-        Ok(())
     }
 
-    fn hoist_body(
-        &mut self,
-        body: &[Stmt],
-        writes: &Writes,
-        conditional: bool,
-        seen: &mut HashSet<ExprId>,
-    ) -> Result<(), ModuleError> {
+    fn hoist_body(&mut self, body: &[Stmt], writes: &Writes, conditional: bool, seen: &mut HashSet<ExprId>) {
         for stmt in body {
             match stmt {
                 Stmt::Loop {
@@ -822,7 +772,7 @@ impl Cx<'_> {
                     body,
                 } => {
                     self.hoist_expr(*extent, writes, conditional, seen);
-                    self.hoist_loop(*axis, *bind, body, writes, conditional, seen)?;
+                    self.hoist_loop(*axis, *bind, body, writes, conditional, seen);
                 }
                 Stmt::If {
                     condition,
@@ -830,8 +780,8 @@ impl Cx<'_> {
                     otherwise,
                 } => {
                     self.hoist_expr(*condition, writes, conditional, seen);
-                    self.hoist_body(then, writes, true, seen)?;
-                    self.hoist_body(otherwise, writes, true, seen)?;
+                    self.hoist_body(then, writes, true, seen);
+                    self.hoist_body(otherwise, writes, true, seen);
                 }
                 Stmt::Set { value, .. } | Stmt::Accumulate { value, .. } => {
                     self.hoist_expr(*value, writes, conditional, seen);
@@ -849,7 +799,6 @@ impl Cx<'_> {
                 Stmt::Prefetch { .. } | Stmt::Product(_) | Stmt::Barrier => {}
             }
         }
-        Ok(())
     }
 
     fn learn(&mut self, key: Key, value: Value) {

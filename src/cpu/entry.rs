@@ -281,7 +281,7 @@ impl Cx<'_, '_> {
         let function = match self.functions[kernel] {
             Some(function) => function,
             None => {
-                debug_assert_eq!(kernel_signature(self.module).params.len(), 4);
+                debug_assert_eq!(kernel_signature(self.module.isa()).params.len(), 4);
                 let function = self
                     .module
                     .declare_func_in_func(self.kernels[kernel], self.builder.func);

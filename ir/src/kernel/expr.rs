@@ -4,9 +4,10 @@
 //! common subexpression is computed once. Operands come before users. Index arithmetic is ordinary `i64` arithmetic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};
@@ -178,7 +179,9 @@ pub struct Exprs {
     dtypes: Vec<DType>,
     /// The least and greatest value of each integer expression, where known.
     ranges: Vec<Option<(i64, i64)>>,
-    ids: HashMap<Expr, ExprId>,
+    /// Each expression by its hash.
+    ids: HashTable<(u64, ExprId)>,
+    hasher: DefaultHashBuilder,
     /// By axis; the same as in the kernel's or nest's `axes`.
     extents: Vec<usize>,
     constants: BTreeMap<BufferId, Arc<Tensor>>,
@@ -239,20 +242,26 @@ impl Exprs {
 
     /// Adds an expression of a type, or finds its equal. Simplification is [`super::index`]'s part.
     pub fn intern(&mut self, expr: Expr, dtype: DType) -> ExprId {
-        if let Some(&id) = self.ids.get(&expr) {
+        let hash = self.hasher.hash_one(&expr);
+        if let Some(id) = self.find_hashed(&expr, hash) {
             return id;
         }
         let id = ExprId(self.exprs.len() as u32);
         self.ranges.push(super::index::range_of(self, &expr, dtype));
-        self.exprs.push(expr.clone());
+        self.exprs.push(expr);
         self.dtypes.push(dtype);
-        self.ids.insert(expr, id);
+        self.ids.insert_unique(hash, (hash, id), |&(hash, _)| hash);
         id
     }
 
     /// The id of an expression, if it is in the arena.
     pub fn find(&self, expr: &Expr) -> Option<ExprId> {
-        self.ids.get(expr).copied()
+        self.find_hashed(expr, self.hasher.hash_one(expr))
+    }
+
+    fn find_hashed(&self, expr: &Expr, hash: u64) -> Option<ExprId> {
+        let found = self.ids.find(hash, |&(_, id)| self.get(id) == expr);
+        found.map(|&(_, id)| id)
     }
 
     /// A constant.

@@ -15,8 +15,12 @@ use crate::tensor::Type;
 /// On floats only what changes no bit is done: constants fold, `x * 1`, `x / 1`, `x - 0`, `x + -0`, `-(-x)`, and a choice
 /// between equals.
 pub fn simplify(exprs: &mut Exprs, prim: Prim, dtype: DType, args: &[ExprId]) -> Option<ExprId> {
-    let constants: Vec<Option<Scalar>> = args.iter().map(|&arg| exprs.as_const(arg)).collect();
-    if let Some(values) = constants.iter().copied().collect::<Option<Vec<_>>>() {
+    // No primitive has more operands.
+    let mut constants = [None; 3];
+    for (constant, &arg) in constants.iter_mut().zip(args) {
+        *constant = exprs.as_const(arg);
+    }
+    if let Some(values) = constants[..args.len()].iter().copied().collect::<Option<Vec<_>>>() {
         let from = exprs.dtype(args[0]);
         return Some(exprs.constant(dtype, prim.eval(dtype, from, &values)));
     }

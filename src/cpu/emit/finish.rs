@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use cranelift::prelude::{InstBuilder, IntCC, Value};
-use cranelift_module::{FuncId, ModuleError};
 use netloom_ir::DType;
 use netloom_ir::kernel::index::Linear;
 use netloom_ir::kernel::{Bind, BufferId, Contract, ExprId, Prim, Role, Stmt};
 
+use super::callees::Callee;
 use super::lanes::{Code, Rows, Vector};
 use super::{Cx, tile_of};
 use crate::cpu::isa::Level;
@@ -18,36 +18,35 @@ use crate::hoist::{Hoist, Writes};
 /// How a tile is summed and finished.
 pub(super) struct Finished {
     /// A function `fn(a, b, slots)` for a whole tile.
-    function: FuncId,
+    function: u32,
     /// What is equal where the lanes are all columns of the tile.
     whole: Vec<(ExprId, ExprId)>,
     /// The tile's own function and that of its rows, for where they are not.
-    apart: Option<(FuncId, Rc<Vector>)>,
+    apart: Option<(u32, Rc<Vector>)>,
 }
 
 impl Cx<'_> {
     /// Finds these tiles below `body`, which is part of `whole`, and declares their functions. Statements stay where they are from now on.
-    pub(super) fn join_tiles(&mut self, body: &[Stmt], whole: &[Stmt]) -> Result<(), ModuleError> {
-        if self.shared.cpu.level == Level::Portable {
-            return Ok(());
+    pub(super) fn join_tiles(&mut self, body: &[Stmt], whole: &[Stmt]) {
+        if self.callees.cpu.level == Level::Portable {
+            return;
         }
         for (at, stmt) in body.iter().enumerate() {
             match stmt {
-                Stmt::Loop { body, .. } => self.join_tiles(body, whole)?,
+                Stmt::Loop { body, .. } => self.join_tiles(body, whole),
                 Stmt::If { then, otherwise, .. } => {
-                    self.join_tiles(then, whole)?;
-                    self.join_tiles(otherwise, whole)?;
+                    self.join_tiles(then, whole);
+                    self.join_tiles(otherwise, whole);
                 }
                 _ => {}
             }
             if let (Stmt::Contract(contract), Some(next)) = (stmt, body.get(at + 1)) {
-                self.join_tile(contract, next, whole)?;
+                self.join_tile(contract, next, whole);
             }
         }
-        Ok(())
     }
 
-    fn join_tile(&mut self, contract: &Contract, next: &Stmt, whole: &[Stmt]) -> Result<(), ModuleError> {
+    fn join_tile(&mut self, contract: &Contract, next: &Stmt, whole: &[Stmt]) {
         let &Stmt::Loop {
             axis: row,
             extent: rows,
@@ -55,7 +54,7 @@ impl Cx<'_> {
             body: ref line,
         } = next
         else {
-            return Ok(());
+            return;
         };
         let &[
             Stmt::Loop {
@@ -66,7 +65,7 @@ impl Cx<'_> {
             },
         ] = &line[..]
         else {
-            return Ok(());
+            return;
         };
         let (c, scratch) = (&contract.c, &self.nest.buffers[contract.c.buffer.at()]);
         let is_whole = self.nest.axes[lane.at()].extent == contract.columns
@@ -75,36 +74,39 @@ impl Cx<'_> {
             && scratch.role == Role::WorkerScratch
             && scratch.ty.count() == contract.rows * contract.columns;
         if !is_whole || self.readers(whole, c.buffer) != self.readers(line, c.buffer) || writers(whole, c.buffer) != 1 {
-            return Ok(());
+            return;
         }
         let Some(analysed) = analyse(&mut self.nest, Some(row), lane, body) else {
-            return Ok(());
+            return;
         };
         let Some((finish, slots, shift)) = self.finish(contract, rows, analysed) else {
-            return Ok(());
+            return;
         };
         let [none, columns] = [0, contract.columns as i64].map(|value| self.nest.exprs.int(value));
         let mut whole = vec![(shift, none), (lanes, columns)];
         whole.retain(|(found, wanted)| found != wanted);
         if whole.iter().any(|&(found, _)| self.nest.exprs.as_int(found).is_some()) {
-            return Ok(());
+            return;
         }
         let key = (Some(row), body.as_ptr().addr());
         let apart = match &whole[..] {
             [] => None,
-            _ => match self.vector_of(Some(row), lane, body)? {
-                Some(rows) => Some((self.shared.tile(self.module, tile_of(contract))?, rows)),
-                None => return Ok(()),
+            _ => match self.vector_of(Some(row), lane, body) {
+                Some(rows) => Some((
+                    self.callee(Callee::Tile(tile_of(contract)))
+                        .expect("every tile has code"),
+                    rows,
+                )),
+                None => return,
             },
         };
-        if let Some(function) = self.shared.finish(self.module, finish)? {
+        if let Some(function) = self.callee(Callee::Finished(finish)) {
             let code = Code::Finished(Finished { function, whole, apart });
             let strides = Vec::new();
             let vector = Rc::new(Vector { slots, strides, code });
             self.vectors.insert(key, Some(vector));
             self.joined.insert(std::ptr::from_ref(contract).addr());
         }
-        Ok(())
     }
 
     /// A tile with what is done in each of so many rows of vectors, what the slots of that hold, and the column of the tile where the lanes begin.
@@ -165,19 +167,12 @@ impl Cx<'_> {
     }
 
     /// All rows of a tile whose operands were found before.
-    pub(super) fn emit_finished(
-        &mut self,
-        extent: ExprId,
-        rows: &Rows,
-        slots: &[Slot],
-        finished: &Finished,
-    ) -> Result<(), ModuleError> {
+    pub(super) fn emit_finished(&mut self, extent: ExprId, rows: &Rows, slots: &[Slot], finished: &Finished) {
         let [a, b, c] = self.operands.take().expect("a tile stands before what finishes it");
         let together = |cx: &mut Self| {
             let slots = cx.emit_slots(slots, &[]);
             let slots = cx.emit_words(&slots, &[]);
             cx.emit_call(finished.function, &[a, b, slots]);
-            Ok(())
         };
         let Some((tile, vector)) = &finished.apart else {
             return together(self);

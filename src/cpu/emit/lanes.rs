@@ -7,12 +7,12 @@ use std::rc::Rc;
 use cranelift::codegen::ir::{BlockArg, StackSlotData, StackSlotKind};
 use cranelift::prelude::types::{F32X4, I32, I32X4, I64};
 use cranelift::prelude::{FloatCC, FunctionBuilder, InstBuilder, IntCC, MemFlagsData, Type, Value};
-use cranelift_module::{FuncId, ModuleError};
 use netloom_ir::kernel::nest::LANES;
 use netloom_ir::kernel::{AxisId, Bind, Combine, ExprId, LocalId, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
 use target_lexicon::Architecture;
 
+use super::callees::Callee;
 use super::finish::Finished;
 use super::prim::{emit_combine, emit_const, emit_pack, emit_unpack, memory_type};
 use super::{Cx, memory, trusted};
@@ -38,7 +38,7 @@ pub(super) struct Rows<'b> {
 
 pub(super) enum Code {
     /// A function `fn(slots, count, rows)`.
-    Assembled(FuncId),
+    Assembled(u32),
     /// Together with the tile before.
     Finished(Finished),
     /// To be spelled here, [`STEP`] lanes at a time.
@@ -60,16 +60,12 @@ pub(super) struct Accumulation {
 
 impl Cx<'_> {
     /// The common code of a loop's lanes, if it has one. Asked again for the same body, it answers the same.
-    pub(super) fn vector(&mut self, axis: AxisId, body: &[Stmt]) -> Result<Option<Rc<Vector>>, ModuleError> {
+    pub(super) fn vector(&mut self, axis: AxisId, body: &[Stmt]) -> Option<Rc<Vector>> {
         self.vector_of(None, axis, body)
     }
 
     /// A serial loop's body as rows, if that is all there is in it and all rows have common code.
-    pub(super) fn rows<'b>(
-        &mut self,
-        axis: AxisId,
-        body: &'b [Stmt],
-    ) -> Result<Option<(Rows<'b>, Rc<Vector>)>, ModuleError> {
+    pub(super) fn rows<'b>(&mut self, axis: AxisId, body: &'b [Stmt]) -> Option<(Rows<'b>, Rc<Vector>)> {
         let [
             Stmt::Loop {
                 axis: lane,
@@ -79,33 +75,28 @@ impl Cx<'_> {
             },
         ] = body
         else {
-            return Ok(None);
+            return None;
         };
-        if self.shared.cpu.level == Level::Portable || self.facts(*lanes).axes.contains(&axis) {
-            return Ok(None);
+        if self.callees.cpu.level == Level::Portable || self.facts(*lanes).axes.contains(&axis) {
+            return None;
         }
         let rows = Rows { lanes: *lanes, body };
-        Ok(self.vector_of(Some(axis), *lane, body)?.map(|vector| (rows, vector)))
+        self.vector_of(Some(axis), *lane, body).map(|vector| (rows, vector))
     }
 
-    pub(super) fn vector_of(
-        &mut self,
-        rows: Option<AxisId>,
-        axis: AxisId,
-        body: &[Stmt],
-    ) -> Result<Option<Rc<Vector>>, ModuleError> {
+    pub(super) fn vector_of(&mut self, rows: Option<AxisId>, axis: AxisId, body: &[Stmt]) -> Option<Rc<Vector>> {
         // The nest's statements stay where they are while the function is made, so an address names a body.
         let key = (rows, body.as_ptr().addr());
         if let Some(vector) = self.vectors.get(&key) {
-            return Ok(vector.clone());
+            return vector.clone();
         }
         let vector = match analyse(&mut self.nest, rows, axis, body) {
             None => None,
             Some(lanes) => {
-                let code = if self.shared.cpu.level > Level::Portable {
-                    self.shared.body(self.module, &lanes.body)?.map(Code::Assembled)
+                let code = if self.callees.cpu.level > Level::Portable {
+                    self.callee(Callee::Lanes(lanes.body)).map(Code::Assembled)
                 } else {
-                    let has_vectors = !matches!(self.shared.cpu.triple.architecture, Architecture::Riscv64(_));
+                    let has_vectors = !matches!(self.callees.cpu.triple.architecture, Architecture::Riscv64(_));
                     (has_vectors && fits(&lanes.body)).then_some(Code::Clif(lanes.body))
                 };
                 let (slots, strides) = (lanes.slots, lanes.strides);
@@ -113,16 +104,10 @@ impl Cx<'_> {
             }
         };
         self.vectors.insert(key, vector.clone());
-        Ok(vector)
+        vector
     }
 
-    pub(super) fn emit_lanes(
-        &mut self,
-        axis: AxisId,
-        extent: ExprId,
-        entered: bool,
-        body: &[Stmt],
-    ) -> Result<(), ModuleError> {
+    pub(super) fn emit_lanes(&mut self, axis: AxisId, extent: ExprId, entered: bool, body: &[Stmt]) {
         let mut accumulations = Vec::new();
         for stmt in body {
             if let &Stmt::Accumulate { local, with, .. } = stmt {
@@ -138,8 +123,8 @@ impl Cx<'_> {
         }
         let zero = self.builder.ins().iconst(I64, 0);
         let count = self.value(extent);
-        match self.vector(axis, body)? {
-            None => self.emit_each_lane(axis, (zero, count, entered), body, &accumulations)?,
+        match self.vector(axis, body) {
+            None => self.emit_each_lane(axis, (zero, count, entered), body, &accumulations),
             Some(vector) => {
                 let slots = self.emit_slots(&vector.slots, &accumulations);
                 match &vector.code {
@@ -152,7 +137,7 @@ impl Cx<'_> {
                     Code::Finished(_) => unreachable!("a tile has rows"),
                     Code::Clif(code) => {
                         let whole = self.emit_vectors(code, &slots, count);
-                        self.emit_each_lane(axis, (whole, count, false), body, &accumulations)?;
+                        self.emit_each_lane(axis, (whole, count, false), body, &accumulations);
                     }
                 }
                 self.forget(&Writes::of(body));
@@ -162,11 +147,10 @@ impl Cx<'_> {
             let lanes = self.emit_fold_lanes(&accumulation);
             self.combine_local(accumulation.local, accumulation.with, lanes);
         }
-        Ok(())
     }
 
     /// All rows in one call.
-    pub(super) fn emit_rows(&mut self, extent: ExprId, rows: &Rows, vector: &Vector) -> Result<(), ModuleError> {
+    pub(super) fn emit_rows(&mut self, extent: ExprId, rows: &Rows, vector: &Vector) {
         match &vector.code {
             Code::Assembled(function) => {
                 let (rows_count, count) = (self.value(extent), self.value(rows.lanes));
@@ -176,11 +160,10 @@ impl Cx<'_> {
                 let words = self.emit_words(&slots, &vector.strides);
                 self.emit_call(*function, &[words, count, rows_count]);
             }
-            Code::Finished(finished) => self.emit_finished(extent, rows, &vector.slots, finished)?,
+            Code::Finished(finished) => self.emit_finished(extent, rows, &vector.slots, finished),
             Code::Clif(_) => unreachable!("rows have assembled code"),
         }
         self.forget(&Writes::of(rows.body));
-        Ok(())
     }
 
     /// The lanes `from .. to` one by one.
@@ -190,9 +173,9 @@ impl Cx<'_> {
         (from, to, entered): (Value, Value, bool),
         body: &[Stmt],
         accumulations: &[Accumulation],
-    ) -> Result<(), ModuleError> {
+    ) {
         self.emit_range(axis, from, to, entered, |cx, at| {
-            cx.read_ahead(body)?;
+            cx.read_ahead(body);
             let mut next = accumulations.iter();
             for stmt in body {
                 match stmt {
@@ -206,7 +189,6 @@ impl Cx<'_> {
                     _ => unreachable!("a vector loop holds only stores, accumulations and prefetches"),
                 }
             }
-            Ok(())
         })
     }
 

@@ -4,15 +4,16 @@
 //! order: the mid-end would sink the multiplications behind all loads and spill.
 
 use cranelift::codegen::Context;
-use cranelift::codegen::ir::{BlockArg, UserFuncName};
+use cranelift::codegen::ir::BlockArg;
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
-    AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Type, Value,
+    FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Type, Value,
 };
-use cranelift_module::{FuncId, Module, ModuleError};
+use cranelift_module::ModuleError;
 use netloom_ir::DType;
 use target_lexicon::Architecture;
 
+use super::compile::{self, Compiled};
 use super::prim::{clif_type, emit_const};
 use crate::cpu::isa::{Cpu, Effort, Place};
 use crate::cpu::tile::Tile;
@@ -20,22 +21,14 @@ use crate::cpu::tile::Tile;
 /// Rows and vectors of a block: 8 accumulators and 2 vectors of B leave room for the element of A in 16 registers.
 const BLOCK: (usize, usize) = (4, 2);
 
-/// Compiles `fn(a, b, c)` for a tile and defines it.
-pub fn define(
-    module: &mut dyn Module,
-    function: FuncId,
-    signature: Signature,
-    tile: &Tile,
-    cpu: &Cpu,
-    home: Place,
-) -> Result<(), ModuleError> {
+/// Compiles `fn(a, b, c)` for a tile.
+pub fn compile(tile: &Tile, signature: Signature, cpu: &Cpu, home: Place) -> Result<Compiled, ModuleError> {
     // The module's own flags were accepted when it was made, and these differ in effort alone.
     let isa = cpu
         .isa(Effort::Order, home)
         .expect("the module has a description like this");
     let mut context = Context::new();
     context.func.signature = signature;
-    context.func.name = UserFuncName::user(0, function.as_u32());
     let mut functions = FunctionBuilderContext::new();
     let mut builder = FunctionBuilder::new(&mut context.func, &mut functions);
     let entry = builder.create_block();
@@ -65,17 +58,8 @@ pub fn define(
         }
     }
     builder.ins().return_(&[]);
-    builder.finalize(module.target_config());
-
-    let compiled = super::compile::compile(function, &mut context, &*isa)?;
-    super::define(module, function, &compiled)
-}
-
-/// The signature of a tile: the starts of A, B and C.
-pub fn signature(module: &dyn Module) -> Signature {
-    let mut signature = module.make_signature();
-    signature.params.extend([I64; 3].map(AbiParam::new));
-    signature
+    builder.finalize(isa.frontend_config());
+    compile::compile(&mut context, &*isa)
 }
 
 /// 128 bits of a type; a single element where Cranelift would need an extension we do not ask for.
