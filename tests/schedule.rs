@@ -467,6 +467,7 @@ fn convolutions_are_products() {
             buffer("w", &[3, 2, 3, 3], Role::Input),
             buffer("y", &[1, 3, 4, 5], Role::Output),
         ],
+        layouts: Vec::new(),
         locals: Vec::new(),
         exprs: Exprs::default(),
         body: vec![Stmt::Product(product.clone())],

@@ -453,6 +453,30 @@ fn edited_nests_are_refused_or_run() {
     edits_are_refused_or_run("", &from_nests(&forms()).to_string(), "main");
 }
 
+/// What lies in blocks of channels for a nest must still do so when its text is read again.
+#[test]
+fn nests_for_other_layouts_are_refused() {
+    let source = "graph(x: f32[1,16,8,8], first: f32[16,16,1,1], second: f32[16,16,1,1]) {
+        hidden = conv x, first stride=[1,1] pad_low=[0,0] pad_high=[0,0] input_dilation=[1,1] kernel_dilation=[1,1] groups=1
+        y = conv hidden, second stride=[1,1] pad_low=[0,0] pad_high=[0,0] input_dilation=[1,1] kernel_dilation=[1,1] groups=1
+        return y
+    }";
+    let program = text::parse_program("convolved", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let source = from_nests(&program).to_string();
+    let read = |source: &str| text::parse_program("edited", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let again = compile(&read(&source), Cpu::native());
+    again.unwrap_or_else(|error| panic!("{error}"));
+    let blocked = " as {0/1:1 1/16:1 2/1:8 3/1:8 1/1:16}";
+    let edited = source.replacen(blocked, "", 1);
+    assert_ne!(edited, source);
+    let error = compile(&read(&edited), Cpu::native()).err().expect("it is refused");
+    insta::assert_snapshot!(error, @r"
+    the nest `k0_conv` takes `%3` for a dense tensor, and it lies as {0/1:1 1/16:1 2/1:8 3/1:8 1/1:16}
+      --> edited:2
+       = the layouts follow from the whole graph, which has changed: leave this nest out, or dump the model again
+    ");
+}
+
 /// An edited kernel is what is computed, on every device; `check` says that it is not what its nodes are.
 #[test]
 fn edited_kernels_are_kept() {

@@ -622,6 +622,7 @@ mod tests {
                 kind: TargetKind::Cpu,
                 axes: axes.to_vec(),
                 buffers: buffers.collect(),
+                layouts: Vec::new(),
                 locals: vec![Local {
                     name: "sum".to_string(),
                     dtype: DType::F32,

@@ -400,21 +400,29 @@ mod tests {
                     interpret(body, &mut expected, count, row * stride);
                 }
                 execute(&code, (body, types), &mut found, count, (rows, stride));
-                for (slot, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                    let (Some(dtype), Slot::Stream(a), Slot::Stream(b)) = (types[slot], expected, found) else {
-                        continue;
-                    };
-                    for at in 0..a.len() / dtype.size_bytes() {
-                        let (a, b) = (expected.get(dtype, at), found.get(dtype, at));
-                        let nan = |bits| Scalar::from_bits(bits, dtype).as_f64().is_nan() && dtype.is_float();
-                        assert!(
-                            a == b || nan(a) && nan(b),
-                            "{level:?}, {rows} rows of {count} lanes, slot {slot}[{at}]: {b:#x}, not {a:#x}\n{body:#?}"
-                        );
-                    }
-                    assert_eq!(a[a.len() - MARGIN..], b[b.len() - MARGIN..], "beyond slot {slot}");
-                }
+                compare(types, &expected, &found, &|| {
+                    format!("{level:?}, {rows} rows of {count} lanes\n{body:#?}")
+                });
             }
+        }
+    }
+
+    /// Compares all of memory, a NaN equal to any other.
+    fn compare(types: &[Option<DType>], expected: &[Slot], found: &[Slot], context: &dyn Fn() -> String) {
+        for (slot, (expected, found)) in expected.iter().zip(found).enumerate() {
+            let (Some(dtype), Slot::Stream(a), Slot::Stream(b)) = (types[slot], expected, found) else {
+                continue;
+            };
+            for at in 0..a.len() / dtype.size_bytes() {
+                let (a, b) = (expected.get(dtype, at), found.get(dtype, at));
+                let nan = |bits| Scalar::from_bits(bits, dtype).as_f64().is_nan() && dtype.is_float();
+                assert!(
+                    a == b || nan(a) && nan(b),
+                    "slot {slot}[{at}]: {b:#x}, not {a:#x}: {}",
+                    context()
+                );
+            }
+            assert_eq!(a[a.len() - MARGIN..], b[b.len() - MARGIN..], "beyond slot {slot}");
         }
     }
 
@@ -841,11 +849,7 @@ mod tests {
                 let together = Machine::new(&lowered.assemble(level));
                 // SAFETY: as above; the slots hold what the function expects.
                 unsafe { (together.tile())(a.as_ptr(), b.as_ptr(), found_words.as_mut_ptr().cast()) };
-                for (slot, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                    if let (Slot::Stream(expected), Slot::Stream(found)) = (expected, found) && slot != sums {
-                        prop_assert_eq!(expected, found, "{:?}, slot {}: {:#?}", level, slot, build.body);
-                    }
-                }
+                compare(&build.types, &expected, &found, &|| format!("{level:?} {tile:?} {:#?}", build.body));
             }
         }
     }

@@ -60,6 +60,7 @@ fn one_fma(dtype: DType) -> Nest {
             buffer("z", Role::Input),
             buffer("y", Role::Output),
         ],
+        layouts: Vec::new(),
         locals: Vec::new(),
         exprs,
         body: vec![Stmt::Loop {

@@ -188,6 +188,7 @@ mod tests {
                     kind: TargetKind::Cpu,
                     axes: axes.to_vec(),
                     buffers: buffers.collect(),
+                    layouts: Vec::new(),
                     locals,
                     exprs,
                     body: Vec::new(),

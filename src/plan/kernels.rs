@@ -144,11 +144,32 @@ impl Kernels {
             problem.notes = checked.err()?.into_iter().map(note).collect();
             Some(problem)
         });
-        let problems: Vec<Problem> = problems.collect();
+        let problems: Vec<Problem> = problems.chain(self.displaced()).collect();
         match problems.is_empty() {
             true => Ok(()),
             false => Err(Problems(problems)),
         }
+    }
+
+    /// A problem for each value that lies otherwise than the nest which came with it reads or writes it.
+    fn displaced(&self) -> impl Iterator<Item = Problem> {
+        let given = self.given.iter().zip(&self.kernels).zip(&self.locs);
+        let given = given.filter_map(|((nest, kernel), loc)| Some((nest.as_ref()?, kernel, loc)));
+        given.flat_map(|(nest, kernel, loc)| {
+            let found = nest.layouts.iter().chain(std::iter::repeat(&Layout::Dense));
+            let displaced = kernel.buffers.iter().zip(found).filter(|(buffer, found)| buffer.ty.layout != **found);
+            displaced.map(move |(buffer, found)| {
+                let [found, lies] = [found, &buffer.ty.layout].map(|layout| match layout {
+                    Layout::Dense => "a dense tensor".to_owned(),
+                    blocked => format!("{blocked}"),
+                });
+                let message = format!("the nest `{}` takes `{}` for {found}, and it lies as {lies}", nest.name, buffer.name);
+                let mut problem = Problem::new(message, loc.clone());
+                let note = "the layouts follow from the whole graph, which has changed: leave this nest out, or dump the model again";
+                problem.notes.push(note.to_owned());
+                problem
+            })
+        })
     }
 
     /// The schedule of a region whose values have these layouts, if it has been added.

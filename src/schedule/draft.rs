@@ -8,6 +8,7 @@ use netloom_ir::kernel::index::{self, Affine};
 use netloom_ir::kernel::{
     Axis, AxisId, Bind, Buffer, BufferId, Expr, ExprId, Exprs, Kernel, Local, LocalId, Nest, Prim, Role, Stmt, Store,
 };
+use netloom_ir::layout::Layout;
 use netloom_ir::target::TargetKind;
 use netloom_ir::{DType, Target, Type};
 
@@ -74,6 +75,8 @@ pub struct Draft {
     pub exprs: Exprs,
     pub axes: Vec<Axis>,
     pub buffers: Vec<Buffer>,
+    /// How the kernel's buffers lie, whatever shapes they are seen in.
+    layouts: Vec<Layout>,
     pub locals: Vec<Local>,
     /// Of copies with zeros around, what lies within these along each axis: from where on, and up to where.
     pub within: HashMap<BufferId, Vec<(i64, i64)>>,
@@ -100,6 +103,7 @@ impl Draft {
             exprs,
             axes: kernel.axes.clone(),
             buffers: kernel.buffers.clone(),
+            layouts: kernel.buffers.iter().map(|buffer| buffer.ty.layout.clone()).collect(),
             locals: Vec::new(),
             within: HashMap::new(),
         }
@@ -111,6 +115,7 @@ impl Draft {
             exprs,
             axes,
             buffers,
+            layouts,
             locals,
             ..
         } = self;
@@ -119,6 +124,7 @@ impl Draft {
             kind,
             axes,
             buffers,
+            layouts,
             locals,
             exprs,
             body,

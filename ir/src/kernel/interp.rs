@@ -530,6 +530,7 @@ mod tests {
             kind: TargetKind::Cpu,
             axes: vec![axis("i", 17), axis("w", 1)],
             buffers: vec![buffer("x", &[17], Role::Input), buffer("y", &[], Role::Output)],
+            layouts: Vec::new(),
             locals: vec![Local {
                 name: "sum".into(),
                 dtype: DType::F32,

@@ -20,6 +20,7 @@
 
 use super::{Axis, AxisId, Buffer, BufferId, Combine, ExprId, Exprs, LocalId};
 use crate::dtype::DType;
+use crate::layout::Layout;
 use crate::target::TargetKind;
 use crate::tensor::unravel;
 
@@ -37,6 +38,8 @@ pub struct Nest {
     pub axes: Vec<Axis>,
     /// The kernel's inputs and outputs in their order, then scratch. A schedule may see one in another shape of as many elements.
     pub buffers: Vec<Buffer>,
+    /// How inputs and outputs lie in memory, in their order, whatever shapes the schedule sees; those that are missing are dense.
+    pub layouts: Vec<Layout>,
     /// Scalar registers.
     pub locals: Vec<Local>,
     /// Every expression, without `Fold`.

@@ -11,6 +11,7 @@ use super::{
     Store, Strides, Work,
 };
 use crate::dtype::DType;
+use crate::layout::Layout;
 use crate::target::TargetKind;
 use crate::tensor::Tensor;
 use crate::text::{Name, literal_text};
@@ -20,7 +21,7 @@ impl Display for Kernel {
         let mut text = Text::new(&self.axes, &self.buffers, &[], &self.exprs);
         text.line("kernel {");
         text.depth += 1;
-        text.buffers();
+        text.buffers(&[]);
         text.axes(|axis| match &self.work {
             _ if axis.at() < self.parallel => "parallel",
             Work::Scatter { updates, .. } if updates.contains(&axis) => "updates",
@@ -79,7 +80,7 @@ impl Nest {
     fn body(&self) -> Text<'_> {
         let mut text = Text::new(&self.axes, &self.buffers, &self.locals, &self.exprs);
         text.depth += 1;
-        text.buffers();
+        text.buffers(&self.layouts);
         for local in &self.locals {
             text.line(&format!("local {}: {}", local.name, local.dtype));
         }
@@ -145,15 +146,20 @@ impl<'a> Text<'a> {
         writeln!(self.out, "{:1$}{line}", "", 2 * depth).expect("a string takes all");
     }
 
-    fn buffers(&mut self) {
-        for buffer in self.buffers {
+    /// The buffers, of which these lie so; all others are dense.
+    fn buffers(&mut self, layouts: &[Layout]) {
+        for (at, buffer) in self.buffers.iter().enumerate() {
             let role = match buffer.role {
                 Role::Input => "in",
                 Role::Output => "out",
                 Role::WorkerScratch => "worker scratch",
                 Role::SharedScratch => "shared scratch",
             };
-            self.line(&format!("{role} {}: {}", buffer_name(buffer), buffer.ty));
+            let lying = match layouts.get(at) {
+                Some(Layout::Digits(digits)) => format!(" as {}", Layout::Digits(digits.clone())),
+                Some(Layout::Dense) | None => String::new(),
+            };
+            self.line(&format!("{role} {}: {}{lying}", buffer_name(buffer), buffer.ty));
         }
     }
 

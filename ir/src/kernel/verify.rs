@@ -640,6 +640,7 @@ mod tests {
             kind: TargetKind::Cpu,
             axes: vec![axis("block", 3), axis("lane", 4)],
             buffers: vec![buffer("x", Role::Input), buffer("y", role)],
+            layouts: Vec::new(),
             locals: vec![],
             exprs,
             body: vec![Stmt::Loop {

@@ -833,19 +833,24 @@ impl<'s> Parser<'s> {
             .ok_or_else(|| self.wrong_at(place, "an extent is negative"))?;
         let mut ty = Type::new(dtype, shape);
         if self.take("{") {
-            let mut digits = Vec::new();
-            while !self.take("}") {
-                let axis = self.size()?;
-                self.expect("/")?;
-                let step = self.size()?;
-                self.expect(":")?;
-                let extent = self.size()?;
-                digits.push(Digit { axis, step, extent });
-            }
-            ty.layout = Layout::Digits(digits);
+            ty.layout = self.digits()?;
         }
         ty.check().map_err(|message| self.wrong_at(place, message))?;
         Ok(ty)
+    }
+
+    /// A layout, from after its brace.
+    fn digits(&mut self) -> Parsed<Layout> {
+        let mut digits = Vec::new();
+        while !self.take("}") {
+            let axis = self.size()?;
+            self.expect("/")?;
+            let step = self.size()?;
+            self.expect(":")?;
+            let extent = self.size()?;
+            digits.push(Digit { axis, step, extent });
+        }
+        Ok(Layout::Digits(digits))
     }
 
     /// `[1,2,3]`

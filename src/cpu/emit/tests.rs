@@ -110,6 +110,7 @@ fn nest(axes: &[usize], buffers: &[(Type, Role)], locals: &[DType]) -> Nest {
                 role: *role,
             })
             .collect(),
+        layouts: Vec::new(),
         locals: locals
             .iter()
             .enumerate()

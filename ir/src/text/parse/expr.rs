@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use super::{Kind, Parsed, Parser, Token, show};
 use crate::dtype::DType;
 use crate::kernel::{Axis, AxisId, Buffer, BufferId, Combine, Expr, ExprId, Exprs, Local, LocalId, Prim, Role};
+use crate::layout::Layout;
 use crate::ops::fold::check_combines;
 
 /// How deep expressions and loops may nest.
@@ -26,6 +27,8 @@ const MAX_TERMS: u32 = 1024;
 pub(super) struct Draft<'s> {
     pub axes: Vec<Axis>,
     pub buffers: Vec<Buffer>,
+    /// How buffers lie, up to the last that is not dense.
+    pub layouts: Vec<Layout>,
     pub locals: Vec<Local>,
     pub exprs: Exprs,
     /// Where each statement begins.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! nest      = "nest" name ("on" "vulkan")? "{" (buffer | local | stmt)* "}"
+//! buffer    = as in [`super::expr`], of a value then ("as" layout)?
 //! local     = "local" name ":" dtype
 //! stmt      = let | "for" name "<" expr ("of" number)? ("unroll" | "lanes" | "workers")? "{" stmt* "}"
 //!           | "if" expr "{" stmt* "}" ("else" "{" stmt* "}")? | "prefetch" element | "barrier" | element "=" expr
@@ -13,6 +14,7 @@
 use super::expr::{Draft, MAX_DEPTH, Number};
 use super::{Kind, Parsed, Parser, Token, show};
 use crate::kernel::{Bind, Contract, Lines, Local, LocalId, Nest, Operand, Role, Stmt};
+use crate::layout::Layout;
 use crate::target::TargetKind;
 
 impl<'s> Parser<'s> {
@@ -32,6 +34,7 @@ impl<'s> Parser<'s> {
         let Draft {
             axes,
             buffers,
+            layouts,
             locals,
             exprs,
             stmts,
@@ -42,11 +45,24 @@ impl<'s> Parser<'s> {
             kind,
             axes,
             buffers,
+            layouts,
             locals,
             exprs,
             body,
         };
         Ok((nest, stmts))
+    }
+
+    /// A buffer that is a value, and how that lies.
+    fn value_buffer(&mut self, draft: &mut Draft<'s>, role: Role) -> Parsed<()> {
+        self.buffer(draft, role)?;
+        if self.peek().text == "as" {
+            self.at += 1;
+            self.expect("{")?;
+            draft.layouts.resize(draft.buffers.len() - 1, Layout::Dense);
+            draft.layouts.push(self.digits()?);
+        }
+        Ok(())
     }
 
     fn block(&mut self, draft: &mut Draft<'s>) -> Parsed<Vec<Stmt>> {
@@ -84,8 +100,8 @@ impl<'s> Parser<'s> {
         }
         self.at += 1;
         let stmt = match (first.kind, first.text) {
-            (Kind::Word, "in") => return self.buffer(draft, Role::Input).map(|()| None),
-            (Kind::Word, "out") => return self.buffer(draft, Role::Output).map(|()| None),
+            (Kind::Word, "in") => return self.value_buffer(draft, Role::Input).map(|()| None),
+            (Kind::Word, "out") => return self.value_buffer(draft, Role::Output).map(|()| None),
             (Kind::Word, word @ ("worker" | "shared")) => {
                 self.expect("scratch")?;
                 let role = if word == "worker" {
