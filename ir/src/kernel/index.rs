@@ -371,7 +371,7 @@ impl Linear {
 
     /// `w` and `r` with `self = by·w + r`: the terms whose factor `by` divides, and the rest; the rest's constant is in
     /// `0..by`.
-    fn split(&self, by: i64) -> (Linear, Linear) {
+    pub fn split(&self, by: i64) -> (Linear, Linear) {
         let (whole, rest): (Vec<_>, Vec<_>) = self.terms.iter().partition(|&&(_, c)| c % by == 0);
         let whole = Linear {
             terms: whole.into_iter().map(|(x, c)| (x, c / by)).collect(),

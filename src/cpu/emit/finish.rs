@@ -124,16 +124,7 @@ impl Cx<'_> {
         };
         let columns = contract.columns as i64;
         // Rows, and how far the lanes are shifted in them.
-        let place = Linear::of(&self.nest.exprs, start);
-        let (terms, rest): (Vec<_>, Vec<_>) = place.terms.iter().partition(|&&(_, factor)| factor % columns == 0);
-        let first = Linear {
-            terms: terms.into_iter().map(|(x, factor)| (x, factor / columns)).collect(),
-            constant: place.constant.div_euclid(columns),
-        };
-        let shift = Linear {
-            terms: rest,
-            constant: place.constant.rem_euclid(columns),
-        };
+        let (first, shift) = Linear::of(&self.nest.exprs, start).split(columns);
         let of_sums = |origin: usize| body.origins[origin].slot == sums;
         let is_alone = slots.iter().filter(|slot| is_sum(slot)).count() == 1
             && (body.origins.iter()).all(|origin| origin.slot != sums || origin.bytes == 0)
