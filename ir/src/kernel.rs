@@ -138,6 +138,14 @@ impl Work {
         self.clone().roots_mut().into_iter().map(|id| *id).collect()
     }
 
+    /// The same of other expressions.
+    #[must_use]
+    pub fn with_roots(&self, new: impl Fn(ExprId) -> ExprId) -> Work {
+        let mut work = self.clone();
+        work.roots_mut().into_iter().for_each(|id| *id = new(*id));
+        work
+    }
+
     fn roots_mut(&mut self) -> Vec<&mut ExprId> {
         match self {
             Work::Stores(stores) => stores.iter_mut().flat_map(Store::roots_mut).collect(),
@@ -152,10 +160,10 @@ impl Work {
 impl Kernel {
     /// The same with its expressions numbered as they are read, and no others: kernels are equal that read alike, however they were made.
     #[must_use]
-    pub fn in_order(mut self) -> Kernel {
+    pub fn in_order(self) -> Kernel {
         let (exprs, ids) = self.exprs.only(&self.work.roots());
-        self.work.roots_mut().into_iter().for_each(|id| *id = ids[id]);
-        Kernel { exprs, ..self }
+        let work = self.work.with_roots(|id| ids[&id]);
+        Kernel { exprs, work, ..self }
     }
 
     /// A number that kernels have in common if they are the same code: the same in every process, so that files may name kernels by it.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use netloom_ir::DType;
 use netloom_ir::kernel::index::substitute;
-use netloom_ir::kernel::{Expr, ExprId, Exprs, Kernel, Prim, Store, Work};
+use netloom_ir::kernel::{Expr, ExprId, Exprs, Kernel, Prim};
 
 /// The kernel with arithmetic of halves.
 pub fn narrowed(kernel: &Kernel) -> Kernel {
@@ -35,43 +35,7 @@ pub fn narrowed(kernel: &Kernel) -> Kernel {
             halves.insert(id, half);
         }
     }
-    let new = |id: &ExprId| known[id];
-    let store = |store: &Store| Store {
-        index: store.index.iter().map(new).collect(),
-        value: known[&store.value],
-        ..store.clone()
-    };
-    let work = match &kernel.work {
-        Work::Stores(stores) => Work::Stores(stores.iter().map(store).collect()),
-        Work::Prefix {
-            store: one,
-            with,
-            exclusive,
-        } => Work::Prefix {
-            store: store(one),
-            with: *with,
-            exclusive: *exclusive,
-        },
-        Work::Scatter {
-            initial,
-            updates,
-            index,
-            axis,
-            with,
-            value,
-        } => Work::Scatter {
-            initial: store(initial),
-            updates: updates.clone(),
-            index: index.iter().map(new).collect(),
-            axis: *axis,
-            with: *with,
-            value: known[value],
-        },
-        Work::Sort { store: one, descending } => Work::Sort {
-            store: store(one),
-            descending: *descending,
-        },
-    };
+    let work = kernel.work.with_roots(|id| known[&id]);
     Kernel {
         exprs: to,
         work,
@@ -124,7 +88,7 @@ fn all(halves: &HashMap<ExprId, ExprId>, ids: &[ExprId]) -> Option<Vec<ExprId>> 
 #[cfg(test)]
 mod tests {
     use netloom_ir::builder::Builder;
-    use netloom_ir::kernel::{build, eval};
+    use netloom_ir::kernel::{Work, build, eval};
     use netloom_ir::{Scalar, Tensor, fuse, oracle};
 
     use super::*;
