@@ -5,6 +5,7 @@
 
 mod text;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Loc, Problem};
@@ -63,6 +64,35 @@ impl Place {
             bytes,
         }
     }
+
+    /// Whether this and another share bytes in some iteration of the repeats around both, which run so many times, outermost first.
+    pub fn meets(&self, other: &Place, repeats: &[usize]) -> bool {
+        let stride = |place: &Place, depth: usize| place.strides.get(depth).copied().unwrap_or(0) as i128;
+        let moves = repeats.iter().enumerate();
+        // How far this one moves towards or past the other.
+        let sway = sway(moves.map(|(depth, &times)| (stride(self, depth) - stride(other, depth), times)));
+        let [own, others] = [self, other].map(|place| place.offset as i128..place.offset as i128 + place.bytes as i128);
+        self.base == other.base
+            && own.start.saturating_add(sway.start) < others.end
+            && others.start < own.end.saturating_add(sway.end)
+    }
+
+    /// From its first byte in any iteration of the repeats around to behind its last.
+    pub fn reach(&self, repeats: &[usize]) -> Range<i128> {
+        let moves = self.strides.iter().zip(repeats);
+        let sway = sway(moves.map(|(&stride, &times)| (stride as i128, times)));
+        let start = self.offset as i128;
+        start.saturating_add(sway.start)..(start + self.bytes as i128).saturating_add(sway.end)
+    }
+}
+
+/// How far something moves back and forth at most, by so many bytes with each iteration of repeats that run so many times. What a text says of them may be
+/// anything.
+fn sway(moves: impl Iterator<Item = (i128, usize)>) -> Range<i128> {
+    let ways = moves.map(|(stride, times)| stride.saturating_mul(times.saturating_sub(1) as i128));
+    ways.fold(0..0, |sway, way| {
+        sway.start.saturating_add(way.min(0))..sway.end.saturating_add(way.max(0))
+    })
 }
 
 /// One step of a plan.

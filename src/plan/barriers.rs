@@ -3,7 +3,7 @@
 use netloom_ir::kernel::{Bind, Expr, Nest, Stmt};
 use netloom_ir::kernel::{Role, nest};
 
-use super::{Base, Kernels, Place, Step};
+use super::{Kernels, Place, Step};
 
 /// Bytes from which a copy is shared by the workers; smaller ones are done by the first.
 pub(crate) const SHARED_COPY_BYTES: usize = 32 << 10;
@@ -55,11 +55,7 @@ fn first_inserted(steps: &[Step], fenced: &[Step], next: &mut usize) -> Option<u
 
 #[derive(Clone)]
 struct Access {
-    base: Base,
-    from: isize,
-    to: isize,
-    /// Bytes that it moves on by with each iteration of the enclosing repeats, outermost first.
-    strides: Vec<isize>,
+    place: Place,
     writes: bool,
     /// Whether several workers share in it; otherwise the first worker did it alone, in order.
     parallel: bool,
@@ -68,18 +64,7 @@ struct Access {
 impl Access {
     /// Whether the two must not be in progress at once in any iteration of the enclosing repeats, which are run so many times.
     fn clashes(&self, other: &Access, repeats: &[usize]) -> bool {
-        let may = self.base == other.base && (self.writes || other.writes) && (self.parallel || other.parallel);
-        if !may {
-            return false;
-        }
-        // How far this one moves towards or past the other; steps that never run may say anything.
-        let (mut back, mut forth) = (0isize, 0isize);
-        for (depth, &times) in repeats.iter().enumerate() {
-            let stride = |access: &Access| access.strides.get(depth).copied().unwrap_or(0);
-            let way = (stride(self) - stride(other)).saturating_mul(times.saturating_sub(1) as isize);
-            (back, forth) = (back.saturating_add(way.min(0)), forth.saturating_add(way.max(0)));
-        }
-        self.from.saturating_add(back) < other.to && other.from < self.to.saturating_add(forth)
+        (self.writes || other.writes) && (self.parallel || other.parallel) && self.place.meets(&other.place, repeats)
     }
 }
 
@@ -142,16 +127,10 @@ fn fence_body(body: &mut Vec<Step>, kernels: &Kernels, repeats: &mut Vec<usize>)
 
 fn accesses(step: &Step, kernels: &Kernels) -> Vec<Access> {
     let parallel = is_parallel(step, kernels);
-    let access = |(place, writes): (&Place, bool)| {
-        let from = place.offset as isize;
-        Access {
-            base: place.base,
-            from,
-            to: from + place.bytes as isize,
-            strides: place.strides.clone(),
-            writes,
-            parallel,
-        }
+    let access = |(place, writes): (&Place, bool)| Access {
+        place: place.clone(),
+        writes,
+        parallel,
     };
     touched(step, kernels).into_iter().map(access).collect()
 }
@@ -206,6 +185,7 @@ fn is_shared(nest: &Nest, body: &[nest::Stmt]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Base;
     use super::*;
     use crate::cpu::isa::Cpu;
 

@@ -230,18 +230,7 @@ impl Check<'_> {
 
     /// Whether two places share no byte in any iteration.
     fn are_apart(&self, one: &Place, other: &Place) -> bool {
-        if one.base != other.base || one.bytes == 0 || other.bytes == 0 {
-            return true;
-        }
-        let stride = |place: &Place, depth: usize| place.strides.get(depth).copied().unwrap_or(0) as i128;
-        let ways = self.repeats.iter().enumerate();
-        let ways = ways.map(|(depth, &times)| (stride(other, depth) - stride(one, depth)) * last(times));
-        // How far the other begins from the one, at least and at most.
-        let between = other.offset as i128 - one.offset as i128;
-        let (least, most) = ways.fold((between, between), |(least, most), way| {
-            (least + way.min(0), most + way.max(0))
-        });
-        least >= one.bytes as i128 || -most >= other.bytes as i128
+        one.bytes == 0 || other.bytes == 0 || !one.meets(other, &self.repeats)
     }
 
     fn copy(&mut self, from: &Place, to: &Place) {
@@ -288,7 +277,7 @@ impl Check<'_> {
         self.require(place.strides.len() <= depth, || {
             format!("{place} moves with more repeats than the {depth} around it")
         });
-        let bytes = self.reach(place);
+        let bytes = place.reach(&self.repeats);
         let inside = bytes.start >= 0 && bytes.end <= block as i128;
         self.require(inside, || {
             format!(
@@ -303,17 +292,6 @@ impl Check<'_> {
         self.require(is_aligned, || {
             format!("{place} is not aligned to the {align} bytes of an element")
         });
-    }
-
-    /// From its first byte in any iteration to behind its last.
-    fn reach(&self, place: &Place) -> Range<i128> {
-        let ways = place.strides.iter().zip(&self.repeats);
-        let ways = ways.map(|(&stride, &times)| stride as i128 * last(times));
-        let start = place.offset as i128;
-        let (least, most) = ways.fold((start, start), |(least, most), way| {
-            (least + way.min(0), most + way.max(0))
-        });
-        least..most + place.bytes as i128
     }
 
     /// The state in which bytes lie.
@@ -332,7 +310,7 @@ impl Check<'_> {
                 self.require(false, || format!("{place} is written and may only be read"))
             }
             Base::States => {
-                let bytes = self.reach(place);
+                let bytes = place.reach(&self.repeats);
                 let slot = self.slot(&bytes).filter(|slot| !self.updated.contains(slot));
                 let name = slot.map(|slot| slot.name.clone());
                 self.require(name.is_none(), || {
@@ -345,9 +323,4 @@ impl Check<'_> {
             Base::Output(_) | Base::Arena | Base::Worker | Base::Temp(_) => {}
         }
     }
-}
-
-/// The number of a last iteration.
-fn last(times: usize) -> i128 {
-    times as i128 - 1
 }
