@@ -253,7 +253,7 @@ pub fn plan(
         return Ok(plan);
     };
     let unplaced = Given::default();
-    let given = given.map_or(&unplaced, |given| given);
+    let given = given.map_or(&unplaced, Arc::as_ref);
     let problems = broken
         .into_iter()
         .map(|Broken { step, message }| given.problem(step, message));

@@ -370,31 +370,27 @@ impl Emitter {
     fn innermost(&mut self, this: Loop) -> Result<(), IcedError> {
         let (turns, unroll) = turns(this.extent);
         let rest = this.extent % unroll;
-        let steps = |code: &mut Emitter, count: usize| -> Result<(), IcedError> {
-            for step in 0..count as i64 {
-                code.step(step * this.a, step * this.b)?;
+        let steps = |code: &mut Emitter, count: usize, fetches: bool| -> Result<(), IcedError> {
+            for step in 0..count {
+                if fetches {
+                    code.fetch(step, count)?;
+                }
+                code.step(step as i64 * this.a, step as i64 * this.b)?;
+            }
+            for (pointer, bytes) in code.moved.clone().into_iter().filter(|_| fetches) {
+                code.move_by(pointer, bytes)?;
             }
             code.advance(count as i64 * this.a, count as i64 * this.b)
         };
-        let turn = |code: &mut Emitter| -> Result<(), IcedError> {
-            for step in 0..unroll {
-                code.fetch(step, unroll)?;
-                code.step(step as i64 * this.a, step as i64 * this.b)?;
-            }
-            for (pointer, bytes) in code.moved.clone() {
-                code.move_by(pointer, bytes)?;
-            }
-            code.advance(unroll as i64 * this.a, unroll as i64 * this.b)
-        };
         if turns == 1 {
-            turn(self)?;
+            steps(self, unroll, true)?;
         } else {
             let start = self.begin(0, turns)?;
-            turn(self)?;
+            steps(self, unroll, true)?;
             self.end(0, start)?;
         }
         if rest > 0 {
-            steps(self, rest)?;
+            steps(self, rest, false)?;
         }
         Ok(())
     }

@@ -69,12 +69,13 @@ impl Flow<'_> {
             if let Step::While { condition, .. } = step {
                 number = self.steps(condition, number, written);
             }
-            for (place, _) in touched(step, self.kernels).into_iter().filter(|(_, writes)| !writes) {
+            let touched = touched(step, self.kernels);
+            for (place, _) in touched.iter().filter(|(_, writes)| !writes) {
                 self.read(own, place, written);
             }
             match step {
                 Step::Kernel { .. } | Step::Copy { .. } | Step::Count { .. } | Step::Barrier => {
-                    for (place, _) in touched(step, self.kernels).into_iter().filter(|(_, writes)| *writes) {
+                    for (place, _) in touched.iter().filter(|(_, writes)| *writes) {
                         written.add(place.base, self.bytes(place));
                     }
                 }

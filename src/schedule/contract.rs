@@ -449,16 +449,19 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let panel_count = draft.rest(panels, first_panel, wide);
     let strip_column = draft.mul_add(strip, wide * columns, zero);
     // Where the lines of a band begin, no panel has to; elsewhere each is written when it is summed.
-    let (first_column, width, valid_columns) = match band {
-        Some(_) => (strip_column, wide * columns, draft.int(draft.extent(column))),
+    let (first_column, panel_shift, width, run) = match band {
+        Some(_) => {
+            let shift = draft.mul_add(panel_value, columns, zero);
+            (strip_column, shift, wide * columns, draft.extent(column))
+        }
         None => {
             let first = draft.mul_add(panel_value, columns, strip_column);
-            (first, columns, draft.rest(n, first, columns))
+            (first, zero, columns, columns.min(n))
         }
     };
-    let panel_shift = match band {
-        Some(_) => draft.mul_add(panel_value, columns, zero),
-        None => zero,
+    let valid_columns = match band {
+        Some(_) => draft.int(run),
+        None => draft.rest(n, first_column, columns),
     };
 
     let (mut phases, mut body) = (Vec::new(), Vec::new());
@@ -512,14 +515,12 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let height = high * rows;
     let (a, copy) = side_a(draft, form, (start, tile_row), (rows, height), wide, &mut known);
     let scratch = draft.scratch("tile", dtype, vec![height * length, width], Role::WorkerScratch);
-    let c = {
-        Operand {
-            buffer: scratch,
-            start: draft.mul_add(tile_row, length * width, panel_shift),
-            across: width,
-            lines: None,
-            along: vec![],
-        }
+    let c = Operand {
+        buffer: scratch,
+        start: draft.mul_add(tile_row, length * width, panel_shift),
+        across: width,
+        lines: None,
+        along: vec![],
     };
     let contract = Contract {
         dtype,
@@ -541,10 +542,6 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     };
 
     let valid_rows = draft.rest(m, first_row, height);
-    let run = match band {
-        Some(_) => draft.extent(column),
-        None => columns.min(n),
-    };
     let [inner_row, inner_column] = [draft.axis("row", height), draft.axis("column", run)];
     let [row_value, column_value] = [inner_row, inner_column].map(|axis| draft.exprs.axis(axis));
     let at_row = draft.i64(Prim::Add, first_row, row_value);

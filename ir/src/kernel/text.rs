@@ -156,7 +156,7 @@ impl<'a> Text<'a> {
                 Role::SharedScratch => "shared scratch",
             };
             let lying = match layouts.get(at) {
-                Some(Layout::Digits(digits)) => format!(" as {}", Layout::Digits(digits.clone())),
+                Some(blocked @ Layout::Digits(_)) => format!(" as {blocked}"),
                 Some(Layout::Dense) | None => String::new(),
             };
             self.line(&format!("{role} {}: {}{lying}", buffer_name(buffer), buffer.ty));
