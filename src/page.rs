@@ -318,7 +318,7 @@ fn memory(plan: &Plan, lowered: &Lowered) -> Value {
                         block.3 = now;
                     }
                 }
-                Role::Output | Role::SharedScratch | Role::WorkerScratch => {
+                Role::Output | Role::SharedScratch | Role::WorkerScratch | Role::GroupScratch => {
                     blocks.push((place.offset, place.bytes, now, now, kernel.0));
                 }
             }

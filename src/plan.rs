@@ -608,6 +608,8 @@ impl Planner<'_> {
                     worker_bytes += bytes;
                     Place::new(Base::Worker, worker_bytes - bytes, bytes)
                 }
+                // The device has a place for it.
+                Role::GroupScratch => Place::new(Base::Worker, 0, 0),
                 _ => self.temps.place(bytes),
             });
         }

@@ -14,6 +14,7 @@ mod contract;
 mod draft;
 mod fold;
 mod narrow;
+mod panels;
 mod prefix;
 mod product;
 mod registers;
@@ -23,9 +24,11 @@ mod sliding;
 mod sort;
 mod stretch;
 mod taps;
+mod tiles;
 mod turn;
 mod unroll;
 mod winograd;
+mod workgroup;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -36,10 +39,13 @@ use netloom_ir::{DType, Target};
 use contract::Form;
 use draft::{Draft, Grain, Task};
 use fold::Plan;
+use panels::Panels;
 use registers::Block;
 use rows::Rows;
 use taps::Taps;
+use tiles::Tiles;
 use turn::Turn;
+use workgroup::{Choice, Together};
 
 /// With fewer shares than this some of many workers have nothing to do.
 const SHARES: usize = 16;
@@ -158,6 +164,18 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.push(turn::schedule(draft, &group, &turn));
                     break;
                 }
+                Step::Panels(panels) => {
+                    phases.push(panels::schedule(draft, &group, &panels));
+                    break;
+                }
+                Step::Tiles(tiles) => {
+                    phases.push(tiles::schedule(draft, &group, &tiles));
+                    break;
+                }
+                Step::Together(together) => {
+                    phases.push(workgroup::schedule(draft, &group, &together));
+                    break;
+                }
                 Step::Rows(rows) => {
                     phases.push(rows::schedule(draft, &group, &rows));
                     break;
@@ -190,6 +208,12 @@ enum Step {
     Contract(Form),
     /// Leave it to the shader of matrix products.
     Product(Product),
+    /// Write the loops: of a contraction by workgroups.
+    Panels(Panels),
+    /// Write the loops: of reads against the grain by workgroups.
+    Tiles(Tiles),
+    /// Write the loops: of folds by workgroups.
+    Together(Together),
     /// Write the loops: of a fold in blocks.
     Block(Block),
     /// Write the loops: of results of few lanes each.
@@ -226,6 +250,24 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
                 Some(product) => Step::Product(product),
                 None => Step::Stage(fold),
             };
+        }
+        if let Some(panels) = Panels::of(draft, group, &folds, target) {
+            return match panels.fits(draft, group, &folds) {
+                true => Step::Panels(panels),
+                false => Step::Stage(panels.fold),
+            };
+        }
+        if let Some(choice) = workgroup::choose(draft, group, &folds, target) {
+            return match choice {
+                Choice::Cut(fold, length) => Step::Cut(fold, length),
+                Choice::Stage(fold) => Step::Stage(fold),
+                Choice::Fold(together) => Step::Together(together),
+            };
+        }
+        if folds.is_empty()
+            && let Some(tiles) = Tiles::of(draft, group, target)
+        {
+            return Step::Tiles(tiles);
         }
         let plan = Plan::of(draft, group, &folds);
         return match (plan.long(draft, &folds), plan.misfit(draft, group, &folds, alone)) {

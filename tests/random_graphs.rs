@@ -166,21 +166,26 @@ fn later_stages(program: &Program) -> [Program; 3] {
     ]
 }
 
-/// The same on Vulkan, where there is one; the layers have nothing to say.
+/// The same on Vulkan, where there is one, without and with workgroups that work together; the layers have nothing to say.
 #[cfg(feature = "vulkan")]
-fn run_on_vulkan(program: &Program, inputs: &[(String, Tensor)]) -> Option<Vec<Tensor>> {
-    let device = support::vulkan()?;
-    let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
-    let mut session = Session::new(Arc::new(executable), 1, 0).expect("memory");
-    let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
-    let results = session.call("run", &named).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(device.messages(), [""; 0]);
-    Some(results.into_iter().map(|(_, x)| x).collect())
+fn run_on_vulkan(program: &Program, inputs: &[(String, Tensor)]) -> Vec<Vec<Tensor>> {
+    let devices = [support::vulkan(), support::vulkan_with_workgroups()]
+        .into_iter()
+        .flatten();
+    let run = |device: Arc<netloom::gpu::device::Device>| {
+        let executable = compile(program, Arc::clone(&device)).unwrap_or_else(|error| panic!("{error}"));
+        let mut session = Session::new(Arc::new(executable), 1, 0).expect("memory");
+        let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (name.as_str(), x)).collect();
+        let results = session.call("run", &named).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(device.messages(), [""; 0]);
+        results.into_iter().map(|(_, x)| x).collect()
+    };
+    devices.map(run).collect()
 }
 
 #[cfg(not(feature = "vulkan"))]
-fn run_on_vulkan(_program: &Program, _inputs: &[(String, Tensor)]) -> Option<Vec<Tensor>> {
-    None
+fn run_on_vulkan(_program: &Program, _inputs: &[(String, Tensor)]) -> Vec<Vec<Tensor>> {
+    Vec::new()
 }
 
 proptest! {
@@ -193,7 +198,7 @@ proptest! {
         let inputs = sample::inputs(&graph, seed);
         let exact = run_oracle(&wide, &as_type(&inputs, DType::F64));
         let rounded = run_oracle(&graph, &inputs);
-        if let Some(found) = run_on_vulkan(&Program::pure("run", graph.clone()), &inputs) {
+        for found in run_on_vulkan(&Program::pure("run", graph.clone()), &inputs) {
             assert_near(&found, &exact, &tolerances(&exact, &rounded), "Vulkan", &graph);
         }
     }
@@ -218,7 +223,7 @@ proptest! {
             let continued = run_everywhere(&stage, &inputs, 1);
             assert!(found.iter().zip(&continued).all(|(a, b)| different_bits(a, b).is_none()), "{stage}");
         }
-        if let Some(found) = run_on_vulkan(&program, &inputs) {
+        for found in run_on_vulkan(&program, &inputs) {
             assert_near(&found, &exact, &tolerances(&exact, &rounded), "Vulkan", &graph);
         }
     }

@@ -14,22 +14,25 @@ use netloom::nn::training::program;
 use netloom::nn::zoo;
 use netloom::schedule;
 
-/// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products. Those of a list give the same bits.
-type Machine = (TargetKind, usize, usize, usize, usize);
-const MACHINES: [&[Machine]; 3] = [
+/// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products, whether workgroups work together. Those of a list
+/// give the same bits.
+type Machine = (TargetKind, usize, usize, usize, usize, bool);
+const MACHINES: [&[Machine]; 4] = [
     &[
-        (TargetKind::Cpu, 4, 16, 1, 0),
-        (TargetKind::Cpu, 8, 16, 1, 0),
-        (TargetKind::Cpu, 16, 32, 1, 0),
+        (TargetKind::Cpu, 4, 16, 1, 0, false),
+        (TargetKind::Cpu, 8, 16, 1, 0, false),
+        (TargetKind::Cpu, 16, 32, 1, 0, false),
     ],
     // Blocks of several sizes, and products left to the shader.
     &[
-        (TargetKind::Vulkan, 4, 64, 8, 0),
-        (TargetKind::Vulkan, 4, 256, 128, 0),
-        (TargetKind::Vulkan, 4, 256, 128, 1 << 20),
+        (TargetKind::Vulkan, 4, 64, 8, 0, false),
+        (TargetKind::Vulkan, 4, 256, 128, 0, false),
+        (TargetKind::Vulkan, 4, 256, 128, 1 << 20, false),
     ],
     // So many invocations that each computes single elements, and long sums are cut sooner.
-    &[(TargetKind::Vulkan, 4, 64, 1 << 20, 0)],
+    &[(TargetKind::Vulkan, 4, 64, 1 << 20, 0, false)],
+    // Workgroups that fold together.
+    &[(TargetKind::Vulkan, 4, 64, 16384, 0, true)],
 ];
 const WORKERS: [usize; 4] = [1, 3, 2, 7];
 
@@ -41,6 +44,7 @@ const GPU: Target = Target {
     invocations: 128,
     share_from: 0,
     product_bytes: 1 << 27,
+    workgroups: false,
     winograd: true,
     f16: false,
     matrices: None,
@@ -108,7 +112,7 @@ fn check_region(
     let wanted: Vec<&Tensor> = region.outputs.iter().map(|id| &*values[id.at()][0]).collect();
     for machines in MACHINES {
         let mut first: Option<Vec<Tensor>> = None;
-        for &(kind, vector_lanes, vector_registers, invocations, product_bytes) in machines {
+        for &(kind, vector_lanes, vector_registers, invocations, product_bytes, workgroups) in machines {
             let target = Target {
                 kind,
                 vector_lanes,
@@ -119,6 +123,7 @@ fn check_region(
                     TargetKind::Vulkan => 0,
                 },
                 product_bytes,
+                workgroups,
                 winograd: true,
                 f16: kind == TargetKind::Vulkan,
                 matrices: (product_bytes > 0).then_some(Matrices {
@@ -606,6 +611,7 @@ fn products_of_halves_are_left_to_matrices_that_fit() {
             invocations: 128,
             share_from: 0,
             product_bytes: 0,
+            workgroups: false,
             winograd: true,
             f16: true,
             matrices,
@@ -640,4 +646,62 @@ fn products_of_halves_are_left_to_matrices_that_fit() {
         assert!(!is_left(spec, x, w, DType::F16, None), "{spec} {x:?} {w:?}");
         assert!(!is_left(spec, x, w, DType::F32, matrices), "{spec} {x:?} {w:?}");
     }
+}
+
+/// Invocations of a workgroup turn a square through memory that they share, and combine pairwise: what a text says is what the interpreter does, and it
+/// finds where they do not wait for each other.
+#[test]
+fn invocations_combine_pairwise_and_wait_for_each_other() {
+    let nest = |barrier: &str| {
+        let text = format!(
+            "graph(x: f32[2,16]) {{
+                y = sum x axes=[1]
+                region y = y
+                    nest by_hand on vulkan {{
+                        in x: f32[2,16]
+                        out y: f32[2]
+                        group scratch tile: f32[16]
+                        local all: f32
+                        for row < 2 group {{
+                            for i < 16 item 0 {{
+                                tile[15 - i] = x[row, i]
+                            }}
+                            {barrier}
+                            all = 0.0
+                            for i < 16 item 0 {{
+                                all sum= tile[i]
+                            }}
+                            y[row] = all
+                        }}
+                    }}
+                return y
+            }}"
+        );
+        let program =
+            netloom::ir::text::parse_program("model.nl", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let lowered = lower(&program, &GPU).expect("it lowers");
+        lowered.kernels.nests()[0].clone()
+    };
+    let x: Vec<f32> = (0..32).map(|i| 1.0 + 0.1 * i as f32).collect();
+    let given = [Tensor::from_f32([2, 16], &x)];
+    let pairwise = |row: &[f32]| {
+        let mut values: Vec<f32> = row.iter().rev().copied().collect();
+        while values.len() > 1 {
+            let upper = values.split_off(values.len() / 2);
+            values.iter_mut().zip(upper).for_each(|(value, other)| *value += other);
+        }
+        values[0]
+    };
+    for workers in [1, 2, 3] {
+        let found = interp::run(&nest("barrier"), &given, workers);
+        assert_eq!(found[0].to_f32(), [pairwise(&x[..16]), pairwise(&x[16..])]);
+    }
+    let unsettled = nest("");
+    let run = std::panic::AssertUnwindSafe(|| interp::run(&unsettled, &given, 1));
+    let found = std::panic::catch_unwind(run).expect_err("nobody waits");
+    let said = found.downcast_ref::<String>().expect("a message");
+    assert!(
+        said.contains("`tile` is touched by") && said.contains("with no barrier between"),
+        "{said}"
+    );
 }

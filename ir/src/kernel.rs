@@ -46,6 +46,8 @@ pub enum Role {
     WorkerScratch,
     /// Written, then read after a barrier, by this kernel alone; one copy for all workers.
     SharedScratch,
+    /// On a GPU, the same within a workgroup: small memory close to its invocations, one copy for each `Group` iteration, forgotten after it.
+    GroupScratch,
 }
 
 /// A tensor in memory that a kernel reads or writes.

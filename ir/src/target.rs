@@ -24,6 +24,8 @@ pub struct Target {
     pub share_from: usize,
     /// Bytes of the largest operand that a GPU's hand-written shader of matrix products takes; 0 where generated kernels are used throughout.
     pub product_bytes: usize,
+    /// Whether a GPU's workgroups fold long sums together and turn tiles in memory that they share: results depend on it.
+    pub workgroups: bool,
     /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: results depend on it.
     pub winograd: bool,
     /// Whether `f16` are added, subtracted and multiplied as such, not in `f32`: the same values but for subnormal ones, which some GPUs drop.

@@ -48,6 +48,7 @@ fn target() -> Target {
         invocations: 1,
         share_from: Target::SHARE_FROM,
         product_bytes: 0,
+        workgroups: false,
         winograd: false,
         f16: false,
         matrices: None,

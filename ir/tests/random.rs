@@ -189,6 +189,7 @@ fn target() -> netloom_ir::Target {
         invocations: 1,
         share_from: netloom_ir::Target::SHARE_FROM,
         product_bytes: 0,
+        workgroups: false,
         winograd: false,
         f16: false,
         matrices: None,

@@ -14,6 +14,7 @@ const TARGET: Target = Target {
     invocations: 1,
     share_from: Target::SHARE_FROM,
     product_bytes: 0,
+    workgroups: false,
     winograd: false,
     f16: false,
     matrices: None,

@@ -402,7 +402,7 @@ impl Cx<'_> {
                     self.emit_iteration(axis, value, |cx| cx.emit_body(body));
                 }
             }
-            (Bind::Serial | Bind::Unroll | Bind::Group(_) | Bind::Item(_), _) => {
+            (Bind::Serial | Bind::Unroll | Bind::Group | Bind::Item(_), _) => {
                 if let Some((rows, vector)) = self.rows(axis, body) {
                     self.emit_rows(extent, &rows, &vector);
                     return;

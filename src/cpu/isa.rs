@@ -192,6 +192,7 @@ impl Cpu {
             invocations: 1,
             share_from: self.share_from,
             product_bytes: 0,
+            workgroups: false,
             winograd: self.winograd,
             f16: false,
             matrices: None,

@@ -62,6 +62,14 @@ pub struct Traits {
     pub product_bytes: u64,
     /// Invocations in a subgroup.
     pub subgroup: u32,
+    /// Whether the invocations of a subgroup can hand each other values.
+    pub shuffles: bool,
+    /// The most invocations of a workgroup.
+    pub group: u32,
+    /// The most bytes that a workgroup shares.
+    pub shared_bytes: u32,
+    /// Whether workgroups fold and turn together where schedules can tell, rather than each invocation by itself.
+    pub workgroups: bool,
     /// Matrices of halves that a subgroup multiplies at once, because f16 arithmetic was asked for.
     pub matrices: Option<Matrices>,
     /// The most bytes of a data set that are kept in the device's memory.
@@ -302,6 +310,10 @@ fn physical_devices(instance: &Arc<Instance>) -> Result<Vec<Arc<PhysicalDevice>>
     Ok(devices.map_err(refused)?.collect())
 }
 
+/// What schedules want of a workgroup: invocations, and bytes that they share. Vulkan has every device offer as much.
+const GROUP: u32 = 128;
+const GROUP_BYTES: u32 = 16 << 10;
+
 /// What the validation layers said.
 type Messages = Arc<Mutex<Vec<String>>>;
 
@@ -517,6 +529,10 @@ impl Device {
                 texels: texels(chosen),
                 product_bytes: product_bytes(chosen),
                 subgroup: limits.subgroup_size.unwrap_or(1),
+                shuffles: shuffles(chosen),
+                group: limits.max_compute_work_group_invocations,
+                shared_bytes: limits.max_compute_shared_memory_size,
+                workgroups: limits.device_type != PhysicalDeviceType::Cpu,
                 matrices,
                 data_bytes,
                 binding_alignment: (limits.min_storage_buffer_offset_alignment.as_devicesize())
@@ -559,6 +575,7 @@ impl Device {
             invocations,
             share_from: 0,
             product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
+            workgroups: self.traits.workgroups && self.traits.group >= GROUP && self.traits.shared_bytes >= GROUP_BYTES,
             winograd: true,
             f16: self.traits.f16,
             matrices: self.traits.matrices,

@@ -4,7 +4,8 @@
 //! is decided here but where values are computed, as on the CPU: an expression is emitted before the outermost loop that changes none of
 //! what it depends on.
 //!
-//! An iteration of a `Workers` loop is one invocation; every other loop runs inside it. Worker scratch has a copy for each invocation,
+//! An iteration of a `Workers` loop is one invocation, one of a `Group` loop a workgroup, whose invocations take the iterations of its `Item`
+//! loops ([`group`]); every other loop runs inside an invocation. Worker scratch has a copy for each invocation,
 //! element by element beside those of its neighbours.
 //!
 //! # The interface of a module
@@ -32,10 +33,12 @@ use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
 use crate::plan::alias;
 use fours::Four;
+use group::Items;
 use prim::{Prims, memory, register};
 
 mod fma;
 mod fours;
+mod group;
 mod matrices;
 pub mod prim;
 mod product;
@@ -86,6 +89,7 @@ fn phases(nest: &Nest) -> impl Iterator<Item = &[Stmt]> {
 pub fn bytes(nest: &Nest, buffer: &Buffer) -> u64 {
     let copies = match buffer.role {
         Role::WorkerScratch => phases(nest).map(|body| invocations(nest, body)).max().unwrap_or(0),
+        Role::GroupScratch => 0,
         _ => 1,
     };
     buffer.ty.len_bytes() as u64 * copies
@@ -100,6 +104,7 @@ pub fn bindings(nest: &Nest, traits: &Traits) -> Vec<Range<u32>> {
         next - count..next
     };
     let windows = |buffer: &Buffer| match bytes(nest, buffer) + traits.binding_alignment {
+        _ if buffer.role == Role::GroupScratch => 0,
         bytes if bytes <= traits.tensor_bytes => 1,
         bytes => bytes.div_ceil(traits.window_bytes()) as u32,
     };
@@ -163,7 +168,8 @@ fn emit_phase(
     let push = w.push_constants(nest.buffers.len().max(1) as u32);
     let number = w.group_number();
     let item = w.input(BuiltIn::LocalInvocationId, 0);
-    let group = group(invocations);
+    let items = Items::of(nest, body, &mut w);
+    let group = items.as_ref().map_or_else(|| group(invocations), Items::size);
     let size = w.u32(group);
     let first = w.op(Op::IMul, Kind::U32, &[number, size]);
     let worker = w.op(Op::IAdd, Kind::U32, &[first, item]);
@@ -181,6 +187,8 @@ fn emit_phase(
         push,
         worker,
         workers: invocations,
+        items,
+        shared_bytes: 0,
         locals: vec![None; nest.locals.len()],
         axes: vec![None; nest.axes.len()],
         known: HashMap::new(),
@@ -196,6 +204,29 @@ fn emit_phase(
     let limit = cx.w.constant(Kind::U32, invocations);
     let is_worker = cx.w.op(Op::ULessThan, Kind::Bool, &[worker, limit]);
     cx.emit_choice(is_worker, |cx| cx.emit_body(body), |_| {});
+    let kernel = || format!("kernel `{}`", nest.name);
+    let over = [
+        (
+            u64::from(group),
+            u64::from(traits.group),
+            "the invocations of a workgroup of",
+            "maxComputeWorkGroupInvocations",
+        ),
+        (
+            cx.shared_bytes,
+            u64::from(traits.shared_bytes),
+            "what workgroups share in",
+            "maxComputeSharedMemorySize",
+        ),
+    ];
+    if let Some(&(size, limit, what, name)) = over.iter().find(|(size, limit, ..)| size > limit) {
+        return Err(Error::OverLimit {
+            what: format!("{what} {}", kernel()),
+            size,
+            limit,
+            name,
+        });
+    }
     let lacks = |kind, has: bool, name: &'static str| (cx.w.uses(kind) && !has).then_some(name);
     let lacking = [
         lacks(Kind::U64, traits.int64, "64-bit integers (shaderInt64)"),
@@ -228,6 +259,7 @@ fn emit_phase(
         group,
         touched: touched
             .iter()
+            .filter(|buffer| nest.buffers[buffer.at()].role != Role::GroupScratch)
             .map(|buffer| (buffer.at(), written.buffers.contains(buffer)))
             .collect(),
     })
@@ -256,7 +288,7 @@ fn modes(floats: Floats) -> impl Iterator<Item = (ExecutionMode, Capability)> {
     promised.map(|(_, mode, capability)| (mode, capability))
 }
 
-/// The most iterations of a `Workers` loop in a phase.
+/// The most iterations of a `Workers` loop in a phase, or invocations of a `Group` loop's.
 fn invocations(nest: &Nest, body: &[Stmt]) -> u64 {
     let each = body.iter().map(|stmt| match stmt {
         Stmt::Loop {
@@ -264,6 +296,15 @@ fn invocations(nest: &Nest, body: &[Stmt]) -> u64 {
             bind: Bind::Workers,
             ..
         } => nest.axes[axis.at()].extent as u64,
+        Stmt::Loop {
+            axis,
+            bind: Bind::Group,
+            body,
+            ..
+        } => {
+            let items = group::extents(nest, body).into_iter().map(u64::from);
+            items.fold(nest.axes[axis.at()].extent as u64, u64::saturating_mul)
+        }
         Stmt::Loop { body, .. } => invocations(nest, body),
         Stmt::If { then, otherwise, .. } => invocations(nest, then).max(invocations(nest, otherwise)),
         _ => 0,
@@ -341,6 +382,8 @@ enum Key {
 
 /// A buffer that a module declares.
 struct Declared {
+    /// The array, if a workgroup shares it.
+    shared: Option<Word>,
     /// The variable of its texels, if it is read as such, or one for each binding.
     texels: Option<Word>,
     /// The variable of its texels of four elements.
@@ -370,6 +413,10 @@ struct Cx<'a> {
     push: Word,
     worker: Word,
     workers: u64,
+    /// The invocations of a workgroup, if they work together.
+    items: Option<Items>,
+    /// What a workgroup shares so far.
+    shared_bytes: u64,
     locals: Vec<Option<Word>>,
     /// The values of the axes whose loops are around us.
     axes: Vec<Option<Word>>,
@@ -411,6 +458,9 @@ impl Cx<'_> {
     }
 
     fn declare(&mut self, buffer: BufferId, written: &Writes) {
+        if self.nest.buffers[buffer.at()].role == Role::GroupScratch {
+            return self.declare_shared(buffer);
+        }
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
         let writable = written.buffers.contains(&buffer);
         let Views { one, four } = self.views[buffer.at()];
@@ -423,6 +473,7 @@ impl Cx<'_> {
         };
         let base = self.w.push_constant(self.push, buffer.0);
         self.buffers[buffer.at()] = Some(Declared {
+            shared: None,
             texels,
             fours,
             windows,
@@ -457,7 +508,7 @@ impl Cx<'_> {
                 Stmt::Prefetch { .. } => {}
                 Stmt::Contract(_) => unreachable!("schedules for GPUs have no tiles"),
                 Stmt::Product(_) => unreachable!("a product is a phase of its own"),
-                Stmt::Barrier => unreachable!("barriers part phases and stand in no loop"),
+                Stmt::Barrier => self.emit_barrier(),
             }
         }
     }
@@ -486,9 +537,12 @@ impl Cx<'_> {
                 );
             }
             (Bind::Lanes, _) => self.emit_lanes(axis, extent, body, &writes),
-            _ => {
+            (Bind::Group, _) => self.emit_group(axis, body),
+            (Bind::Item(dimension), _) => self.emit_item(axis, dimension, body, &writes),
+            (Bind::Serial | Bind::Unroll, _) => {
                 self.hoist(body, &writes, constant.is_some());
                 let fours = self.fours_of(axis, body);
+                let again = self.enter_again();
                 let each = |cx: &mut Self| {
                     let extent = cx.index(extent);
                     cx.emit_range(extent, |cx, at| cx.emit_iteration(axis, at, |cx| cx.emit_body(body)));
@@ -501,6 +555,7 @@ impl Cx<'_> {
                     }
                     _ => each(self),
                 }
+                self.leave_again(again);
             }
         }
         self.forget(&writes);
@@ -704,8 +759,16 @@ impl Cx<'_> {
         self.w.store(address, combined);
     }
 
-    /// Neighbouring stores: all are evaluated before any writes.
+    /// Neighbouring stores: all are evaluated before any writes. What several invocations would write, one does.
     fn emit_stores(&mut self, stores: &[Stmt]) {
+        match self.is_first() {
+            Some(is_first) => self.emit_choice(is_first, |cx| cx.emit_own_stores(stores), |_| {}),
+            None => self.emit_own_stores(stores),
+        }
+        self.forget(&Writes::of(stores));
+    }
+
+    fn emit_own_stores(&mut self, stores: &[Stmt]) {
         let mut writes = Vec::new();
         for stmt in stores {
             let Stmt::Store { buffer, index, value } = stmt else {
@@ -713,7 +776,10 @@ impl Cx<'_> {
             };
             let dtype = self.nest.buffers[buffer.at()].ty.dtype;
             let value = self.full(*value);
-            let element = self.prims().emit_pack(dtype, value);
+            let element = match self.declared(*buffer).shared {
+                Some(_) => value,
+                None => self.prims().emit_pack(dtype, value),
+            };
             let place = self.store_place(*buffer, index);
             let index = self.pointer(&place);
             writes.push((*buffer, index, element));
@@ -721,7 +787,6 @@ impl Cx<'_> {
         for (buffer, index, element) in writes {
             self.store_element(buffer, index, element);
         }
-        self.forget(&Writes::of(stores));
     }
 
     fn store_place(&mut self, buffer: BufferId, index: &[ExprId]) -> Place {
@@ -732,6 +797,10 @@ impl Cx<'_> {
 
     /// The element at an index from where a buffer's first binding begins.
     fn load_element(&mut self, buffer: BufferId, index: Word) -> Word {
+        if let Some(address) = self.shared_element(buffer, index) {
+            let kind = register(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
+            return self.w.load(kind, address);
+        }
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
         let index = self.own_index(buffer, index);
         if let Some(texels) = self.declared(buffer).texels {
@@ -753,6 +822,9 @@ impl Cx<'_> {
 
     /// Writes that element.
     fn store_element(&mut self, buffer: BufferId, index: Word, element: Word) {
+        if let Some(address) = self.shared_element(buffer, index) {
+            return self.w.store(address, element);
+        }
         let kind = memory(self.nest.buffers[buffer.at()].ty.dtype, self.traits);
         let index = self.own_index(buffer, index);
         let windows = self.declared(buffer).windows.clone();
@@ -915,7 +987,10 @@ impl Cx<'_> {
             index = self.w.select(Kind::U32, inside, index, base);
         }
         let element = self.load_element(place.buffer, index);
-        let value = self.prims().emit_unpack(dtype, element);
+        let value = match self.declared(place.buffer).shared {
+            Some(_) => element,
+            None => self.prims().emit_unpack(dtype, element),
+        };
         match condition {
             Some(inside) => {
                 let zero = self.prims().emit_const(dtype, 0);

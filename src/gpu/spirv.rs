@@ -8,7 +8,8 @@ use rspirv::binary::Assemble;
 use rspirv::dr::{Block, Function, Instruction, Module, ModuleHeader, Operand};
 use rspirv::spirv::{
     AddressingModel, BuiltIn, Capability, Decoration, Dim, ExecutionMode, ExecutionModel, FunctionControl,
-    GlslStd450Op, ImageFormat, LoopControl, MemoryModel, Op, SelectionControl, StorageClass, Word,
+    GlslStd450Op, ImageFormat, LoopControl, MemoryModel, MemorySemantics, Op, Scope, SelectionControl, StorageClass,
+    Word,
 };
 
 /// The type of a value, or of an element in memory.
@@ -362,24 +363,34 @@ impl Writer {
     /// One component of an input that is a vector of three `u32`.
     pub fn input(&mut self, builtin: BuiltIn, component: u32) -> Word {
         let vector = self.vector(Kind::U32, 3);
-        let key = (Op::Variable, vec![builtin as u32]);
-        let variable = match self.others.get(&key) {
-            Some(&variable) => variable,
-            None => {
-                let variable = self.variable(StorageClass::Input, vector);
-                let operands = vec![
-                    Operand::IdRef(variable),
-                    Operand::Decoration(Decoration::BuiltIn),
-                    Operand::BuiltIn(builtin),
-                ];
-                let instruction = Instruction::new(Op::Decorate, None, None, operands);
-                self.module.annotations.push(instruction);
-                self.others.insert(key, variable);
-                variable
-            }
-        };
+        let variable = self.input_of(builtin, vector);
         let value = self.typed(Op::Load, vector, &[variable]);
         self.extract(Kind::U32, value, component)
+    }
+
+    /// An input that is a `u32`.
+    pub fn scalar_input(&mut self, builtin: BuiltIn) -> Word {
+        let ty = self.kind(Kind::U32);
+        let variable = self.input_of(builtin, ty);
+        self.op(Op::Load, Kind::U32, &[variable])
+    }
+
+    /// The variable of an input of a type.
+    fn input_of(&mut self, builtin: BuiltIn, ty: Word) -> Word {
+        let key = (Op::Variable, vec![builtin as u32]);
+        if let Some(&variable) = self.others.get(&key) {
+            return variable;
+        }
+        let variable = self.variable(StorageClass::Input, ty);
+        let operands = vec![
+            Operand::IdRef(variable),
+            Operand::Decoration(Decoration::BuiltIn),
+            Operand::BuiltIn(builtin),
+        ];
+        let instruction = Instruction::new(Op::Decorate, None, None, operands);
+        self.module.annotations.push(instruction);
+        self.others.insert(key, variable);
+        variable
     }
 
     /// The number of the workgroup, of those in two dimensions.
@@ -409,6 +420,28 @@ impl Writer {
         let ty = self.kind(kind);
         let pointer = self.pointer(StorageClass::Function, ty);
         self.typed(Op::AccessChain, pointer, &[array, index])
+    }
+
+    /// An array that a workgroup shares.
+    pub fn group_array(&mut self, kind: Kind, count: u32) -> Word {
+        let ty = self.kind(kind);
+        let length = self.u32(count);
+        let array = self.composite(Op::TypeArray, &[ty, length]);
+        self.variable(StorageClass::Workgroup, array)
+    }
+
+    /// The address of an element of an array that a workgroup shares.
+    pub fn group_element(&mut self, array: Word, kind: Kind, index: Word) -> Word {
+        let ty = self.kind(kind);
+        let pointer = self.pointer(StorageClass::Workgroup, ty);
+        self.typed(Op::AccessChain, pointer, &[array, index])
+    }
+
+    /// Waits for all invocations of the workgroup, and shows each what the others have written to its memory.
+    pub fn group_barrier(&mut self) {
+        let semantics = MemorySemantics::ACQUIRE_RELEASE | MemorySemantics::WORKGROUP_MEMORY;
+        let [scope, semantics] = [Scope::Workgroup as u32, semantics.bits()].map(|value| self.u32(value));
+        self.effect(Op::ControlBarrier, &[scope, scope, semantics]);
     }
 
     /// A variable of `main` of a type.

@@ -141,7 +141,7 @@ pub(super) fn touched<'s>(step: &'s Step, kernels: &Kernels) -> Vec<(&'s Place, 
         Step::Kernel { kernel, buffers, .. } => {
             let places = buffers.iter().zip(&kernels.nest(*kernel).buffers);
             places
-                .filter(|(_, buffer)| buffer.role != Role::WorkerScratch)
+                .filter(|(_, buffer)| !matches!(buffer.role, Role::WorkerScratch | Role::GroupScratch))
                 .map(|(place, buffer)| (place, buffer.role != Role::Input))
                 .collect()
         }

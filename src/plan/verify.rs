@@ -95,6 +95,7 @@ fn misfits(nest: &Nest, places: &[Place]) -> Vec<String> {
         let len = buffer.ty.len_bytes();
         let is_scratch = matches!(buffer.role, Role::WorkerScratch | Role::SharedScratch);
         let fits = match place.bytes.cmp(&len) {
+            _ if buffer.role == Role::GroupScratch => place.bytes == 0,
             Ordering::Less => !is_scratch && touched[at] <= place.bytes,
             Ordering::Equal => true,
             Ordering::Greater => is_scratch,
@@ -192,8 +193,10 @@ impl Check<'_> {
                         format!("`{name}` is each worker's own: its place begins with `worker`")
                     });
                 }
+                Role::GroupScratch => {}
             }
-            self.require(!is_workers || buffer.role == Role::WorkerScratch, || {
+            let may_be_workers = matches!(buffer.role, Role::WorkerScratch | Role::GroupScratch);
+            self.require(!is_workers || may_be_workers, || {
                 format!("`{name}` is shared by the workers: its place cannot begin with `worker`")
             });
         }

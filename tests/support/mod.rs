@@ -243,21 +243,31 @@ pub fn shared_step(net: &Net, batch: usize) -> Arc<Executable> {
 #[cfg(feature = "vulkan")]
 pub fn vulkan() -> Option<Arc<gpu::Device>> {
     static OPENED: OnceLock<Option<Arc<gpu::Device>>> = OnceLock::new();
-    OPENED.get_or_init(|| opened(false)).clone()
+    OPENED.get_or_init(|| opened(false, None)).clone()
+}
+
+/// The same device, as if it were a GPU whose workgroups work together.
+#[cfg(feature = "vulkan")]
+pub fn vulkan_with_workgroups() -> Option<Arc<gpu::Device>> {
+    static OPENED: OnceLock<Option<Arc<gpu::Device>>> = OnceLock::new();
+    OPENED
+        .get_or_init(|| opened(false, Some(|traits| traits.workgroups = true)))
+        .clone()
 }
 
 /// The same device, which was asked for f16 arithmetic.
 #[cfg(feature = "vulkan")]
 pub fn vulkan_with_f16() -> Option<Arc<gpu::Device>> {
     static OPENED: OnceLock<Option<Arc<gpu::Device>>> = OnceLock::new();
-    OPENED.get_or_init(|| opened(true)).clone()
+    OPENED.get_or_init(|| opened(true, None)).clone()
 }
 
 #[cfg(feature = "vulkan")]
-fn opened(f16_arithmetic: bool) -> Option<Arc<gpu::Device>> {
+fn opened(f16_arithmetic: bool, pretend: Option<gpu::Pretend>) -> Option<Arc<gpu::Device>> {
     let options = gpu::Options {
         validate: true,
         f16_arithmetic,
+        pretend,
         ..gpu::Options::default()
     };
     match gpu::Device::open(&options) {
@@ -276,12 +286,15 @@ fn opened(f16_arithmetic: bool) -> Option<Arc<gpu::Device>> {
     }
 }
 
-/// Runs the cases on Vulkan, compiled and eager, those with halves also where f16 arithmetic was asked for, and gives the differences from what is
+/// Runs the cases on Vulkan, compiled and eager, also with workgroups that work together, those with halves also where f16 arithmetic was asked for, and gives the differences from what is
 /// expected and what the validation layers say.
 #[cfg(feature = "vulkan")]
 fn check_vulkan(program: &Program, cases: &[Case], expected: &[Vec<Tensor>]) -> Vec<String> {
     let Some(device) = vulkan() else { return Vec::new() };
     let mut wrong = check_on(&device, program, cases, expected);
+    if let Some(device) = vulkan_with_workgroups() {
+        wrong.extend(check_on(&device, program, cases, expected));
+    }
     let is_half = |graph: &Graph| graph.nodes().any(|(_, node)| node.types[0].dtype == DType::F16);
     if program.entries.iter().any(|entry| is_half(&entry.graph))
         && let Some(device) = vulkan_with_f16()

@@ -1,10 +1,15 @@
 //! Runs a nest on host tensors: the meaning of a [`Nest`], which every emitter must match bit for bit.
 //!
 //! The workers are simulated one after another between barriers, so a nest whose results depend on their number, or that lacks a
-//! barrier, gives different bits for different numbers. Scratch and outputs start as garbage (every bit set).
+//! barrier, gives different bits for different numbers. The invocations of a workgroup run one after another too, and what they share is watched: one
+//! that reads what another has written, or writes what another has touched, with no barrier between is a panic. Scratch and outputs start as
+//! garbage (every bit set).
+
+use std::collections::HashMap;
 
 use super::{
-    Bind, Combine, Contract, Expr, ExprId, Exprs, LocalId, Nest, Operand, Prim, Product, Role, Stmt, nest::LANES,
+    AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, Exprs, LocalId, Nest, Operand, Prim, Product, Role, Stmt,
+    nest::LANES,
 };
 use crate::dtype::{DType, Scalar};
 use crate::tensor::{Tensor, Type, unravel};
@@ -18,7 +23,7 @@ pub fn run(nest: &Nest, inputs: &[Tensor], workers: usize) -> Vec<Tensor> {
     let shared = nest.buffers.iter().map(|buffer| match buffer.role {
         Role::Input => Memory::from_tensor(given.next().expect("a tensor for each input"), &buffer.ty),
         Role::Output | Role::SharedScratch => Memory::garbage(&buffer.ty),
-        Role::WorkerScratch => Memory {
+        Role::WorkerScratch | Role::GroupScratch => Memory {
             bits: Vec::new(),
             ..Memory::garbage(&buffer.ty)
         },
@@ -37,8 +42,13 @@ pub fn run(nest: &Nest, inputs: &[Tensor], workers: usize) -> Vec<Tensor> {
             scratch: nest
                 .buffers
                 .iter()
-                .map(|buffer| (buffer.role == Role::WorkerScratch).then(|| Memory::garbage(&buffer.ty)))
+                .map(|buffer| {
+                    let is_own = matches!(buffer.role, Role::WorkerScratch | Role::GroupScratch);
+                    is_own.then(|| Memory::garbage(&buffer.ty))
+                })
                 .collect(),
+            item: [None; 3],
+            touched: HashMap::new(),
             values: vec![(0, Scalar::Bool(false)); nest.exprs.len()],
             clock: 0,
             pending: Vec::new(),
@@ -108,11 +118,37 @@ struct Worker {
     axes: Vec<i64>,
     locals: Vec<Scalar>,
     scratch: Vec<Option<Memory>>,
+    /// Which invocation of a workgroup runs, by dimension; all along those that no loop is bound to.
+    item: Item,
+    /// Who has touched elements of a workgroup's scratch since its last barrier, and whether that wrote.
+    touched: HashMap<(BufferId, usize), Touched>,
     /// The value of each expression and the time it was computed; it holds while the clock stands still.
     values: Vec<(u64, Scalar)>,
     clock: u64,
     /// A stack for walking expressions.
     pending: Vec<ExprId>,
+}
+
+/// An invocation of a workgroup, by dimension.
+type Item = [Option<usize>; 3];
+
+/// Who has touched an element.
+#[derive(Clone, Copy)]
+struct Touched {
+    /// The last who did.
+    by: Item,
+    /// Whether there was another.
+    by_others: bool,
+    /// Whether it was written.
+    is_written: bool,
+}
+
+/// What an invocation of a workgroup keeps to itself.
+#[derive(Clone)]
+struct Invocation {
+    item: Item,
+    axes: Vec<i64>,
+    locals: Vec<Scalar>,
 }
 
 struct Machine<'a> {
@@ -198,10 +234,25 @@ impl Machine<'_> {
 fn has_barrier(stmt: &Stmt) -> bool {
     match stmt {
         Stmt::Barrier => true,
+        // Such are the group's own.
+        Stmt::Loop { bind: Bind::Group, .. } => false,
         Stmt::Loop { body, .. } => body.iter().any(has_barrier),
         Stmt::If { then, otherwise, .. } => then.iter().chain(otherwise).any(has_barrier),
         _ => false,
     }
+}
+
+/// Whether a workgroup's invocations meet in a statement, or part there.
+fn meets(stmt: &Stmt) -> bool {
+    match stmt {
+        Stmt::Barrier => true,
+        Stmt::Loop { bind, body, .. } => matches!(bind, Bind::Item(_)) || body.iter().any(meets),
+        _ => false,
+    }
+}
+
+fn is_accumulate(stmt: &Stmt) -> bool {
+    matches!(stmt, Stmt::Accumulate { .. })
 }
 
 /// One worker running.
@@ -233,7 +284,7 @@ impl Run<'_, '_> {
                     "a loop longer than its axis"
                 );
                 let range = match bind {
-                    Bind::Workers => {
+                    Bind::Workers | Bind::Group => {
                         let share = extent.div_ceil(self.workers);
                         let first = (self.worker.number * share).min(extent);
                         first..(first + share).min(extent)
@@ -249,18 +300,14 @@ impl Run<'_, '_> {
                     self.worker.clock += 1;
                     match bind {
                         Bind::Lanes => self.lane(iteration % LANES, body, &mut lanes),
+                        Bind::Group => self.group(body),
                         _ => self.block(body),
                     }
                 }
                 self.worker.clock += 1;
-                for Accumulator { local, with, mut lanes } in lanes {
-                    let dtype = self.nest.locals[local.at()].dtype;
-                    for half in [8, 4, 2, 1] {
-                        for lane in 0..half {
-                            lanes[lane] = combine(with, dtype, lanes[lane], lanes[lane + half]);
-                        }
-                    }
-                    self.accumulate(local, with, lanes[0]);
+                for Accumulator { local, with, lanes } in lanes {
+                    let all = self.pairwise(local, with, lanes.to_vec());
+                    self.accumulate(local, with, all);
                 }
             }
             Stmt::If {
@@ -290,6 +337,7 @@ impl Run<'_, '_> {
                 assert!(inside, "store to `{}` at {at:?}", self.nest.buffers[buffer.at()].name);
                 let at: Vec<usize> = at.iter().map(|&at| at as usize).collect();
                 let offset = ty.layout.offset(&ty.shape, &at);
+                self.touch(*buffer, offset, true);
                 self.memory(*buffer).set(offset, value);
                 self.worker.clock += 1;
             }
@@ -298,6 +346,147 @@ impl Run<'_, '_> {
             Stmt::Product(product) => self.product(product),
             Stmt::Barrier => unreachable!("a barrier inside a `Workers` loop"),
         }
+    }
+
+    /// Values combined: each of the first half with one of the second, until there is one.
+    fn pairwise(&self, local: LocalId, with: Combine, mut values: Vec<Scalar>) -> Scalar {
+        assert!(
+            values.len().is_power_of_two(),
+            "{} values combine pairwise",
+            values.len()
+        );
+        let dtype = self.nest.locals[local.at()].dtype;
+        while values.len() > 1 {
+            let upper = values.split_off(values.len() / 2);
+            for (value, other) in values.iter_mut().zip(upper) {
+                *value = combine(with, dtype, *value, other);
+            }
+        }
+        values[0]
+    }
+
+    /// What a workgroup does in one iteration.
+    fn group(&mut self, body: &[Stmt]) {
+        for (memory, buffer) in self.worker.scratch.iter_mut().zip(&self.nest.buffers) {
+            if buffer.role == Role::GroupScratch {
+                *memory = Some(Memory::garbage(&buffer.ty));
+            }
+        }
+        self.worker.touched.clear();
+        let mut all = vec![Invocation {
+            item: [None; 3],
+            axes: self.worker.axes.clone(),
+            locals: self.worker.locals.clone(),
+        }];
+        self.together(&mut all, body);
+    }
+
+    /// Runs statements for several invocations of a workgroup: each as far as where they meet, one after another.
+    fn together(&mut self, all: &mut [Invocation], body: &[Stmt]) {
+        for segment in body.chunk_by(|a, b| !meets(a) && !meets(b)) {
+            match segment {
+                [Stmt::Barrier] => self.worker.touched.clear(),
+                [
+                    Stmt::Loop {
+                        axis,
+                        bind: Bind::Item(dimension),
+                        body,
+                        ..
+                    },
+                ] => {
+                    for invocation in all.iter_mut() {
+                        self.items(invocation, *axis, *dimension, body);
+                    }
+                }
+                [Stmt::Loop { axis, extent, body, .. }] if meets(&segment[0]) => {
+                    let extent = self.nest.exprs.as_int(*extent).expect("all know how often they meet");
+                    for iteration in 0..extent {
+                        all.iter_mut()
+                            .for_each(|invocation| invocation.axes[axis.at()] = iteration);
+                        self.together(all, body);
+                    }
+                }
+                _ => {
+                    for invocation in all.iter_mut() {
+                        self.alone(invocation, |run| run.block(segment));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A loop over invocations, each with what the one around has; accumulations of the loop's own combine.
+    fn items(&mut self, outer: &mut Invocation, axis: AxisId, dimension: u8, body: &[Stmt]) {
+        let all = (0..self.nest.axes[axis.at()].extent).map(|number| {
+            let mut inner = outer.clone();
+            inner.item[usize::from(dimension)] = Some(number);
+            inner.axes[axis.at()] = number as i64;
+            inner
+        });
+        let mut all: Vec<Invocation> = all.collect();
+        for part in body.chunk_by(|a, b| is_accumulate(a) == is_accumulate(b)) {
+            if !is_accumulate(&part[0]) {
+                self.together(&mut all, part);
+                continue;
+            }
+            for stmt in part {
+                let Stmt::Accumulate { local, with, value } = *stmt else {
+                    unreachable!("accumulations")
+                };
+                let mut values = Vec::new();
+                for invocation in &mut all {
+                    self.alone(invocation, |run| values.push(run.eval(value)));
+                }
+                let combined = self.pairwise(local, with, values);
+                self.alone(outer, |run| run.accumulate(local, with, combined));
+            }
+        }
+    }
+
+    /// Runs something as one of a workgroup's invocations.
+    fn alone(&mut self, invocation: &mut Invocation, run: impl FnOnce(&mut Self)) {
+        let mut swap = |run: &mut Self| {
+            let worker = &mut *run.worker;
+            std::mem::swap(&mut worker.axes, &mut invocation.axes);
+            std::mem::swap(&mut worker.locals, &mut invocation.locals);
+            std::mem::swap(&mut worker.item, &mut invocation.item);
+            worker.clock += 1;
+        };
+        swap(self);
+        run(self);
+        swap(self);
+    }
+
+    /// Notes that the present invocation touches an element; none may who would have had to wait for another.
+    fn touch(&mut self, buffer: BufferId, offset: usize, writes: bool) {
+        if self.nest.buffers[buffer.at()].role != Role::GroupScratch {
+            return;
+        }
+        // What all along a dimension would write, the first writes.
+        let item = self.worker.item;
+        let by = if writes {
+            item.map(|at| Some(at.unwrap_or(0)))
+        } else {
+            item
+        };
+        let now = Touched {
+            by,
+            by_others: false,
+            is_written: writes,
+        };
+        let before = self.worker.touched.entry((buffer, offset)).or_insert(now);
+        let is_other = before.by != by || before.by_others;
+        let name = &self.nest.buffers[buffer.at()].name;
+        assert!(
+            !(is_other && (writes || before.is_written)),
+            "`{name}` is touched by {by:?} and {:?} with no barrier between",
+            before.by
+        );
+        *before = Touched {
+            by,
+            by_others: is_other,
+            is_written: before.is_written || writes,
+        };
     }
 
     /// The virtual lanes of a loop's accumulations, at their identities.
@@ -471,7 +660,9 @@ impl Run<'_, '_> {
                     .all(|(at, &extent)| (0..extent as i128).contains(at))
                 {
                     let at: Vec<usize> = at.iter().map(|&at| at as usize).collect();
-                    self.memory(*buffer).get(ty.layout.offset(&ty.shape, &at))
+                    let offset = ty.layout.offset(&ty.shape, &at);
+                    self.touch(*buffer, offset, false);
+                    self.memory(*buffer).get(offset)
                 } else {
                     assert!(guarded, "load of `{}` at {at:?}", self.nest.buffers[buffer.at()].name);
                     Scalar::zero(ty.dtype)
@@ -500,7 +691,7 @@ fn combine(with: Combine, dtype: DType, state: Scalar, value: Scalar) -> Scalar 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Axis, AxisId, Buffer, BufferId, Local};
+    use crate::kernel::{Axis, Buffer, Local};
     use crate::target::TargetKind;
 
     /// `y[] = Σ x[i]` in lanes: 17 elements, so that one lane takes two and the order shows in the bits.

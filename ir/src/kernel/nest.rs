@@ -8,6 +8,12 @@
 //! worker scratch. `Barrier` waits for all workers and stands outside `Workers` loops. On a GPU there is a worker for each iteration, and a
 //! barrier is the end of all of them: locals are forgotten, and outside `Workers` loops nothing but locals is written.
 //!
+//! **Workgroups.** On a GPU, a `Group` loop gives each iteration to a workgroup, whose invocations share what is outside `Item` loops: its values
+//! are the same for all, and what it stores one of them stores. Each iteration of an `Item` loop is an invocation's; loops of other dimensions
+//! nest, and a dimension has one extent throughout. What an iteration sets is its own, and forgotten when the loop ends. Within a `Group` loop,
+//! `Barrier` waits for the group's invocations: in between, none reads what another writes to [`Role::GroupScratch`](super::Role::GroupScratch).
+//! `Item` loops and barriers stand in loops of constant extent, never under a condition, so that all reach them.
+//!
 //! **Neighbouring stores are one step.** Of `Store`s that stand next to each other, all values and indices are evaluated before any
 //! of them writes; in a `Lanes` loop this holds for each lane. So an output may lie over an operand that those stores read only at the very
 //! elements they write.
@@ -16,7 +22,9 @@
 //! innermost enclosing loop is bound to `Lanes` combines into [`LANES`] virtual lanes, iteration `i` into lane `i % LANES`,
 //! each starting at the combiner's identity; when the loop ends, the lanes combine pairwise (`l` with `l + 8`, then
 //! `+ 4`, `+ 2`, `+ 1`) and the result combines once with the local: `local = local ∘ lanes`. So results have the same bits
-//! with vectors of any width. A `Contract` sums over `k` in order, one FMA each, per element.
+//! with vectors of any width. An `Accumulate` whose innermost enclosing loop is bound to `Item` does the same with its `n` iterations, a power of
+//! two: when the loop ends, `i` combines with `i + n/2`, then `+ n/4`, and so on to `+ 1`, and the result with the local of what is around.
+//! So results have the same bits with subgroups of any size, and without. A `Contract` sums over `k` in order, one FMA each, per element.
 
 use super::{Axis, AxisId, Buffer, BufferId, Combine, ExprId, Exprs, LocalId};
 use crate::dtype::DType;
@@ -75,9 +83,9 @@ pub enum Bind {
     Lanes,
     /// Shared among the workers, each a contiguous range. Not nested in another `Workers` loop.
     Workers,
-    /// On a GPU: workgroups of dimension 0 to 2.
-    Group(u8),
-    /// On a GPU: invocations of a workgroup, dimension 0 to 2.
+    /// On a GPU: workgroups. Not nested in another `Group` or `Workers` loop.
+    Group,
+    /// On a GPU: invocations of a workgroup, dimension 0 to 2; those along dimension 0 are neighbours.
     Item(u8),
 }
 
@@ -141,7 +149,7 @@ pub enum Stmt {
     Contract(Contract),
     /// On a GPU, outside any loop: whole products of matrices, by a shader written by hand.
     Product(Product),
-    /// All workers have done what stands above before any does what stands below.
+    /// All workers have done what stands above before any does what stands below; within a `Group` loop, all invocations of the group.
     Barrier,
 }
 

@@ -154,6 +154,7 @@ impl<'a> Text<'a> {
                 Role::Output => "out",
                 Role::WorkerScratch => "worker scratch",
                 Role::SharedScratch => "shared scratch",
+                Role::GroupScratch => "group scratch",
             };
             let lying = match layouts.get(at) {
                 Some(blocked @ Layout::Digits(_)) => format!(" as {blocked}"),
@@ -201,7 +202,7 @@ impl<'a> Text<'a> {
                     Bind::Unroll => " unroll".to_owned(),
                     Bind::Lanes => " lanes".to_owned(),
                     Bind::Workers => " workers".to_owned(),
-                    Bind::Group(dimension) => format!(" group {dimension}"),
+                    Bind::Group => " group".to_owned(),
                     Bind::Item(dimension) => format!(" item {dimension}"),
                 };
                 let Axis { name, extent: most } = &self.axes[axis.at()];

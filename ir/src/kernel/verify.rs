@@ -10,7 +10,9 @@ pub use kernel::verify_kernel;
 
 use super::index::Linear;
 use super::nest::LANES;
-use super::{AxisId, Bind, BufferId, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Product, Role, Stmt};
+use super::{
+    AxisId, Bind, Buffer, BufferId, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Product, Role, Stmt,
+};
 use crate::dtype::DType;
 use crate::layout::Layout;
 use crate::target::TargetKind;
@@ -30,6 +32,9 @@ const MOST_SCRATCH: usize = 1 << 40;
 
 /// The most statements and expressions of a nest whose loops are unrolled: what is emitted is bounded, whatever a text asks for.
 const MOST_CODE: usize = 1 << 21;
+
+/// The most iterations of an `Item` loop: more than devices have invocations in a workgroup.
+const MOST_ITEMS: usize = 1 << 12;
 
 /// A rule that a nest breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,8 @@ impl fmt::Display for Broken {
 /// - outside `Workers` loops only locals and worker scratch are written, on a GPU only locals, inside there is neither barrier nor another
 ///   `Workers` loop;
 /// - a local is written before it is read, on a GPU since the last barrier;
+/// - `Group` and `Item` loops, group scratch and barriers within stand where [`super::nest`] says, all invocations of a workgroup reach the same of
+///   them, and what they share only accumulations of an `Item` loop's own change in it;
 /// - there are no statements for another kind of machine;
 /// - inputs are not written, and types agree.
 pub fn verify(nest: &Nest) -> Result<(), Vec<Broken>> {
@@ -85,6 +92,8 @@ impl<'a> Check<'a> {
             open: Vec::new(),
             in_workers: false,
             in_lanes: false,
+            group: None,
+            items: [None; 3],
             copies: 1,
             code: 0,
             steps: Cell::new(0),
@@ -101,7 +110,7 @@ impl<'a> Check<'a> {
             .nest
             .buffers
             .iter()
-            .filter(|buffer| matches!(buffer.role, Role::WorkerScratch | Role::SharedScratch));
+            .filter(|buffer| !matches!(buffer.role, Role::Input | Role::Output));
         let bytes = scratch
             .map(|buffer| buffer.ty.len_bytes())
             .fold(0, usize::saturating_add);
@@ -117,6 +126,19 @@ impl<'a> Check<'a> {
     }
 }
 
+/// What stands around a statement within a `Group` loop.
+#[derive(Clone, Debug, Default)]
+struct Around {
+    /// The dimensions whose `Item` loops are open.
+    open: [bool; 3],
+    /// Whether the innermost loop is one of them.
+    is_item: bool,
+    /// Whether some invocations may not come here.
+    may_part: bool,
+    /// The locals that several invocations share.
+    shared: HashSet<LocalId>,
+}
+
 struct Check<'a> {
     nest: &'a Nest,
     /// How many elements of each buffer are touched at most so far, from its beginning, if that is asked for.
@@ -125,6 +147,10 @@ struct Check<'a> {
     open: Vec<(AxisId, ExprId)>,
     in_workers: bool,
     in_lanes: bool,
+    /// What is around within a `Group` loop, if there is one.
+    group: Option<Around>,
+    /// The extents of the `Item` loops of this part between barriers, by dimension.
+    items: [Option<usize>; 3],
     /// How often unrolled loops around copy what is here.
     copies: usize,
     /// The number of statements and expressions with all their copies.
@@ -191,16 +217,33 @@ impl Check<'_> {
                 otherwise,
             } => {
                 self.expr(*condition, DType::Bool);
+                let outside = self.group.clone();
+                if let Some(group) = &mut self.group {
+                    group.may_part = true;
+                }
                 self.block(then);
                 self.block(otherwise);
+                self.group = outside;
             }
             Stmt::Set { local, value } => {
                 self.expr(*value, self.nest.locals[local.at()].dtype);
+                self.is_own(*local);
                 self.set.insert(*local);
             }
             Stmt::Accumulate { local, value, .. } => {
                 self.expr(*value, self.nest.locals[local.at()].dtype);
                 self.is_set(*local);
+                match &self.group {
+                    Some(Around {
+                        is_item: true,
+                        may_part,
+                        ..
+                    }) => {
+                        let is_common = !may_part;
+                        self.require(is_common, || "invocations accumulate together under a condition".into());
+                    }
+                    _ => self.is_own(*local),
+                }
             }
             Stmt::Store { buffer, index, value } => {
                 self.written(*buffer);
@@ -222,8 +265,15 @@ impl Check<'_> {
                 self.product(product);
             }
             Stmt::Barrier => {
-                self.require(!self.in_workers, || "a barrier stands inside a `Workers` loop".into());
-                if on_gpu {
+                let in_group = self.group.is_some();
+                self.require(in_group || !self.in_workers, || {
+                    "a barrier stands inside a `Workers` loop".into()
+                });
+                if in_group {
+                    self.meets("a barrier");
+                    self.checked.iter_mut().for_each(HashSet::clear);
+                } else if on_gpu {
+                    self.items = [None; 3];
                     self.set.clear();
                     self.checked.iter_mut().for_each(HashSet::clear);
                 }
@@ -255,20 +305,100 @@ impl Check<'_> {
         self.require(is_counted, || {
             format!("the loop over `{name}` may have a negative length")
         });
-        let shared = bind == Bind::Workers;
+        let shared = matches!(bind, Bind::Workers | Bind::Group);
         self.require(!(shared && self.in_workers), || {
             format!("the `Workers` loop over `{name}` is inside another")
         });
         let outside = (self.in_workers, self.in_lanes, copies);
+        let (group, set) = (self.group.clone(), self.set.clone());
         self.in_workers |= shared;
         self.in_lanes |= bind == Bind::Lanes;
+        match bind {
+            Bind::Group => self.enter_group(),
+            Bind::Item(dimension) => self.enter_item(axis, extent, dimension, body),
+            Bind::Serial | Bind::Unroll | Bind::Lanes | Bind::Workers => {
+                let is_known = self.nest.exprs.as_int(extent).is_some();
+                if let Some(group) = &mut self.group {
+                    group.is_item = false;
+                    group.may_part |= !is_known;
+                }
+            }
+        }
         self.open.push((axis, extent));
         self.block(body);
         self.open.pop();
+        if let Bind::Group | Bind::Item(_) = bind {
+            // What an invocation has set is forgotten.
+            self.set = set;
+        }
+        self.group = group;
         (self.in_workers, self.in_lanes, self.copies) = outside;
     }
 
+    fn enter_group(&mut self) {
+        let on_gpu = self.nest.kind == TargetKind::Vulkan;
+        self.require(on_gpu, || "there are no workgroups on a CPU".into());
+        self.group = Some(Around::default());
+    }
+
+    fn enter_item(&mut self, axis: AxisId, extent: ExprId, dimension: u8, body: &[Stmt]) {
+        self.meets("an `Item` loop");
+        let (name, at) = (&self.nest.axes[axis.at()].name, usize::from(dimension));
+        let count = self.nest.axes[axis.at()].extent;
+        let is_whole = self.nest.exprs.as_int(extent) == Some(count as i64) && (1..=MOST_ITEMS).contains(&count);
+        self.require(is_whole, || {
+            format!("the `Item` loop over `{name}` is not one of 1 to {MOST_ITEMS}")
+        });
+        let is_alike = self.items[at].is_none_or(|other| other == count);
+        self.require(is_alike, || {
+            format!("the `Item` loop over `{name}` is not as long as another of dimension {dimension}")
+        });
+        self.items[at] = Some(count);
+        let combines = body.iter().any(|stmt| matches!(stmt, Stmt::Accumulate { .. }));
+        self.require(!combines || count.is_power_of_two(), || {
+            format!("{count} iterations of `{name}` do not combine pairwise")
+        });
+        let Some(group) = &mut self.group else { return };
+        let again = std::mem::replace(&mut group.open[at], true);
+        group.is_item = true;
+        group.shared = self.set.clone();
+        self.require(!again, || {
+            format!("dimension {dimension} of a workgroup is bound twice")
+        });
+    }
+
+    /// All invocations of a workgroup come here equally often.
+    fn meets(&mut self, what: &str) {
+        let all_do = self.group.as_ref().map(|group| !group.may_part);
+        self.require(all_do.is_some(), || format!("{what} stands outside any `Group` loop"));
+        self.require(all_do != Some(false), || {
+            format!("{what} stands where not all invocations of a workgroup come equally often")
+        });
+    }
+
+    /// A local is not one that invocations share.
+    fn is_own(&mut self, local: LocalId) {
+        let is_shared = self.group.as_ref().is_some_and(|group| group.shared.contains(&local));
+        let name = &self.nest.locals[local.at()].name;
+        self.require(!is_shared, || {
+            format!("`{name}` is shared by invocations, and one writes it")
+        });
+    }
+
+    /// Scratch of a workgroup is touched within one.
+    fn reachable(&mut self, buffer: BufferId) {
+        let Buffer { name, role, .. } = &self.nest.buffers[buffer.at()];
+        let is_there = match role {
+            Role::GroupScratch => self.group.is_some(),
+            // Each invocation would have its own, and what is outside `Item` loops is for all.
+            Role::WorkerScratch => self.group.is_none(),
+            Role::Input | Role::Output | Role::SharedScratch => true,
+        };
+        self.require(is_there, || format!("there is no `{name}` here"));
+    }
+
     fn written(&mut self, buffer: BufferId) {
+        self.reachable(buffer);
         let role = self.nest.buffers[buffer.at()].role;
         let name = self.name(buffer).to_owned();
         self.require(role != Role::Input, || format!("input `{name}` is written"));
@@ -301,13 +431,14 @@ impl Check<'_> {
                     let name = &self.nest.axes[axis.at()].name;
                     self.require(bound, || format!("axis `{name}` is used outside its loop"));
                 }
-                Expr::Load {
-                    buffer,
-                    index,
-                    guarded: false,
-                } => self.within(*buffer, index, "load of"),
+                Expr::Load { buffer, index, guarded } => {
+                    self.reachable(*buffer);
+                    match guarded {
+                        true => self.touch(*buffer, index),
+                        false => self.within(*buffer, index, "load of"),
+                    }
+                }
                 Expr::Local(local, _) => self.is_set(*local),
-                Expr::Load { buffer, index, .. } => self.touch(*buffer, index),
                 Expr::Fold { .. } => self.require(false, || "a fold is left in the nest".into()),
                 _ => {}
             }
@@ -420,6 +551,11 @@ impl Check<'_> {
                         let bound = self.high(&rest, cases - 1);
                         tighten(bound.and_then(|rest| rest.checked_add((dividend / by).checked_mul(factor)?)));
                         tighten(self.joint_quotient(&rest, args[0], by, factor, cases - 1));
+                        // Whole multiples of the divisor are no more than what is divided.
+                        if factor % by == 0 && exprs.range(args[0]).is_some_and(|(low, _)| low >= 0) {
+                            let sum = rest.plus(&Linear::of(exprs, args[0]), factor / by);
+                            tighten(sum.and_then(|sum| self.high(&sum, cases - 1)));
+                        }
                     }
                 }
                 Expr::Prim(prim @ (Prim::Min | Prim::Max), _, args) => {
@@ -599,7 +735,7 @@ impl Check<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Axis, Buffer, Exprs};
+    use crate::kernel::{Axis, Exprs};
     use crate::tensor::Type;
 
     /// `y[i] = x[i + shift]` in blocks of 4 over 10 elements.

@@ -1,7 +1,7 @@
 //! What the texts of kernels and nests share: buffers, and expressions over their elements.
 //!
 //! ```text
-//! buffer    = ("in" | "out" | "worker" "scratch" | "shared" "scratch") name ":" type
+//! buffer    = ("in" | "out" | "worker" "scratch" | "shared" "scratch" | "group" "scratch") name ":" type
 //! let       = "let" name "=" expr
 //! expr      = factor (sign factor)?
 //! factor    = "(" expr ")" | literal | element "?"? | name | prim dtype? "(" expr,* ")" | combine "(" expr "over" name,* ")"

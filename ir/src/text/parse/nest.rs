@@ -4,7 +4,7 @@
 //! nest      = "nest" name ("on" "vulkan")? "{" (buffer | local | stmt)* "}"
 //! buffer    = as in [`super::expr`], of a value then ("as" layout)?
 //! local     = "local" name ":" dtype
-//! stmt      = let | "for" name "<" expr ("of" number)? ("unroll" | "lanes" | "workers")? "{" stmt* "}"
+//! stmt      = let | "for" name "<" expr ("of" number)? ("unroll" | "lanes" | "workers" | "group" | "item" number)? "{" stmt* "}"
 //!           | "if" expr "{" stmt* "}" ("else" "{" stmt* "}")? | "prefetch" element | "barrier" | element "=" expr
 //!           | name combine? "=" expr
 //!           | "contract" dtype number "by" number "over" "[" number,* "]" ":" side ("=" | "+" "=") side "*" side ("fetched" number "ahead")?
@@ -102,12 +102,12 @@ impl<'s> Parser<'s> {
         let stmt = match (first.kind, first.text) {
             (Kind::Word, "in") => return self.value_buffer(draft, Role::Input).map(|()| None),
             (Kind::Word, "out") => return self.value_buffer(draft, Role::Output).map(|()| None),
-            (Kind::Word, word @ ("worker" | "shared")) => {
+            (Kind::Word, word @ ("worker" | "shared" | "group")) => {
                 self.expect("scratch")?;
-                let role = if word == "worker" {
-                    Role::WorkerScratch
-                } else {
-                    Role::SharedScratch
+                let role = match word {
+                    "worker" => Role::WorkerScratch,
+                    "shared" => Role::SharedScratch,
+                    _ => Role::GroupScratch,
                 };
                 return self.buffer(draft, role).map(|()| None);
             }
@@ -196,9 +196,21 @@ impl<'s> Parser<'s> {
                     "unroll" => Bind::Unroll,
                     "lanes" => Bind::Lanes,
                     "workers" => Bind::Workers,
+                    "group" => Bind::Group,
+                    "item" => {
+                        self.at += 1;
+                        match self.peek().text {
+                            "0" => Bind::Item(0),
+                            "1" => Bind::Item(1),
+                            "2" => Bind::Item(2),
+                            other => {
+                                return Err(self.wrong(format!("expected the dimension 0, 1 or 2, found `{other}`")));
+                            }
+                        }
+                    }
                     _ => {
                         return Err(self.wrong(format!(
-                            "a loop is bound to `unroll`, `lanes` or `workers`, not `{text}`"
+                            "a loop is bound to `unroll`, `lanes`, `workers`, `group` or `item`, not `{text}`"
                         )));
                     }
                 };
