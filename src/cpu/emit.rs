@@ -6,7 +6,6 @@
 //!
 //! Reading order: [`prim`], [`crate::place`], this file, `callees`, `lanes`, `tile`.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use cranelift::codegen::Context;
@@ -18,8 +17,10 @@ use cranelift::prelude::{
     Variable,
 };
 use cranelift_module::{FuncId, FuncOrDataId, Linkage, Module, ModuleError};
+use hashbrown::{HashMap, HashSet};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
+use smallvec::smallvec;
 
 use super::Error;
 use super::isa::{Cpu, Effort, Place as Home};
@@ -518,7 +519,7 @@ impl Cx<'_> {
     fn set_local(&mut self, local: LocalId, value: Value) {
         self.builder.def_var(self.locals[local.at()], value);
         self.forget(&Writes {
-            locals: vec![local],
+            locals: smallvec![local],
             ..Writes::default()
         });
     }
@@ -532,14 +533,14 @@ impl Cx<'_> {
         let (address, offset) = self.split_offset(address, place.constant);
         self.builder.ins().store(memory(), element, address, offset);
         self.forget(&Writes {
-            buffers: vec![buffer],
+            buffers: smallvec![buffer],
             ..Writes::default()
         });
     }
 
     fn store_place(&mut self, buffer: BufferId, index: &[ExprId]) -> Place {
         let dtype = self.nest.buffers[buffer.at()].ty.dtype;
-        let element = self.nest.exprs.load(buffer, dtype, index.to_vec(), false);
+        let element = self.nest.exprs.load(buffer, dtype, index, false);
         self.places.of(&mut self.nest, element)
     }
 
@@ -561,7 +562,7 @@ impl Cx<'_> {
             .expect("every tile has code");
         self.emit_call(tile, &operands);
         self.forget(&Writes {
-            buffers: vec![contract.c.buffer],
+            buffers: smallvec![contract.c.buffer],
             ..Writes::default()
         });
     }
