@@ -7,6 +7,7 @@
 //! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
 mod columns;
+mod encode;
 mod finish;
 mod lower;
 mod operands;

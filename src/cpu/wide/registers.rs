@@ -10,6 +10,7 @@ use iced_x86::code_asm::{dl, eax, edx, r10, rax, rdx, xmm0};
 use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpKind, Register};
 use netloom_ir::DType;
 
+use super::encode::encode;
 use super::finish::Finish;
 use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
 use super::operands;
@@ -38,10 +39,9 @@ pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
     }
     let (_, best) = best.expect("hoisting nothing is tried last");
     let (hoisted, frame) = (best.hoisted.clone(), best.most);
-    with_pool(level, best, |padding| {
+    with_pool(best, || {
         let mut again = Assigner::new(program, level, &hoisted, CodeAssembler::new(64)?)?;
         again.frame = frame;
-        again.padding = padding;
         again.function()?;
         Ok(again)
     })
@@ -61,10 +61,9 @@ pub fn finish(program: &Program, finish: &Finish, level: Level) -> Result<Vec<u8
     let mut first = begin()?;
     first.finish(finish)?;
     let frame = first.most;
-    with_pool(level, first, |padding| {
+    with_pool(first, || {
         let mut again = begin()?;
         again.frame = frame;
-        again.padding = padding;
         again.finish(finish)?;
         Ok(again)
     })
@@ -90,24 +89,17 @@ fn fetched(program: &Program, finish: &Finish) -> Vec<Fetched> {
 }
 
 /// The code of a function with its constants, each of which lies in one line of the cache where instructions read whole vectors of them. The function
-/// is written again, with so many bytes between, where its frame turned out larger than it was taken for, or its constants lie across lines.
+/// is written again where its frame turned out larger than it was taken for.
 fn with_pool<'p>(
-    level: Level,
     first: Assigner<'p>,
-    again: impl Fn(usize) -> Result<Assigner<'p>, IcedError>,
+    again: impl FnOnce() -> Result<Assigner<'p>, IcedError>,
 ) -> Result<Vec<u8>, IcedError> {
-    let assemble = |mut assigner: Assigner| {
-        let pool = assigner.constant_at(assigner.program.constants.len()) as usize;
-        assigner.asm.assemble(0).map(|code| (code.len() - pool, code))
-    };
-    let first = match first.most == first.frame {
+    let assigner = match first.most == first.frame {
         true => first,
-        false => again(0)?,
+        false => again()?,
     };
-    match assemble(first)? {
-        (start, _) if level < Level::Avx512 && !start.is_multiple_of(32) => Ok(assemble(again(32 - start % 32)?)?.1),
-        (_, code) => Ok(code),
-    }
+    let alignment = if assigner.level < Level::Avx512 { 32 } else { 1 };
+    encode(assigner.asm.instructions(), &assigner.constants(), alignment)
 }
 
 /// Vector registers that accumulators and hoisting leave: an instruction has up to three operands and a result.
@@ -238,8 +230,6 @@ struct Assigner<'p> {
     most: i64,
     /// The bytes that it has: those in use before anything is spilled, until that has been seen.
     frame: i64,
-    /// Bytes between the code and the pool.
-    padding: usize,
     /// How often a value was stored for later or read again so far.
     moves: usize,
     pool: CodeLabel,
@@ -283,7 +273,6 @@ impl<'p> Assigner<'p> {
             used,
             most: used,
             frame: used,
-            padding: 0,
             moves: 0,
             pool,
             full,
@@ -358,8 +347,6 @@ impl<'p> Assigner<'p> {
             self.run(&program.full)?;
             self.asm.jmp(left.next)?;
         }
-
-        self.end()?;
         Ok(cost)
     }
 
@@ -390,8 +377,7 @@ impl<'p> Assigner<'p> {
                 self.asm.set_label(&mut next)?;
             }
         }
-        self.leave()?;
-        self.end()
+        self.leave()
     }
 
     /// Makes room on the stack, and gets the addresses of streams and of the pool.
@@ -444,16 +430,10 @@ impl<'p> Assigner<'p> {
     }
 
     /// What follows the code: the numbers of the lanes, and the constants.
-    fn end(&mut self) -> Result<(), IcedError> {
-        if self.padding > 0 {
-            self.asm.db(&vec![0xcc; self.padding])?;
-        }
-        self.asm.set_label(&mut self.pool)?;
-        self.asm.dd(&std::array::from_fn::<u32, 16, _>(|lane| lane as u32))?;
-        for &constant in &self.program.constants {
-            self.asm.dd(&vec![constant; self.copies()])?;
-        }
-        Ok(())
+    fn constants(&self) -> Vec<u8> {
+        let constants = self.program.constants.iter();
+        let constants = constants.flat_map(|&constant| std::iter::repeat_n(constant, self.copies()));
+        (0..16).chain(constants).flat_map(u32::to_le_bytes).collect()
     }
 
     /// All whole blocks of a row.
