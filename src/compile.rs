@@ -14,7 +14,7 @@ use netloom_ir::program::{Entry, Init, Program, SEED, State};
 use netloom_ir::{DType, Target, Tensor};
 
 use crate::cpu::emit::Emitter;
-use crate::cpu::entry::{emit_barrier, emit_entry};
+use crate::cpu::entry::emit_barrier;
 use crate::cpu::export::{self, LevelCode, emit_check, emit_export};
 use crate::cpu::isa::{Cpu, Place};
 use crate::cpu::object::Object;
@@ -343,26 +343,30 @@ pub fn object(levels: &[(Cpu, Lowered)], exports: &Exports) -> Result<Vec<u8>, E
         };
         let (module, emitter) = object.parts();
         let emitter = beside.as_mut().unwrap_or(emitter);
-        let kernels = emitter.emit(module, lowered.kernels.nests())?;
+        // Beside what is exported, so that symbols tell where time goes.
+        let variants = exports.entries.iter().flat_map(|export| &export.variants);
+        let entries: Vec<_> = variants
+            .map(|(_, entry)| {
+                let plan = lowered.plans.iter().find(|plan| plan.name == *entry);
+                let plan = plan.expect("an export names an entry of the program");
+                (format!("entry_{own}_{entry}"), plan)
+            })
+            .collect();
+        let functions = emitter.emit_entries(module, lowered.kernels.nests(), barrier, &entries)?;
+        let mut functions = entries.iter().zip(functions);
         let linkage = if is_least { Linkage::Export } else { Linkage::Local };
         let (check, is_needed) = emit_check(module, &format!("{own}_check"), linkage, cpu)?;
         for (Export { variants, .. }, exported) in exports.entries.iter().zip(&mut exported) {
-            let mut emitted = Vec::new();
-            for (batch, entry) in variants {
-                let plan = lowered.plans.iter().find(|plan| plan.name == *entry);
-                let plan = plan.expect("an export names an entry of the program");
-                // Beside what is exported, so that symbols tell where time goes.
-                let symbol = format!("entry_{own}_{entry}");
-                emitted.push(export::Variant {
-                    batch: *batch,
-                    function: emit_entry(module, &symbol, Linkage::Local, plan, &kernels, barrier)?,
-                    parallel: plan.parallel,
-                });
-            }
+            let emitted = variants.iter().zip(&mut functions);
+            let emitted = emitted.map(|((batch, _), ((_, plan), function))| export::Variant {
+                batch: *batch,
+                function,
+                parallel: plan.parallel,
+            });
             exported.push(LevelCode {
                 check: is_needed.then_some(check),
                 constants,
-                variants: emitted,
+                variants: emitted.collect(),
             });
         }
     }

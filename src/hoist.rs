@@ -1,8 +1,8 @@
 //! What can be computed before a loop: what an expression depends on, and what a piece of a nest changes. Both emitters ask.
 
-use std::collections::HashSet;
-
+use hashbrown::HashSet;
 use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, LocalId, Nest, Role, Stmt};
+use smallvec::{Array, SmallVec};
 
 use crate::place::{Place, Places};
 
@@ -10,11 +10,11 @@ use crate::place::{Place, Places};
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The axes it varies along.
-    pub axes: Vec<AxisId>,
+    pub axes: SmallVec<[AxisId; 6]>,
     /// The registers it reads.
-    pub locals: Vec<LocalId>,
+    pub locals: SmallVec<[LocalId; 4]>,
     /// Tensors that the nest writes too.
-    pub buffers: Vec<BufferId>,
+    pub buffers: SmallVec<[BufferId; 4]>,
     /// Whether it reads any memory.
     pub reads: bool,
 }
@@ -56,9 +56,9 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     /// Registers set.
-    pub locals: Vec<LocalId>,
+    pub locals: SmallVec<[LocalId; 4]>,
     /// Tensors written.
-    pub buffers: Vec<BufferId>,
+    pub buffers: SmallVec<[BufferId; 4]>,
     /// Other workers may have written any tensor that is not an input.
     pub barrier: bool,
 }
@@ -103,7 +103,7 @@ impl Writes {
 }
 
 /// Adds to a set, kept as a list, whatever it lacks.
-fn union<T: Copy + PartialEq>(set: &mut Vec<T>, more: &[T]) {
+fn union<T: Copy + PartialEq, A: Array<Item = T>>(set: &mut SmallVec<A>, more: &[T]) {
     for item in more {
         if !set.contains(item) {
             set.push(*item);

@@ -3,8 +3,7 @@
 //! An offset is taken apart into terms, and the terms are gathered by the loop that moves them, outermost first. So what an outer loop
 //! fixes is added outside, and an innermost loop adds one term.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use netloom_ir::kernel::index::{self, Linear};
 use netloom_ir::kernel::{BufferId, Expr, ExprId, Exprs, Nest, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
@@ -125,16 +124,16 @@ impl Places {
         Place {
             buffer,
             constant: sum.constant,
-            steps: self.steps(&mut nest.exprs, sum.terms),
+            steps: self.steps(&mut nest.exprs, &sum.terms),
             guard: Guard::Always,
         }
     }
 
     /// The terms by the depth of the innermost loop that moves them, as a chain of sums.
-    fn steps(&mut self, exprs: &mut Exprs, terms: Vec<(ExprId, i64)>) -> Vec<Step> {
+    fn steps(&mut self, exprs: &mut Exprs, terms: &[(ExprId, i64)]) -> Vec<Step> {
         let mut by_depth: Vec<(usize, ExprId, i64)> = terms
-            .into_iter()
-            .map(|(term, factor)| (self.depth(exprs, term), term, factor))
+            .iter()
+            .map(|&(term, factor)| (self.depth(exprs, term), term, factor))
             .collect();
         by_depth.sort();
         let mut steps: Vec<Step> = Vec::new();

@@ -33,7 +33,7 @@ mod workgroup;
 use std::collections::{BTreeSet, HashMap};
 
 use netloom_ir::decisions::Decision;
-use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Prim, Product, Role, Stmt, Work};
+use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Kernel, Nest, Operands, Prim, Product, Role, Stmt, Work};
 use netloom_ir::{DType, Target};
 
 use contract::Form;
@@ -364,7 +364,7 @@ fn pad(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alone
         draft.source.prim(Prim::Add, DType::I64, &[at, by])
     };
     let lows = || ranges.iter().map(|(low, _)| *low);
-    let from = places
+    let from: Operands = places
         .iter()
         .zip(lows())
         .map(|(&at, low)| moved(draft, at, low))
@@ -382,7 +382,7 @@ fn pad(draft: &mut Draft, group: &mut [Task], id: ExprId, target: &Target, alone
         value,
     };
     phases.extend(stores_phases(draft, vec![task], target, alone));
-    let to = index
+    let to: Operands = index
         .iter()
         .zip(lows())
         .map(|(&at, low)| moved(draft, at, -low))

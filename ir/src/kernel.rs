@@ -16,7 +16,7 @@ pub mod prim;
 pub mod text;
 pub mod verify;
 
-pub use expr::{AxisId, BufferId, Combine, Expr, ExprId, Exprs, LocalId};
+pub use expr::{AxisId, BufferId, Combine, Expr, ExprId, Exprs, LocalId, Operands};
 pub use nest::{Along, Bind, Contract, Limit, Lines, Local, Matrix, Nest, Operand, Product, Stmt, Strides};
 pub use prim::Prim;
 

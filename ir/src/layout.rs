@@ -92,17 +92,10 @@ impl Layout {
 
     /// Visits the places of memory in order, with the row-major position of the element at each; `None` where there is padding.
     pub fn visit(&self, shape: &[usize], visit: &mut impl FnMut(Option<usize>)) {
-        let digits = self.digits(shape);
-        let stride = |axis: usize| shape[axis + 1..].iter().product::<usize>();
-        let walked: Vec<Walked> = (digits.iter())
-            .map(|digit| Walked {
-                extent: digit.extent,
-                stride: stride(digit.axis) * digit.step,
-            })
-            .collect();
-        if self.len(shape) == shape.iter().product::<usize>() {
+        if let Some(walked) = self.walked(shape) {
             return walk(&walked, 0, &mut |position| visit(Some(position)));
         }
+        let digits = self.digits(shape);
         // Places are numbered by the digits themselves, which say what index they stand for.
         let extents: Vec<usize> = digits.iter().map(|digit| digit.extent).collect();
         for place in 0..self.len(shape) {
@@ -115,9 +108,35 @@ impl Layout {
         }
     }
 
+    /// The digits as they are walked, neighbours that go on evenly as one; `None` if there is padding.
+    fn walked(&self, shape: &[usize]) -> Option<Vec<Walked>> {
+        if self.len(shape) != shape.iter().product::<usize>() {
+            return None;
+        }
+        let stride = |axis: usize| shape[axis + 1..].iter().product::<usize>();
+        let mut walked: Vec<Walked> = Vec::new();
+        for Digit { axis, step, extent } in self.digits(shape) {
+            let stride = stride(axis) * step;
+            match walked.last_mut() {
+                _ if extent == 1 => {}
+                Some(last) if last.stride == extent * stride => {
+                    *last = Walked {
+                        extent: last.extent * extent,
+                        stride,
+                    };
+                }
+                _ => walked.push(Walked { extent, stride }),
+            }
+        }
+        Some(walked)
+    }
+
     /// Writes elements of so many bytes, given row after row, where they lie.
     pub(crate) fn arrange<const BYTES: usize>(&self, shape: &[usize], from: &[u8], to: &mut [u8]) {
         let (from, to) = (from.as_chunks::<BYTES>().0, to.as_chunks_mut::<BYTES>().0);
+        if let Some(walked) = self.walked(shape) {
+            return gather(&walked, from, to);
+        }
         let mut places = to.iter_mut();
         self.visit(shape, &mut |position| {
             let place = places.next().expect("as many places as the layout has");
@@ -149,6 +168,19 @@ fn walk(digits: &[Walked], position: usize, visit: &mut impl FnMut(usize)) {
             for value in 0..first.extent {
                 walk(rest, position + value * first.stride, visit);
             }
+        }
+    }
+}
+
+/// Writes elements to the places of memory in order.
+fn gather<T: Copy>(digits: &[Walked], from: &[T], to: &mut [T]) {
+    match digits {
+        _ if to.is_empty() => {}
+        [] => to[0] = from[0],
+        [last] => (to.iter_mut().enumerate()).for_each(|(value, place)| *place = from[value * last.stride]),
+        [first, rest @ ..] => {
+            let parts = to.chunks_exact_mut(to.len() / first.extent).enumerate();
+            parts.for_each(|(value, part)| gather(rest, &from[value * first.stride..], part));
         }
     }
 }

@@ -6,11 +6,10 @@
 //!
 //! Reading order: [`prim`], [`crate::place`], this file, `callees`, `lanes`, `tile`.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use cranelift::codegen::Context;
-use cranelift::codegen::ir::{BlockArg, ExtFuncData, ExternalName, UserExternalName, UserFuncName};
+use cranelift::codegen::ir::{BlockArg, UserFuncName};
 use cranelift::codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{
@@ -18,22 +17,26 @@ use cranelift::prelude::{
     Variable,
 };
 use cranelift_module::{FuncId, FuncOrDataId, Linkage, Module, ModuleError};
+use hashbrown::{HashMap, HashSet};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Stmt};
 use netloom_ir::{DType, Scalar};
+use smallvec::smallvec;
 
 use super::Error;
+use super::entry;
 use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
 use super::tile::Tile;
 use crate::cores;
 use crate::hoist::{Hoist, Known, Writes};
 use crate::place::{Guard, Place, Places, Unit};
+use crate::plan::Plan;
 use callees::{Callee, Callees, Code};
-use compile::{Compiled, compile, define};
+use compile::{Compiled, compile, define, import};
 use prim::{clif_type, emit_combine, emit_const, emit_division_by, emit_pack, emit_prim, emit_unpack, memory_type};
 
 mod callees;
-mod compile;
+pub(super) mod compile;
 mod finish;
 mod lanes;
 pub mod prim;
@@ -66,7 +69,13 @@ pub struct Listing {
     pub functions: Vec<(String, Vec<u8>)>,
 }
 
-/// A nest as machine code, of no module yet.
+/// What becomes a function of no module yet.
+enum Part<'p> {
+    Kernel(&'p Nest),
+    Entry(&'p Plan),
+}
+
+/// A function of no module yet.
 struct Spelled {
     code: Compiled,
     /// What it calls, by the numbers in its code, and what it would call if there were code for it.
@@ -111,8 +120,51 @@ impl Emitter {
     ///
     /// All cores make their code; what comes out, and in which order, does not depend on that.
     pub fn emit(&mut self, module: &mut dyn Module, nests: &[Nest]) -> Result<Vec<FuncId>, Error> {
+        let (kernels, _) = self.emit_parts(module, nests, &[])?;
+        Ok(kernels)
+    }
+
+    /// The same with a function for each plan of these kernels, under its symbol; gives those of the plans.
+    pub fn emit_entries(
+        &mut self,
+        module: &mut dyn Module,
+        nests: &[Nest],
+        barrier: FuncId,
+        entries: &[(String, &Plan)],
+    ) -> Result<Vec<FuncId>, Error> {
+        let plans: Vec<&Plan> = entries.iter().map(|(_, plan)| *plan).collect();
+        let (kernels, spelled) = self.emit_parts(module, nests, &plans)?;
+        let callees: Vec<Option<FuncId>> = [barrier].into_iter().chain(kernels).map(Some).collect();
+        let defined = entries.iter().zip(spelled).map(|((symbol, _), mut code)| {
+            let signature = barrier_signature(&*self.isa);
+            let function = module.declare_function(symbol, Linkage::Local, &signature);
+            let function = function.map_err(Error::module)?;
+            define(module, function, &mut code, &callees).map_err(Error::module)?;
+            Ok(function)
+        });
+        defined.collect()
+    }
+
+    /// Defines the functions of nests, and spells those of plans.
+    fn emit_parts(
+        &mut self,
+        module: &mut dyn Module,
+        nests: &[Nest],
+        plans: &[&Plan],
+    ) -> Result<(Vec<FuncId>, Vec<Compiled>), Error> {
         let callees = Callees::new(&self.cpu, self.home, &*self.isa, has_barrier(module), &self.callees);
-        let spelled = cores::map(nests, |nest| spell(nest, &callees, self.listing.is_some()));
+        // An entry takes longer than most kernels, so it comes first.
+        let parts = plans.iter().map(|plan| Part::Entry(plan));
+        let parts: Vec<Part> = parts.chain(nests.iter().map(Part::Kernel)).collect();
+        let mut entries = cores::map(&parts, |part| match part {
+            Part::Entry(plan) => entry::spell(plan, &*self.isa).map(|code| Spelled {
+                code,
+                callees: Vec::new(),
+                clif: None,
+            }),
+            Part::Kernel(nest) => spell(nest, &callees, self.listing.is_some()),
+        });
+        let spelled = entries.split_off(plans.len());
         let mut made = callees.finish();
         let mut kernels = Vec::new();
         for (nest, spelled) in nests.iter().zip(spelled) {
@@ -130,7 +182,9 @@ impl Emitter {
             self.define(module, &name, function, code, &callees)?;
             kernels.push(function);
         }
-        Ok(kernels)
+        let entries = entries.into_iter().map(|spelled| Ok(spelled?.code));
+        let entries = entries.collect::<Result<_, ModuleError>>().map_err(Error::module)?;
+        Ok((kernels, entries))
     }
 
     /// The function of a callee, defined if it was not.
@@ -200,9 +254,9 @@ pub fn kernel_signature(isa: &dyn TargetIsa) -> Signature {
     signature
 }
 
-/// The signature of [`BARRIER`]: call, worker, workers.
-pub fn barrier_signature(module: &dyn Module) -> Signature {
-    let mut signature = module.make_signature();
+/// The signature of [`BARRIER`], and of entries: call, worker, workers.
+pub fn barrier_signature(isa: &dyn TargetIsa) -> Signature {
+    let mut signature = Signature::new(isa.default_call_conv());
     signature.params.extend([I64; 3].map(AbiParam::new));
     signature
 }
@@ -518,7 +572,7 @@ impl Cx<'_> {
     fn set_local(&mut self, local: LocalId, value: Value) {
         self.builder.def_var(self.locals[local.at()], value);
         self.forget(&Writes {
-            locals: vec![local],
+            locals: smallvec![local],
             ..Writes::default()
         });
     }
@@ -532,14 +586,14 @@ impl Cx<'_> {
         let (address, offset) = self.split_offset(address, place.constant);
         self.builder.ins().store(memory(), element, address, offset);
         self.forget(&Writes {
-            buffers: vec![buffer],
+            buffers: smallvec![buffer],
             ..Writes::default()
         });
     }
 
     fn store_place(&mut self, buffer: BufferId, index: &[ExprId]) -> Place {
         let dtype = self.nest.buffers[buffer.at()].ty.dtype;
-        let element = self.nest.exprs.load(buffer, dtype, index.to_vec(), false);
+        let element = self.nest.exprs.load(buffer, dtype, index, false);
         self.places.of(&mut self.nest, element)
     }
 
@@ -561,7 +615,7 @@ impl Cx<'_> {
             .expect("every tile has code");
         self.emit_call(tile, &operands);
         self.forget(&Writes {
-            buffers: vec![contract.c.buffer],
+            buffers: smallvec![contract.c.buffer],
             ..Writes::default()
         });
     }
@@ -589,15 +643,7 @@ impl Cx<'_> {
     /// Calls the function of that number.
     fn emit_call(&mut self, callee: u32, arguments: &[Value]) {
         let (signature, colocated) = self.callees.declared(&self.called[callee as usize]);
-        let function = &mut self.builder.func;
-        let signature = function.import_signature(signature);
-        let name = function.declare_imported_user_function(UserExternalName::new(0, callee));
-        let function = function.import_function(ExtFuncData {
-            name: ExternalName::user(name),
-            signature,
-            colocated,
-            patchable: false,
-        });
+        let function = import(self.builder.func, callee, signature, colocated);
         self.builder.ins().call(function, arguments);
     }
 

@@ -1,16 +1,21 @@
 //! Entries: a plan as one function, and the barrier its kernels wait at.
 //!
-//! In: a [`Plan`] and the functions of its kernels. Out: `extern "C" fn(call: *const Call, worker: u64, workers: u64)`, which every worker
+//! In: a [`Plan`]. Out: `extern "C" fn(call: *const Call, worker: u64, workers: u64)`, which every worker
 //! enters once a run. It computes addresses, calls kernels and waits where the plan says; it allocates nothing and calls nothing of the
 //! runtime but [`Call::wait`].
 
 use cranelift::codegen::Context;
 use cranelift::codegen::ir::{AtomicRmwOp, BlockArg, FuncRef, StackSlotData, StackSlotKind};
+use cranelift::codegen::isa::TargetIsa;
 use cranelift::prelude::types::{I8, I64};
-use cranelift::prelude::{Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Value};
-use cranelift_module::{FuncId, Linkage, Module};
+use cranelift::prelude::{
+    Block, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Signature, Value,
+};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError};
+use hashbrown::HashMap;
 
 use super::Error;
+use super::emit::compile::{Compiled, compile, import};
 use super::emit::{BARRIER, barrier_signature, kernel_signature};
 use crate::plan::{ALIGN, Base, Place, Plan, SHARED_COPY_BYTES, Step};
 
@@ -24,6 +29,9 @@ const PASSED: i32 = ALIGN as i32;
 
 /// Looks at a barrier before [`Call::wait`] is called: some tens of microseconds.
 const SPINS: i64 = 20_000;
+
+/// The number of the barrier among what an entry calls; those of the kernels come after it.
+const CALL_BARRIER: u32 = 0;
 
 /// What an entry is given: where everything is.
 #[repr(C)]
@@ -64,7 +72,7 @@ pub fn arena_bytes(plan: &Plan, workers: usize) -> usize {
 ///
 /// The last to arrive resets the count and advances the number of barriers passed, which the others watch.
 pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
-    let signature = barrier_signature(module);
+    let signature = barrier_signature(module.isa());
     let id = module
         .declare_function(BARRIER, Linkage::Local, &signature)
         .map_err(Error::module)?;
@@ -135,21 +143,10 @@ pub fn emit_barrier(module: &mut dyn Module) -> Result<FuncId, Error> {
     define(module, id, context)
 }
 
-/// Defines an entry's function under the given symbol; `kernels` are the functions by kernel number.
-pub fn emit_entry(
-    module: &mut dyn Module,
-    symbol: &str,
-    linkage: Linkage,
-    plan: &Plan,
-    kernels: &[FuncId],
-    barrier: FuncId,
-) -> Result<FuncId, Error> {
-    let signature = barrier_signature(module);
-    let id = module
-        .declare_function(symbol, linkage, &signature)
-        .map_err(Error::module)?;
-    let mut context = module.make_context();
-    context.func.signature = signature;
+/// Makes an entry's function. What it calls are numbers in a list: the barrier, then the kernels in order.
+pub fn spell(plan: &Plan, isa: &dyn TargetIsa) -> Result<Compiled, ModuleError> {
+    let mut context = Context::new();
+    context.func.signature = barrier_signature(isa);
     let mut functions = FunctionBuilderContext::new();
     let mut builder = FunctionBuilder::new(&mut context.func, &mut functions);
     let entry = builder.create_block();
@@ -158,7 +155,6 @@ pub fn emit_entry(
     let &[call, worker, workers] = builder.block_params(entry) else {
         unreachable!("the signature has three")
     };
-    let barrier = module.declare_func_in_func(barrier, builder.func);
     let buffer_count = longest_buffer_list(&plan.steps);
     let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, (8 * buffer_count.max(1)) as u32, 3);
     let slot = builder.create_sized_stack_slot(slot);
@@ -173,11 +169,9 @@ pub fn emit_entry(
     let arena = builder.ins().iadd_imm_s(arena, ARENA_HEADER_BYTES as i64);
     let buffers = builder.ins().stack_addr(I64, slot, 0);
     let mut cx = Cx {
-        module,
+        isa,
         builder,
-        kernels,
-        functions: vec![None; kernels.len()],
-        barrier,
+        functions: HashMap::new(),
         parallel: plan.parallel,
         call,
         worker,
@@ -194,13 +188,11 @@ pub fn emit_entry(
         iterations: Vec::new(),
     };
     cx.steps(&plan.steps);
-    let Cx {
-        mut builder, module, ..
-    } = cx;
+    let Cx { mut builder, .. } = cx;
     builder.ins().return_(&[]);
     builder.seal_all_blocks();
-    builder.finalize(module.target_config());
-    define(module, id, context)
+    builder.finalize(isa.frontend_config());
+    compile(&mut context, isa)
 }
 
 /// Defines a function that has been built.
@@ -231,12 +223,11 @@ struct Bases {
 }
 
 /// The function under construction.
-struct Cx<'m, 'f> {
-    module: &'m mut dyn Module,
+struct Cx<'f> {
+    isa: &'f dyn TargetIsa,
     builder: FunctionBuilder<'f>,
-    kernels: &'m [FuncId],
-    functions: Vec<Option<FuncRef>>,
-    barrier: FuncRef,
+    /// What it calls, by its number.
+    functions: HashMap<u32, FuncRef>,
     /// Whether several workers enter; otherwise worker 0 is alone and nothing is asked about it.
     parallel: bool,
     call: Value,
@@ -249,7 +240,7 @@ struct Cx<'m, 'f> {
     iterations: Vec<Value>,
 }
 
-impl Cx<'_, '_> {
+impl Cx<'_> {
     fn steps(&mut self, steps: &[Step]) {
         for step in steps {
             match step {
@@ -257,8 +248,9 @@ impl Cx<'_, '_> {
                 Step::Copy { from, to } => self.copy(from, to),
                 Step::Count { to, from_end } => self.first_worker(|cx| cx.count(to, *from_end)),
                 Step::Barrier => {
+                    let barrier = self.function(CALL_BARRIER, barrier_signature);
                     let arguments = [self.call, self.worker, self.workers];
-                    self.builder.ins().call(self.barrier, &arguments);
+                    self.builder.ins().call(barrier, &arguments);
                 }
                 Step::Repeat { times, body } => self.repeat(*times, body),
                 Step::Branch {
@@ -278,18 +270,14 @@ impl Cx<'_, '_> {
                 .ins()
                 .store(MemFlagsData::trusted(), address, self.buffers, 8 * at as i32);
         }
-        let function = match self.functions[kernel] {
-            Some(function) => function,
-            None => {
-                debug_assert_eq!(kernel_signature(self.module.isa()).params.len(), 4);
-                let function = self
-                    .module
-                    .declare_func_in_func(self.kernels[kernel], self.builder.func);
-                *self.functions[kernel].insert(function)
-            }
-        };
+        let function = self.function(CALL_BARRIER + 1 + kernel as u32, kernel_signature);
         let arguments = [self.buffers, self.call, self.worker, self.workers];
         self.builder.ins().call(function, &arguments);
+    }
+
+    fn function(&mut self, number: u32, signature: fn(&dyn TargetIsa) -> Signature) -> FuncRef {
+        let (function, isa) = (&mut *self.builder.func, self.isa);
+        *(self.functions.entry(number)).or_insert_with(|| import(function, number, signature(isa), true))
     }
 
     fn copy(&mut self, from: &Place, to: &Place) {
@@ -311,13 +299,12 @@ impl Cx<'_, '_> {
             let target = self.address(to);
             let target = self.builder.ins().iadd(target, start);
             self.builder
-                .call_memcpy(self.module.target_config(), target, source, length);
+                .call_memcpy(self.isa.frontend_config(), target, source, length);
         } else {
             self.first_worker(|cx| {
                 let (source, target) = (cx.address(from), cx.address(to));
                 let length = cx.builder.ins().iconst(I64, from.bytes as i64);
-                cx.builder
-                    .call_memcpy(cx.module.target_config(), target, source, length);
+                cx.builder.call_memcpy(cx.isa.frontend_config(), target, source, length);
             });
         }
     }

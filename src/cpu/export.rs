@@ -96,7 +96,7 @@ const CHECKED: i32 = 8;
 pub struct Variant {
     /// Examples in a batch, if the artefact has several sizes.
     pub batch: Option<u64>,
-    /// The entry's function, of [`entry::emit_entry`].
+    /// The entry's function, of [`entry::spell`].
     pub function: FuncId,
     /// Whether several workers have anything to do.
     pub parallel: bool,
@@ -308,7 +308,7 @@ fn emit_run(
         builder.ins().jump(alone, &[]);
     }
     builder.switch_to_block(alone);
-    debug_assert_eq!(barrier_signature(module).params.len(), 3);
+    debug_assert_eq!(barrier_signature(module.isa()).params.len(), 3);
     let [worker, workers] = [0, 1].map(|number| builder.ins().iconst(I64, number));
     builder.ins().call(function, &[argument, worker, workers]);
     builder.ins().jump(done, &[]);

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use netloom_ir::DType;
-use netloom_ir::kernel::index::{Linear, is_within, offset};
+use netloom_ir::kernel::index::{Linear, Terms, is_within, offset};
 use netloom_ir::kernel::{AxisId, Buffer, BufferId, Expr, ExprId, Exprs, Nest, Prim, Stmt};
 
 use super::wide::{Body, Origin, Sink, Value, ValueId};
@@ -151,10 +151,10 @@ impl Analysis<'_> {
             let id = ExprId(at as u32);
             let depends = match *self.exprs.get(id) {
                 Expr::Axis(axis) => [axis == self.axis, Some(axis) == self.rows],
-                _ => [0, 1].map(|which| {
-                    let operands = self.exprs.operands(id);
-                    operands.iter().any(|operand| self.depends[operand.at()][which])
-                }),
+                _ => {
+                    let operands = self.exprs.operands(id).iter().map(|operand| self.depends[operand.at()]);
+                    operands.fold([false; 2], |[lane, row], of| [lane | of[0], row | of[1]])
+                }
             };
             self.depends.push(depends);
         }
@@ -312,7 +312,7 @@ impl Analysis<'_> {
             strides: Vec::new(),
         };
         /// The buffer, what the address is the sum of but for a constant, and the stride.
-        type Family = (BufferId, Vec<(ExprId, i64)>, i64);
+        type Family = (BufferId, Terms, i64);
         // The slot of each family, and the constant there.
         let mut known: BTreeMap<Family, (usize, i64)> = BTreeMap::new();
         for (slot, stride) in apart.into_iter().zip(strides) {
@@ -338,14 +338,14 @@ impl Analysis<'_> {
     }
 
     /// The address of an element as what stays, an expression, and the terms that move with the lane.
-    fn address(&mut self, buffer: BufferId, index: &[ExprId]) -> (ExprId, Vec<(ExprId, i64)>) {
+    fn address(&mut self, buffer: BufferId, index: &[ExprId]) -> (ExprId, Terms) {
         let place = offset(self.exprs, &self.buffers[buffer.at()].ty, index);
         self.split(place)
     }
 
-    fn split(&mut self, id: ExprId) -> (ExprId, Vec<(ExprId, i64)>) {
+    fn split(&mut self, id: ExprId) -> (ExprId, Terms) {
         let mut stays = Linear::of(self.exprs, id);
-        let moves: Vec<(ExprId, i64)> = stays.terms.iter().copied().filter(|&(x, _)| self.depends(x)).collect();
+        let moves: Terms = stays.terms.iter().copied().filter(|&(x, _)| self.depends(x)).collect();
         stays.terms.retain(|term| !moves.contains(term));
         (stays.build(self.exprs), moves)
     }
@@ -478,7 +478,7 @@ impl Analysis<'_> {
             },
             _ => {
                 let (stays, moves) = self.split(id);
-                if moves == [(id, 1)] {
+                if moves[..] == [(id, 1)] {
                     self.atom(id, guarded)?
                 } else {
                     self.sum(&moves, Some(stays), guarded)?

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cranelift_module::Linkage;
 use netloom_ir::kernel::Nest;
 use netloom_ir::{Tensor, Type};
 
 use super::Error;
-use super::entry::{Call, EntryFn, arena_bytes, emit_barrier, emit_entry};
+use super::entry::{Call, EntryFn, arena_bytes, emit_barrier};
 use super::isa::Cpu;
 use super::jit::Jit;
 use super::memory::Block;
@@ -47,25 +46,18 @@ impl Code {
         let mut jit = Jit::new(cpu)?;
         let start = Instant::now();
         let barrier = emit_barrier(jit.parts().0)?;
-        let kernels = jit.emit(nests)?;
-        let mut functions = Vec::new();
-        for plan in &plans {
-            let symbol = format!("entry_{}", plan.name);
-            functions.push(emit_entry(
-                jit.parts().0,
-                &symbol,
-                Linkage::Local,
-                plan,
-                &kernels,
-                barrier,
-            )?);
-        }
+        let entries: Vec<_> = plans
+            .iter()
+            .map(|plan| (format!("entry_{}", plan.name), plan))
+            .collect();
+        let (module, emitter) = jit.parts();
+        let functions = emitter.emit_entries(module, nests, barrier, &entries)?;
         stages.add("emit", start.elapsed());
         stages.time("link", || jit.finish())?;
         let entries = functions
             .into_iter()
             .map(|function| {
-                // SAFETY: the address is that of a function emitted by `emit_entry` above, which has this type, and `jit` is kept as long.
+                // SAFETY: the address is that of a function emitted for an entry above, which has this type, and `jit` is kept as long.
                 unsafe { std::mem::transmute::<*const u8, EntryFn>(jit.address(function)) }
             })
             .collect();

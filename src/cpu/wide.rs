@@ -7,6 +7,7 @@
 //! those of [`netloom_ir::kernel::nest`]'s semantics, whatever the width.
 
 mod columns;
+mod encode;
 mod finish;
 mod lower;
 mod operands;
@@ -193,19 +194,20 @@ impl Value {
     }
 
     /// The values that this one is made from.
-    pub fn operands(&self) -> Vec<ValueId> {
-        match self {
+    pub fn operands(&self) -> impl Iterator<Item = ValueId> {
+        let (named, args): ([Option<ValueId>; 2], &[ValueId]) = match self {
             Value::Const(..)
             | Value::Scalar(..)
             | Value::Spread(..)
             | Value::Lane
             | Value::Load(..)
-            | Value::Column(..) => Vec::new(),
-            &Value::MaskedLoad(_, _, mask) => vec![mask],
-            &Value::Gather(_, _, offset) => vec![offset],
-            &Value::MaskedGather(_, _, offset, mask) => vec![offset, mask],
-            Value::Prim(_, _, args) => args.clone(),
-        }
+            | Value::Column(..) => ([None; 2], &[]),
+            &Value::MaskedLoad(_, _, mask) => ([Some(mask), None], &[]),
+            &Value::Gather(_, _, offset) => ([Some(offset), None], &[]),
+            &Value::MaskedGather(_, _, offset, mask) => ([Some(offset), Some(mask)], &[]),
+            Value::Prim(_, _, args) => ([None; 2], args),
+        };
+        named.into_iter().flatten().chain(args.iter().copied())
     }
 }
 

@@ -14,9 +14,9 @@
 //! texels ([`views`]). Push constant `i` is the element at which buffer `i` starts within
 //! its first binding. Indices are computed in 32 bits where their ranges allow.
 
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use hashbrown::{HashMap, HashSet};
 use netloom_ir::DType;
 use netloom_ir::kernel::nest::{FOUR, LANES};
 use netloom_ir::kernel::{
@@ -24,6 +24,7 @@ use netloom_ir::kernel::{
 };
 use rspirv::dr::Module;
 use rspirv::spirv::{BuiltIn, Capability, ExecutionMode, Op, Word};
+use smallvec::smallvec;
 
 use super::Error;
 use super::device::Traits;
@@ -737,7 +738,7 @@ impl Cx<'_> {
         let address = self.local(local);
         self.w.store(address, value);
         self.forget(&Writes {
-            locals: vec![local],
+            locals: smallvec![local],
             ..Writes::default()
         });
     }
@@ -748,7 +749,7 @@ impl Cx<'_> {
         let dtype = self.nest.locals[local.at()].dtype;
         self.combine_at(address, with, dtype, value);
         self.forget(&Writes {
-            locals: vec![local],
+            locals: smallvec![local],
             ..Writes::default()
         });
     }
@@ -791,7 +792,7 @@ impl Cx<'_> {
 
     fn store_place(&mut self, buffer: BufferId, index: &[ExprId]) -> Place {
         let dtype = self.nest.buffers[buffer.at()].ty.dtype;
-        let element = self.nest.exprs.load(buffer, dtype, index.to_vec(), false);
+        let element = self.nest.exprs.load(buffer, dtype, index, false);
         self.places.of(&mut self.nest, element)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Nest, Stmt};
+use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Nest, Operands, Stmt};
 
 /// Whether buffers `input` and `output` of the nest may be the same memory.
 ///
@@ -92,7 +92,7 @@ impl Search<'_> {
         let holds = read.is_empty()
             || !self.is_read
                 && !self.is_written
-                && matches!(written[..], [index] if read.iter().all(|at| at == index) && self.moves_with_every_loop(index));
+                && matches!(written[..], [index] if read.iter().all(|at| at[..] == index[..]) && self.moves_with_every_loop(index));
         self.is_read |= !read.is_empty();
         self.is_written |= !written.is_empty();
         holds
@@ -116,7 +116,7 @@ impl Search<'_> {
 }
 
 /// The indices at which an expression reads a buffer.
-fn reads(nest: &Nest, root: ExprId, buffer: BufferId) -> Vec<Vec<ExprId>> {
+fn reads(nest: &Nest, root: ExprId, buffer: BufferId) -> Vec<Operands> {
     reachable(nest, vec![root])
         .filter_map(|id| match nest.exprs.get(id) {
             Expr::Load {

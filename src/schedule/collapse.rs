@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use netloom_ir::kernel::index::offset;
-use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Prim};
+use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Operands, Prim};
 use netloom_ir::{DType, Type};
 
 use super::draft::{Draft, Task};
@@ -45,8 +45,8 @@ pub fn collapse(draft: &mut Draft, mut tasks: Vec<Task>) -> Vec<Task> {
 /// later meets no remainders that it would have to put together again.
 fn flatten(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
     let roots: Vec<ExprId> = tasks.iter().map(|task| task.value).collect();
-    let mut accesses: Vec<(BufferId, Vec<ExprId>, bool)> = (tasks.iter())
-        .map(|task| (task.buffer, task.index.clone(), false))
+    let mut accesses: Vec<(BufferId, Operands, bool)> = (tasks.iter())
+        .map(|task| (task.buffer, task.index[..].into(), false))
         .collect();
     for id in draft.below(&roots) {
         if let Expr::Load { buffer, index, guarded } = draft.source.get(id).clone() {

@@ -449,9 +449,10 @@ impl Loops<'_> {
         let mut loads = self.draft.below(values);
         loads.retain(|&id| self.uses_lane(id) && matches!(self.draft.source.get(id), Expr::Load { .. }));
         let prefetch = |id| match self.value(id) {
-            load if let Expr::Load { buffer, index, .. } = self.draft.exprs.get(load).clone() => {
-                Some(Stmt::Prefetch { buffer, index })
-            }
+            load if let Expr::Load { buffer, index, .. } = self.draft.exprs.get(load).clone() => Some(Stmt::Prefetch {
+                buffer,
+                index: index.to_vec(),
+            }),
             _ => None,
         };
         loads.into_iter().filter_map(prefetch).collect()

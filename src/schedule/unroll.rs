@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId};
+use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Operands};
 
 use super::contract::Form;
 use super::draft::{Draft, Grain, Task};
@@ -35,7 +35,7 @@ fn candidate(draft: &mut Draft, task: &Task) -> Option<ExprId> {
         let Expr::Fold { over, value, .. } = draft.source.get(fold).clone() else {
             return false;
         };
-        let loads: Vec<(BufferId, Vec<ExprId>)> = (draft.below(&[value]).into_iter())
+        let loads: Vec<(BufferId, Operands)> = (draft.below(&[value]).into_iter())
             .filter_map(|id| match draft.source.get(id) {
                 Expr::Load { buffer, index, .. } => Some((*buffer, index.clone())),
                 _ => None,

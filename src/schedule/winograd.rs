@@ -121,7 +121,7 @@ impl Form {
         let mut found = Form {
             fold: form.fold,
             image: buffer,
-            index,
+            index: index.to_vec(),
             filter: form.b,
             directions,
             images: only(&a_free, &moving),
@@ -591,7 +591,7 @@ impl<'f> Plan<'f> {
         let prefetches = next.iter().filter_map(|&tap| match draft.exprs.get(tap) {
             Expr::Load { buffer, index, .. } => Some(Stmt::Prefetch {
                 buffer: *buffer,
-                index: index.clone(),
+                index: index.to_vec(),
             }),
             _ => None,
         });

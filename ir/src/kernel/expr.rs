@@ -8,6 +8,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use smallvec::SmallVec;
 
 use super::Prim;
 use crate::dtype::{DType, Scalar};
@@ -124,6 +125,9 @@ impl Combine {
     }
 }
 
+/// The operands of an expression: few, so that most need no memory of their own.
+pub type Operands = SmallVec<[ExprId; 4]>;
+
 /// One expression. Operands are ids below its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expr {
@@ -138,12 +142,12 @@ pub enum Expr {
         /// The buffer read.
         buffer: BufferId,
         /// The logical index.
-        index: Vec<ExprId>,
+        index: Operands,
         /// Whether reads outside the shape give zero.
         guarded: bool,
     },
     /// A primitive, the type of its result, and its operands.
-    Prim(Prim, DType, Vec<ExprId>),
+    Prim(Prim, DType, Operands),
     /// The combination of `value` over every value of the `over` axes, taken in row-major order of `over`. In kernels only.
     Fold {
         /// How partial results combine.
@@ -271,7 +275,7 @@ impl Exprs {
 
     /// An `i64` constant, for indices.
     pub fn int(&mut self, value: i64) -> ExprId {
-        self.constant(DType::I64, Scalar::Int(i128::from(value)))
+        self.intern(Expr::Const(DType::I64, value as u64), DType::I64)
     }
 
     /// The value of a loop variable.
@@ -285,7 +289,8 @@ impl Exprs {
     }
 
     /// An element of a buffer whose element type is `dtype`; the number itself, where that is known.
-    pub fn load(&mut self, buffer: BufferId, dtype: DType, index: Vec<ExprId>, guarded: bool) -> ExprId {
+    pub fn load(&mut self, buffer: BufferId, dtype: DType, index: impl Into<Operands>, guarded: bool) -> ExprId {
+        let index = index.into();
         if let Some(tensor) = self.constants.get(&buffer).filter(|_| !guarded) {
             let places = index.iter().zip(tensor.shape());
             let row_major = places.into_iter().try_fold(0, |row, (&at, &extent)| {
@@ -318,7 +323,7 @@ impl Exprs {
         assert_eq!(args.len(), prim.arity(), "operands of `{}`", prim.name());
         match super::index::simplify(self, prim, dtype, args) {
             Some(simpler) => simpler,
-            None => self.intern(Expr::Prim(prim, dtype, args.to_vec()), dtype),
+            None => self.intern(Expr::Prim(prim, dtype, args.into()), dtype),
         }
     }
 

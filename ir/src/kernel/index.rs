@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 
-use super::{AxisId, Combine, Expr, ExprId, Exprs, Prim};
+use smallvec::{SmallVec, smallvec};
+
+use super::{AxisId, Combine, Expr, ExprId, Exprs, Operands, Prim};
 use crate::dtype::{DType, Scalar};
 use crate::tensor::Type;
 
@@ -20,7 +22,11 @@ pub fn simplify(exprs: &mut Exprs, prim: Prim, dtype: DType, args: &[ExprId]) ->
     for (constant, &arg) in constants.iter_mut().zip(args) {
         *constant = exprs.as_const(arg);
     }
-    if let Some(values) = constants[..args.len()].iter().copied().collect::<Option<Vec<_>>>() {
+    if let Some(values) = constants[..args.len()]
+        .iter()
+        .copied()
+        .collect::<Option<SmallVec<[_; 3]>>>()
+    {
         let from = exprs.dtype(args[0]);
         return Some(exprs.constant(dtype, prim.eval(dtype, from, &values)));
     }
@@ -290,16 +296,19 @@ fn quotient_by_constant(exprs: &Exprs, prim: Prim, id: ExprId) -> Option<(ExprId
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Linear {
     /// Each `x` with its `c`, which is not 0; ascending in `x`, each once.
-    pub terms: Vec<(ExprId, i64)>,
+    pub terms: Terms,
     /// What is added.
     pub constant: i64,
 }
+
+/// What a [`Linear`] is the sum of but for its constant: few terms, so that most need no memory of their own.
+pub type Terms = SmallVec<[(ExprId, i64); 4]>;
 
 impl Linear {
     /// The normal form of an expression.
     pub fn of(exprs: &Exprs, id: ExprId) -> Linear {
         let mut linear = Linear::default();
-        let mut open = vec![(id, 1_i64)];
+        let mut open: Terms = smallvec![(id, 1)];
         while let Some((id, factor)) = open.pop() {
             if let Some(value) = exprs.as_int(id) {
                 linear.constant = linear.constant.wrapping_add(value.wrapping_mul(factor));
@@ -350,7 +359,7 @@ impl Linear {
             }
             same
         });
-        self.terms.retain(|&(_, c)| c != 0);
+        self.terms.retain(|&mut (_, c)| c != 0);
     }
 
     /// The least and greatest value it can take, if it cannot wrap.
@@ -372,15 +381,20 @@ impl Linear {
     /// `w` and `r` with `self = by·w + r`: the terms whose factor `by` divides, and the rest; the rest's constant is in
     /// `0..by`.
     pub fn split(&self, by: i64) -> (Linear, Linear) {
-        let (whole, rest): (Vec<_>, Vec<_>) = self.terms.iter().partition(|&&(_, c)| c % by == 0);
-        let whole = Linear {
-            terms: whole.into_iter().map(|(x, c)| (x, c / by)).collect(),
+        let mut whole = Linear {
             constant: self.constant.div_euclid(by),
+            ..Linear::default()
         };
-        let rest = Linear {
-            terms: rest,
+        let mut rest = Linear {
             constant: self.constant.rem_euclid(by),
+            ..Linear::default()
         };
+        for &(x, c) in &self.terms {
+            match c % by {
+                0 => whole.terms.push((x, c / by)),
+                _ => rest.terms.push((x, c)),
+            }
+        }
         (whole, rest)
     }
 
@@ -412,7 +426,8 @@ impl Linear {
             })
         };
         while let Some((x, c, remainder, quotient)) = pair(&self.terms) {
-            self.terms.retain(|&(term, _)| term != remainder && term != quotient);
+            self.terms
+                .retain(|&mut (term, _)| term != remainder && term != quotient);
             self.add(&Linear::of(exprs, x), c);
         }
     }
@@ -420,24 +435,25 @@ impl Linear {
     /// The expression in normal form: positive terms, then negative ones, then the constant.
     pub fn build(mut self, exprs: &mut Exprs) -> ExprId {
         self.recombine(exprs);
-        let add = |exprs: &mut Exprs, prim, a, b| exprs.intern(Expr::Prim(prim, DType::I64, vec![a, b]), DType::I64);
+        let add =
+            |exprs: &mut Exprs, prim, a, b| exprs.intern(Expr::Prim(prim, DType::I64, smallvec![a, b]), DType::I64);
         let times = |exprs: &mut Exprs, x, c| match c {
             1 => x,
             _ => {
                 let c = exprs.int(c);
-                exprs.intern(Expr::Prim(Prim::Mul, DType::I64, vec![x, c]), DType::I64)
+                exprs.intern(Expr::Prim(Prim::Mul, DType::I64, smallvec![x, c]), DType::I64)
             }
         };
         // The least `i64` has no positive counterpart and is added as it is.
-        let (added, taken): (Vec<_>, Vec<_>) = self.terms.iter().partition(|&&(_, c)| c > 0 || c == i64::MIN);
+        let is_added = |&&(_, c): &&(ExprId, i64)| c > 0 || c == i64::MIN;
         let mut sum = None;
-        for (x, c) in added {
+        for &(x, c) in self.terms.iter().filter(is_added) {
             let term = times(exprs, x, c);
             sum = Some(sum.map_or(term, |sum| add(exprs, Prim::Add, sum, term)));
         }
         let constant_first = sum.is_none();
         let mut sum = sum.unwrap_or_else(|| exprs.int(self.constant));
-        for (x, c) in taken {
+        for &(x, c) in self.terms.iter().filter(|term| !is_added(term)) {
             let term = times(exprs, x, -c);
             sum = add(exprs, Prim::Sub, sum, term);
         }
@@ -452,7 +468,7 @@ impl Linear {
 /// `x / by`, if the arena has it.
 fn find_quotient(exprs: &Exprs, x: ExprId, by: i64) -> Option<ExprId> {
     let by = exprs.find(&Expr::Const(DType::I64, by as u64))?;
-    exprs.find(&Expr::Prim(Prim::Div, DType::I64, vec![x, by]))
+    exprs.find(&Expr::Prim(Prim::Div, DType::I64, smallvec![x, by]))
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -652,7 +668,7 @@ pub fn substitute(from: &Exprs, to: &mut Exprs, known: &mut HashMap<ExprId, Expr
             open.extend(from.operands(id).iter().map(|&operand| (operand, false)));
             continue;
         }
-        let new = |operands: &[ExprId]| -> Vec<ExprId> { operands.iter().map(|operand| known[operand]).collect() };
+        let new = |operands: &[ExprId]| -> Operands { operands.iter().map(|operand| known[operand]).collect() };
         let dtype = from.dtype(id);
         let copy = match from.get(id) {
             Expr::Const(..) | Expr::Local(..) | Expr::Axis(_) => to.intern(from.get(id).clone(), dtype),

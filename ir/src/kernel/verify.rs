@@ -3,8 +3,9 @@
 mod kernel;
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::fmt;
+
+use hashbrown::HashSet;
 
 pub use kernel::verify_kernel;
 
@@ -522,7 +523,7 @@ impl Check<'_> {
         for &(term, factor) in &linear.terms {
             let with = |value: ExprId, less: i64| {
                 let mut rest = linear.clone();
-                rest.terms.retain(|&(other, _)| other != term);
+                rest.terms.retain(|&mut (other, _)| other != term);
                 let mut sum = rest.plus(&Linear::of(exprs, value), factor)?;
                 sum.constant = sum.constant.checked_sub(less.checked_mul(factor)?)?;
                 self.high(&sum, cases - 1)
@@ -547,7 +548,7 @@ impl Check<'_> {
                     let dividend = self.high(&Linear::of(exprs, args[0]), cases - 1);
                     if let Some((by, dividend)) = by.zip(dividend) {
                         let mut rest = linear.clone();
-                        rest.terms.retain(|&(other, _)| other != term);
+                        rest.terms.retain(|&mut (other, _)| other != term);
                         let bound = self.high(&rest, cases - 1);
                         tighten(bound.and_then(|rest| rest.checked_add((dividend / by).checked_mul(factor)?)));
                         tighten(self.joint_quotient(&rest, args[0], by, factor, cases - 1));
@@ -600,7 +601,7 @@ impl Check<'_> {
             return None;
         }
         let mut apart = rest.clone();
-        apart.terms.retain(|&(_, other)| other % factor != 0);
+        apart.terms.retain(|&mut (_, other)| other % factor != 0);
         let mut joint = Linear::of(exprs, dividend);
         for &(term, other) in rest.terms.iter().filter(|&&(_, other)| other % factor == 0) {
             joint = joint.plus(&Linear::of(exprs, term), (other / factor).checked_mul(by)?)?;

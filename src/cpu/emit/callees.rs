@@ -1,13 +1,13 @@
 //! What kernels call: tiles, the bodies of vector loops, the barrier. Of what several kernels call there is one function, made by the thread whose kernel
 //! asks first; another that asks meanwhile waits for it.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cranelift::codegen::isa::{CallConv, TargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{AbiParam, Signature};
 use cranelift_module::{FuncId, ModuleError};
+use hashbrown::HashMap;
 
 use super::compile::Compiled;
 use super::tile;

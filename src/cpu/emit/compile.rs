@@ -1,7 +1,9 @@
 //! From CLIF to machine code.
 
 use cranelift::codegen::Context;
+use cranelift::codegen::ir::{ExtFuncData, ExternalName, FuncRef, Function, UserExternalName};
 use cranelift::codegen::isa::TargetIsa;
+use cranelift::prelude::Signature;
 use cranelift_module::{FuncId, Module, ModuleError, ModuleReloc, ModuleRelocTarget};
 
 /// Machine code with what is to be filled in.
@@ -23,6 +25,18 @@ impl Compiled {
             relocations: Vec::new(),
         }
     }
+}
+
+/// Declares to a function of no module yet what it calls, by its number in a list; whether both will be in one module.
+pub fn import(function: &mut Function, number: u32, signature: Signature, colocated: bool) -> FuncRef {
+    let signature = function.import_signature(signature);
+    let name = function.declare_imported_user_function(UserExternalName::new(0, number));
+    function.import_function(ExtFuncData {
+        name: ExternalName::user(name),
+        signature,
+        colocated,
+        patchable: false,
+    })
 }
 
 /// Compiles one function, of no module yet: what it calls are numbers in a list.

@@ -273,6 +273,8 @@ struct Lowering<'b> {
     upper: Option<Virtual>,
     /// What the body's values are in this vector.
     known: Vec<Option<Virtual>>,
+    /// Whether all that the sinks need has been read in this vector.
+    has_read: bool,
     half: usize,
     tail: Option<Virtual>,
     /// Whether unlikely masks hold nowhere.
@@ -298,6 +300,7 @@ impl<'b> Lowering<'b> {
             spread: BTreeMap::new(),
             upper: None,
             known: Vec::new(),
+            has_read: false,
             half: 0,
             tail: None,
             is_expected: false,
@@ -338,6 +341,7 @@ impl<'b> Lowering<'b> {
 
     fn begin(&mut self, half: usize, known: Vec<Option<Virtual>>) {
         self.known = known;
+        self.has_read = false;
         self.upper = None;
         self.half = half;
     }
@@ -353,15 +357,18 @@ impl<'b> Lowering<'b> {
 
     /// Marks what a value is made from.
     fn want_operands(&self, at: usize, wanted: &mut [bool]) {
-        let operands = match self.chosen(at) {
-            Some(chosen) => vec![chosen],
-            None => self.body.values[at].operands(),
-        };
-        operands.iter().for_each(|operand| wanted[operand.0 as usize] = true);
+        match self.chosen(at) {
+            Some(chosen) => wanted[chosen.0 as usize] = true,
+            None => (self.body.values[at].operands()).for_each(|operand| wanted[operand.0 as usize] = true),
+        }
     }
 
     /// Reads all that the sinks after that one need, before it writes: what it writes may lie over what they read.
     fn read_ahead(&mut self, sink: usize) -> Result<(), String> {
+        // The first sink of a vector that writes has read for all.
+        if std::mem::replace(&mut self.has_read, true) {
+            return Ok(());
+        }
         let body = self.body;
         let mut wanted = vec![false; body.values.len()];
         for later in &body.sinks[sink + 1..] {
@@ -460,6 +467,9 @@ impl<'b> Lowering<'b> {
     }
 
     fn value(&mut self, id: ValueId) -> Result<Virtual, String> {
+        if let Some(known) = self.known[id.0 as usize] {
+            return Ok(known);
+        }
         // Values come before their users, so what is wanted is found by one walk, without recursion.
         let mut wanted = vec![false; id.0 as usize + 1];
         wanted[id.0 as usize] = true;

@@ -10,6 +10,7 @@ use iced_x86::code_asm::{dl, eax, edx, r10, rax, rdx, xmm0};
 use iced_x86::{Code, IcedError, Instruction, MemoryOperand, OpKind, Register};
 use netloom_ir::DType;
 
+use super::encode::encode;
 use super::finish::Finish;
 use super::lower::{Do, File, Program, Source, Step, Stream, Virtual};
 use super::operands;
@@ -21,29 +22,28 @@ use crate::cpu::tile::{self, Fetched};
 /// Which constants and scalars get registers for the whole loop is tried: the most used ones, as many as give the shortest block. Where
 /// a block moves nothing between registers and memory, none is shorter.
 pub fn assign(program: &Program, level: Level) -> Result<Vec<u8>, IcedError> {
-    let mut candidates = hoistable(program);
+    let candidates = hoistable(program);
     let fixed = program.registers.iter().filter(|register| register.kept).count();
     let most = registers_of(level, File::Vector);
-    // The number hoisted, the instructions of a block, and the size of the frame, which does not change the code otherwise.
-    let mut best: Option<(usize, usize, i64)> = None;
+    // The instructions of a block, and the function.
+    let mut best: Option<(usize, Assigner)> = None;
     for count in (0..=candidates.len().min(most.saturating_sub(fixed + RESERVE))).rev() {
         let mut assigner = Assigner::new(program, level, &candidates[..count], CodeAssembler::new(64)?)?;
         let cost = assigner.function()?;
-        if best.is_none_or(|(_, least, _)| cost.instructions < least) {
-            best = Some((count, cost.instructions, assigner.most));
+        if best.as_ref().is_none_or(|(least, _)| cost.instructions < *least) {
+            best = Some((cost.instructions, assigner));
         }
         if cost.moves == 0 {
             break;
         }
     }
-    let (count, _, frame) = best.expect("hoisting nothing is tried last");
-    candidates.truncate(count);
-    with_pool(level, |padding| {
-        let mut last = Assigner::new(program, level, &candidates, CodeAssembler::new(64)?)?;
-        last.frame = frame;
-        last.padding = padding;
-        last.function()?;
-        Ok(last)
+    let (_, best) = best.expect("hoisting nothing is tried last");
+    let (hoisted, frame) = (best.hoisted.clone(), best.most);
+    with_pool(best, || {
+        let mut again = Assigner::new(program, level, &hoisted, CodeAssembler::new(64)?)?;
+        again.frame = frame;
+        again.function()?;
+        Ok(again)
     })
 }
 
@@ -53,16 +53,19 @@ pub fn finish(program: &Program, finish: &Finish, level: Level) -> Result<Vec<u8
     let free = registers_of(level, File::Vector) - program.sums + program.sums / program.rows.len();
     let mut hoisted = hoistable(program);
     hoisted.truncate(free - RESERVE);
-    let mut first = Assigner::new(program, level, &hoisted, CodeAssembler::new(64)?)?;
-    first.finish(finish)?;
     let fetched = fetched(program, finish);
-    with_pool(level, |padding| {
+    let begin = || {
         let begun = tile::sums(&finish.tile, level, &fetched)?;
-        let mut last = Assigner::new(program, level, &hoisted, begun)?;
-        last.frame = first.most;
-        last.padding = padding;
-        last.finish(finish)?;
-        Ok(last)
+        Assigner::new(program, level, &hoisted, begun)
+    };
+    let mut first = begin()?;
+    first.finish(finish)?;
+    let frame = first.most;
+    with_pool(first, || {
+        let mut again = begin()?;
+        again.frame = frame;
+        again.finish(finish)?;
+        Ok(again)
     })
 }
 
@@ -85,20 +88,18 @@ fn fetched(program: &Program, finish: &Finish) -> Vec<Fetched> {
     moving.filter(|stream| stream.stride.unsigned_abs() >= 64).collect()
 }
 
-/// The code of a function with its constants, each of which lies in one line of the cache where instructions read whole vectors of them.
+/// The code of a function with its constants, each of which lies in one line of the cache where instructions read whole vectors of them. The function
+/// is written again where its frame turned out larger than it was taken for.
 fn with_pool<'p>(
-    level: Level,
-    function: impl Fn(usize) -> Result<Assigner<'p>, IcedError>,
+    first: Assigner<'p>,
+    again: impl FnOnce() -> Result<Assigner<'p>, IcedError>,
 ) -> Result<Vec<u8>, IcedError> {
-    let assemble = |padding: usize| {
-        let mut assigner = function(padding)?;
-        let pool = assigner.constant_at(assigner.program.constants.len()) as usize;
-        assigner.asm.assemble(0).map(|code| (code.len() - pool, code))
+    let assigner = match first.most == first.frame {
+        true => first,
+        false => again()?,
     };
-    match assemble(0)? {
-        (start, _) if level < Level::Avx512 && !start.is_multiple_of(32) => Ok(assemble(32 - start % 32)?.1),
-        (_, code) => Ok(code),
-    }
+    let alignment = if assigner.level < Level::Avx512 { 32 } else { 1 };
+    encode(assigner.asm.instructions(), &assigner.constants(), alignment)
 }
 
 /// Vector registers that accumulators and hoisting leave: an instruction has up to three operands and a result.
@@ -164,6 +165,42 @@ struct Place {
     pinned: bool,
 }
 
+/// Where straight-line code uses values from some step on.
+struct Uses {
+    /// For each value, the place in `all` of its next use.
+    next: Vec<Option<usize>>,
+    /// Steps, each with the place of the next use of the same value.
+    all: Vec<(usize, Option<usize>)>,
+}
+
+impl Uses {
+    /// All uses, of so many values.
+    fn of(steps: &[Step], values: usize) -> Uses {
+        let (mut next, mut all) = (vec![None; values], Vec::new());
+        for (at, step) in steps.iter().enumerate().rev() {
+            for from in &step.from {
+                let later = next[from.0 as usize].replace(all.len());
+                all.push((at, later));
+            }
+        }
+        Uses { next, all }
+    }
+
+    /// The step that uses a value next.
+    fn next(&self, at: Virtual) -> Option<usize> {
+        self.next[at.0 as usize].map(|place| self.all[place].0)
+    }
+
+    /// Goes on behind a step.
+    fn pass(&mut self, at: Virtual, step: usize) {
+        while let Some(place) = self.next[at.0 as usize]
+            && self.all[place].0 == step
+        {
+            self.next[at.0 as usize] = self.all[place].1;
+        }
+    }
+}
+
 /// What a block takes.
 struct Cost {
     instructions: usize,
@@ -191,9 +228,8 @@ struct Assigner<'p> {
     used: i64,
     /// The most that were ever in use.
     most: i64,
+    /// The bytes that it has: those in use before anything is spilled, until that has been seen.
     frame: i64,
-    /// Bytes between the code and the pool.
-    padding: usize,
     /// How often a value was stored for later or read again so far.
     moves: usize,
     pool: CodeLabel,
@@ -225,6 +261,7 @@ impl<'p> Assigner<'p> {
                 pointers.push(slot);
             }
         }
+        let used = CONVERTED + 4 * program.converted.len() as i64;
         Ok(Assigner {
             program,
             level,
@@ -233,10 +270,9 @@ impl<'p> Assigner<'p> {
             held: [File::Vector, File::Mask].map(|file| vec![None; registers_of(level, file)]),
             pointers,
             hoisted: hoisted.to_vec(),
-            used: CONVERTED + 4 * program.converted.len() as i64,
-            most: CONVERTED + 4 * program.converted.len() as i64,
-            frame: 0,
-            padding: 0,
+            used,
+            most: used,
+            frame: used,
             moves: 0,
             pool,
             full,
@@ -311,8 +347,6 @@ impl<'p> Assigner<'p> {
             self.run(&program.full)?;
             self.asm.jmp(left.next)?;
         }
-
-        self.end()?;
         Ok(cost)
     }
 
@@ -343,8 +377,7 @@ impl<'p> Assigner<'p> {
                 self.asm.set_label(&mut next)?;
             }
         }
-        self.leave()?;
-        self.end()
+        self.leave()
     }
 
     /// Makes room on the stack, and gets the addresses of streams and of the pool.
@@ -397,16 +430,10 @@ impl<'p> Assigner<'p> {
     }
 
     /// What follows the code: the numbers of the lanes, and the constants.
-    fn end(&mut self) -> Result<(), IcedError> {
-        if self.padding > 0 {
-            self.asm.db(&vec![0xcc; self.padding])?;
-        }
-        self.asm.set_label(&mut self.pool)?;
-        self.asm.dd(&std::array::from_fn::<u32, 16, _>(|lane| lane as u32))?;
-        for &constant in &self.program.constants {
-            self.asm.dd(&vec![constant; self.copies()])?;
-        }
-        Ok(())
+    fn constants(&self) -> Vec<u8> {
+        let constants = self.program.constants.iter();
+        let constants = constants.flat_map(|&constant| std::iter::repeat_n(constant, self.copies()));
+        (0..16).chain(constants).flat_map(u32::to_le_bytes).collect()
     }
 
     /// All whole blocks of a row.
@@ -615,11 +642,7 @@ impl<'p> Assigner<'p> {
     /// Runs straight-line code; nothing but what is pinned survives it.
     fn run(&mut self, steps: &[Step]) -> Result<(), IcedError> {
         let used = self.used;
-        // The next uses of each value, the nearest last.
-        let mut uses: Vec<Vec<usize>> = vec![Vec::new(); self.places.len()];
-        for (at, step) in steps.iter().enumerate().rev() {
-            step.from.iter().for_each(|from| uses[from.0 as usize].push(at));
-        }
+        let mut uses = Uses::of(steps, self.places.len());
         for (at, step) in steps.iter().enumerate() {
             let constant = self.constant_in_memory(step);
             for &from in &step.from {
@@ -628,11 +651,7 @@ impl<'p> Assigner<'p> {
                     self.read(from)?;
                 }
             }
-            for &from in &step.from {
-                while uses[from.0 as usize].last() == Some(&at) {
-                    uses[from.0 as usize].pop();
-                }
-            }
+            step.from.iter().for_each(|&from| uses.pass(from, at));
             // A gather writes its result while it reads its operands; an FMA writes over one of them.
             let apart = matches!(step.what, Do::Gather(..));
             if !apart {
@@ -669,12 +688,12 @@ impl<'p> Assigner<'p> {
     }
 
     /// Frees the registers of values that are not used again; what they hold is still there for the instruction at hand.
-    fn release(&mut self, values: &[Virtual], uses: &[Vec<usize>]) {
+    fn release(&mut self, values: &[Virtual], uses: &Uses) {
         for &at in values {
             let place = self.places[at.0 as usize];
             if let Some(register) = place.register
                 && !place.pinned
-                && uses[at.0 as usize].is_empty()
+                && uses.next(at).is_none()
             {
                 let file = self.file(at) as usize;
                 if self.held[file][register] == Some(at) {
@@ -685,17 +704,17 @@ impl<'p> Assigner<'p> {
     }
 
     /// Values that are not used again are in no register any more.
-    fn forget(&mut self, values: &[Virtual], uses: &[Vec<usize>]) {
+    fn forget(&mut self, values: &[Virtual], uses: &Uses) {
         for &at in values {
             let place = &mut self.places[at.0 as usize];
-            if !place.pinned && uses[at.0 as usize].is_empty() {
+            if !place.pinned && uses.next(at).is_none() {
                 place.register = None;
             }
         }
     }
 
     /// Finds a register for a value: a free one, or that of the value not in `locked` whose next use is furthest away.
-    fn take(&mut self, at: Virtual, locked: &[Virtual], uses: &[Vec<usize>]) -> Result<(), IcedError> {
+    fn take(&mut self, at: Virtual, locked: &[Virtual], uses: &Uses) -> Result<(), IcedError> {
         let file = self.file(at);
         let free = self.held[file as usize].iter().enumerate().position(|(number, held)| {
             // `k0` as a write mask means no mask.
@@ -709,7 +728,7 @@ impl<'p> Assigner<'p> {
                     .enumerate()
                     .filter_map(|(register, held)| held.map(|held| (register, held)))
                     .filter(|(_, held)| !self.places[held.0 as usize].pinned && !locked.contains(held))
-                    .max_by_key(|(_, held)| uses[held.0 as usize].last().copied().unwrap_or(usize::MAX))
+                    .max_by_key(|(_, held)| uses.next(*held).unwrap_or(usize::MAX))
                     .expect("an instruction has fewer operands than there are registers");
                 self.spill(evicted)?;
                 self.places[evicted.0 as usize].register = None;
@@ -780,14 +799,13 @@ impl<'p> Assigner<'p> {
     }
 
     /// Writes over an operand that is not used again, whichever it is, or over a copy of one. A constant may be read from memory.
-    fn fma(&mut self, step: &Step, constant: Option<Virtual>, uses: &[Vec<usize>]) -> Result<(), IcedError> {
+    fn fma(&mut self, step: &Step, constant: Option<Virtual>, uses: &Uses) -> Result<(), IcedError> {
         let wide = self.level == Level::Avx512;
         let pick = |narrow: Code, full: Code| if wide { full } else { narrow };
         let (to, [a, b, c]) = (step.to.expect("a result"), [step.from[0], step.from[1], step.from[2]]);
         let (a, b) = if constant == Some(a) { (b, a) } else { (a, b) };
-        let dies = |at: &Virtual| {
-            Some(*at) != constant && uses[at.0 as usize].is_empty() && !self.places[at.0 as usize].pinned
-        };
+        let dies =
+            |at: &Virtual| Some(*at) != constant && uses.next(*at).is_none() && !self.places[at.0 as usize].pinned;
         let over = match [c, a, b].into_iter().find(dies) {
             Some(over) => {
                 let register = self.places[over.0 as usize].register;
@@ -839,23 +857,23 @@ impl<'p> Assigner<'p> {
         let wide = self.level == Level::Avx512;
         match step.what {
             Do::Plain(code, immediate) => {
-                let registers: Vec<Register> = step
-                    .to
-                    .iter()
-                    .chain(from)
-                    .enumerate()
-                    .map(|(operand, &at)| match Some(at) == constant {
+                // No instruction names more.
+                let mut registers = [Register::None; 4];
+                let named = step.to.iter().chain(from);
+                let count = named.clone().count();
+                for (operand, (register, &at)) in registers.iter_mut().zip(named).enumerate() {
+                    *register = match Some(at) == constant {
                         true => Register::YMM0,
                         false => self.named(at, code, operand),
-                    })
-                    .collect();
-                let mut instruction = match (registers.as_slice(), immediate) {
+                    };
+                }
+                let mut instruction = match (&registers[..count], immediate) {
                     (&[r, a], None) => Instruction::with2(code, r, a)?,
                     (&[r, a, b], None) => Instruction::with3(code, r, a, b)?,
                     (&[r, a, b, c], None) => Instruction::with4(code, r, a, b, c)?,
                     (&[r, a], Some(by)) => Instruction::with3(code, r, a, by)?,
                     (&[r, a, b], Some(by)) => Instruction::with4(code, r, a, b, by)?,
-                    _ => unreachable!("{code:?} of {} registers", registers.len()),
+                    _ => unreachable!("{code:?} of {count} registers"),
                 };
                 if let Some(at) = constant {
                     let operand = from.iter().position(|&from| from == at).expect("an operand");

@@ -341,7 +341,7 @@ impl<'s> Parser<'s> {
         if is_sum && terms > MAX_TERMS {
             return Err(self.wrong_at(place, format!("an index adds up more than {MAX_TERMS} terms")));
         }
-        let value = exprs.intern(Expr::Prim(prim, dtype, args), dtype);
+        let value = exprs.intern(Expr::Prim(prim, dtype, args.into()), dtype);
         if is_sum {
             draft.terms.insert(value, terms);
         }
