@@ -5,7 +5,7 @@
 //! what it depends on.
 //!
 //! An iteration of a `Workers` loop is one invocation, one of a `Group` loop a workgroup, whose invocations take the iterations of its `Item`
-//! loops ([`group`]); every other loop runs inside an invocation. Worker scratch has a copy for each invocation,
+//! loops ([`mod@group`]); every other loop runs inside an invocation. Worker scratch has a copy for each invocation,
 //! element by element beside those of its neighbours.
 //!
 //! # The interface of a module
