@@ -253,7 +253,8 @@ fn by_kernel(
     let name = |of: Decision| names.iter().find(|(decision, _)| *decision == of).expect("a row").1;
     let found = |candidate: Candidate| {
         let micros = |times: &[Duration]| times[times.len() / 2].as_secs_f64() * 1e6;
-        let is_kept = is_faster(&times, candidate.number);
+        // Where nothing was decided, both are the same code.
+        let is_kept = candidate.decisions.iter().next().is_some() && is_faster(&times, candidate.number);
         let [usual_us, tuned_us] = [0, usize::from(is_kept)].map(|side| micros(&times[side][candidate.number]));
         let decisions = candidate.decisions.iter().filter(|_| is_kept);
         Found {
