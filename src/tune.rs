@@ -254,7 +254,7 @@ fn by_kernel(
     let found = |candidate: Candidate| {
         let micros = |times: &[Duration]| times[times.len() / 2].as_secs_f64() * 1e6;
         // Where nothing was decided, both are the same code.
-        let is_kept = candidate.decisions.iter().next().is_some() && is_faster(&times, candidate.number);
+        let is_kept = !candidate.decisions.is_empty() && is_faster(&times, candidate.number);
         let [usual_us, tuned_us] = [0, usize::from(is_kept)].map(|side| micros(&times[side][candidate.number]));
         let decisions = candidate.decisions.iter().filter(|_| is_kept);
         Found {

@@ -60,6 +60,11 @@ impl Decisions {
         self
     }
 
+    /// Whether nothing was decided.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Every decision taken.
     pub fn iter(&self) -> impl Iterator<Item = (Decision, usize)> {
         self.0.iter().map(|(&decision, &value)| (decision, value))

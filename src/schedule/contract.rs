@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use netloom_ir::decisions::Decision;
 use netloom_ir::kernel::index::Affine;
-use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, Lines, Operand, Prim, Role, Stmt};
+use netloom_ir::kernel::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Lines, Operand, Prim, Role, Stmt};
 use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
@@ -83,22 +83,12 @@ pub struct Form {
 impl Form {
     /// The contraction that a fold is, if it is one, for results stored by `task`.
     pub fn of(draft: &mut Draft, fold: ExprId, task: &Task) -> Option<Form> {
-        let Expr::Fold {
-            with: Combine::Sum,
-            over: k,
-            value,
-        } = draft.source.get(fold).clone()
-        else {
-            return None;
-        };
+        let (k, args) = draft.factors(fold)?;
         let dtype = draft.source.dtype(fold);
-        let Expr::Prim(Prim::Mul, _, args) = draft.source.get(value).clone() else {
-            return None;
-        };
         if !matches!(dtype, DType::F32 | DType::F64) {
             return None;
         }
-        let [x, y] = [args[0], args[1]].map(|side| draft.free(side));
+        let [x, y] = args.map(|side| draft.free(side));
         let only = |side: &BTreeSet<AxisId>, other: &BTreeSet<AxisId>| -> Vec<AxisId> {
             side.iter()
                 .copied()

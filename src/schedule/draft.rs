@@ -6,7 +6,8 @@ use std::sync::Arc;
 use netloom_ir::decisions::Decisions;
 use netloom_ir::kernel::index::{self, Affine};
 use netloom_ir::kernel::{
-    Axis, AxisId, Bind, Buffer, BufferId, Expr, ExprId, Exprs, Kernel, Local, LocalId, Nest, Prim, Role, Stmt, Store,
+    Axis, AxisId, Bind, Buffer, BufferId, Combine, Expr, ExprId, Exprs, Kernel, Local, LocalId, Nest, Prim, Role, Stmt,
+    Store,
 };
 use netloom_ir::layout::Layout;
 use netloom_ir::target::TargetKind;
@@ -234,6 +235,41 @@ impl Draft {
         self.i64(Prim::Min, raised, last)
     }
 
+    /// What something of `extent` elements has at a place, which may lie beyond: the nearest place in it, and whether that is the one.
+    pub fn edge(&mut self, wanted: ExprId, extent: usize) -> (ExprId, ExprId) {
+        let last = self.int(extent - 1);
+        let is_inside = self.exprs.prim(Prim::Le, DType::Bool, &[wanted, last]);
+        (self.clamp(wanted, extent), is_inside)
+    }
+
+    /// Statements that run where all of these hold.
+    pub fn under(&mut self, conditions: impl IntoIterator<Item = ExprId>, body: Vec<Stmt>) -> Vec<Stmt> {
+        let all = conditions
+            .into_iter()
+            .reduce(|one, other| self.exprs.prim(Prim::And, DType::Bool, &[one, other]));
+        match all {
+            None => body,
+            Some(condition) => vec![Stmt::If {
+                condition,
+                then: body,
+                otherwise: Vec::new(),
+            }],
+        }
+    }
+
+    /// What stands in the nest for axes.
+    pub fn known(&mut self, axes: &[AxisId], values: &[ExprId]) -> Vec<(ExprId, ExprId)> {
+        let keys = axes.iter().map(|&axis| self.source.axis(axis));
+        keys.zip(values.iter().copied()).collect()
+    }
+
+    /// What stands in the nest for axes, from the number of a point of theirs.
+    pub fn known_at(&mut self, axes: &[AxisId], number: ExprId) -> Vec<(ExprId, ExprId)> {
+        let extents: Vec<usize> = axes.iter().map(|&axis| self.extent(axis)).collect();
+        let digits = self.digits(number, &extents);
+        self.known(axes, &digits)
+    }
+
     /// Nested loops.
     pub fn nested(&mut self, axes: &[AxisId], body: Vec<Stmt>) -> Vec<Stmt> {
         axes.iter()
@@ -329,6 +365,22 @@ impl Draft {
     /// Every expression of the source below one, itself included, operands first.
     pub fn below(&self, roots: &[ExprId]) -> Vec<ExprId> {
         self.source.below(roots).into_iter().collect()
+    }
+
+    /// The axes and the two factors of a fold that sums products.
+    pub fn factors(&self, fold: ExprId) -> Option<(Vec<AxisId>, [ExprId; 2])> {
+        let Expr::Fold {
+            with: Combine::Sum,
+            over,
+            value,
+        } = self.source.get(fold)
+        else {
+            return None;
+        };
+        match self.source.get(*value) {
+            Expr::Prim(Prim::Mul, _, args) => Some((over.clone(), [args[0], args[1]])),
+            _ => None,
+        }
     }
 
     /// The folds below some expressions, inner ones first.

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use netloom_ir::Target;
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Combine, Expr, ExprId, LocalId, Prim, Role, Stmt};
-use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
 
@@ -53,21 +53,13 @@ impl Panels {
     }
 
     fn of_fold(draft: &mut Draft, tasks: &[Task], fold: ExprId, target: &Target) -> Option<Panels> {
-        let Expr::Fold {
-            with: Combine::Sum,
-            over,
-            value,
-        } = draft.source.get(fold).clone()
-        else {
-            return None;
-        };
-        let Expr::Prim(Prim::Mul, dtype, args) = draft.source.get(value).clone() else {
-            return None;
-        };
+        let (over, args) = draft.factors(fold)?;
+        let dtype = draft.source.dtype(fold);
         let free = draft.free(fold);
         let parallel: BTreeSet<AxisId> = tasks[0].over.iter().copied().collect();
-        let is_small = draft.below(&[value]).len() <= MOST_TERM;
-        let is_plain = target.workgroups && draft.folds(&[value]).is_empty() && is_small;
+        // The product itself is one more.
+        let is_small = draft.below(&args).len() < MOST_TERM;
+        let is_plain = target.workgroups && draft.folds(&args).is_empty() && is_small;
         if !is_plain || dtype.size_bytes() > MOST_BYTES || !free.is_subset(&parallel) || args[0] == args[1] {
             return None;
         }
@@ -83,7 +75,6 @@ impl Panels {
             results.iter().filter(has).copied().collect()
         };
         let mut sides = [(args[0], part(true, false)), (args[1], part(false, true))];
-        let count = |draft: &Draft, axes: &[AxisId]| draft.count(axes);
         // Neighbouring invocations write neighbours.
         let written = draft.address(tasks[0].buffer, &tasks[0].index);
         let is_contiguous = |axis: &AxisId| written.as_ref().is_some_and(|written| written.factor(*axis) == 1);
@@ -93,8 +84,8 @@ impl Panels {
         let is_single = |axis: &&AxisId| !free.contains(axis) && draft.extent(**axis) == 1;
         let single: Vec<AxisId> = tasks[0].over.iter().filter(is_single).copied().collect();
         let batch = [part(true, true), single].concat();
-        let [rows, columns] = sides.each_ref().map(|(_, axes)| count(draft, axes));
-        let tiles = count(draft, &batch) * rows.div_ceil(SIDE) * columns.div_ceil(SIDE);
+        let [rows, columns] = sides.each_ref().map(|(_, axes)| draft.count(axes));
+        let tiles = draft.count(&batch) * rows.div_ceil(SIDE) * columns.div_ceil(SIDE);
         let is_large = rows >= SIDE / 2 && columns >= SIDE / 2 && draft.count(&over) >= DEPTH && tiles >= FEW_TILES;
         if !is_large {
             return None;
@@ -165,8 +156,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], panels: &Panels) -> Stmt {
     let blocks = [rows, columns].map(|side| draft.axis("tile", draft.count(&side.axes).div_ceil(SIDE)));
     let shared: Vec<AxisId> = batch.iter().copied().chain(blocks).collect();
     let (group, numbers) = draft.share(&shared);
-    let keys: Vec<ExprId> = batch.iter().map(|&axis| draft.source.axis(axis)).collect();
-    let known: HashMap<ExprId, ExprId> = keys.into_iter().zip(numbers.iter().copied()).collect();
+    let known: HashMap<ExprId, ExprId> = draft.known(batch, &numbers).into_iter().collect();
     let [across, down] = [("across", ACROSS), ("down", DOWN)].map(|(name, count)| draft.axis(name, count));
     let [column, row] = [across, down].map(|axis| draft.exprs.axis(axis));
     let item = draft.mul_add(row, ACROSS, column);
@@ -235,7 +225,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], panels: &Panels) -> Stmt {
     for (down, across, local) in sums {
         let mut known = known.clone();
         known.insert(*fold, draft.exprs.local(local, dtype));
-        let mut inside: Option<ExprId> = None;
+        let mut conditions = Vec::new();
         for (side, panel, own, further) in [
             (rows, &own_rows, row, down * DOWN),
             (columns, &own_columns, column, across * ACROSS),
@@ -245,25 +235,14 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], panels: &Panels) -> Stmt {
             let wanted = draft.i64(Prim::Add, panel.start, within);
             let mut at = wanted;
             if !panel.count.is_multiple_of(SIDE) {
-                at = draft.clamp(wanted, panel.count);
-                let last = draft.int(panel.count - 1);
-                let is_inside = draft.exprs.prim(Prim::Le, DType::Bool, &[wanted, last]);
-                inside = Some(match inside {
-                    Some(other) => draft.exprs.prim(Prim::And, DType::Bool, &[other, is_inside]),
-                    None => is_inside,
-                });
+                let (clamped, is_inside) = draft.edge(wanted, panel.count);
+                at = clamped;
+                conditions.push(is_inside);
             }
-            known.extend(digits(draft, &side.axes, at));
+            known.extend(draft.known_at(&side.axes, at));
         }
         let stores = draft.stores(tasks, &mut known);
-        match inside {
-            None => body.extend(stores),
-            Some(condition) => body.push(Stmt::If {
-                condition,
-                then: stores,
-                otherwise: Vec::new(),
-            }),
-        }
+        body.extend(draft.under(conditions, stores));
     }
     let downwards = draft.all(down, Bind::Item(1), body);
     let tile = draft.all(across, Bind::Item(0), vec![downwards]);
@@ -302,7 +281,7 @@ fn copied(
             true => wanted,
             false => draft.clamp(wanted, count),
         };
-        known.extend(digits(draft, axes, at));
+        known.extend(draft.known_at(axes, at));
     }
     let store = Stmt::Store {
         buffer: panel.buffer,
@@ -310,12 +289,4 @@ fn copied(
         value: draft.import(&mut known, side.factor),
     };
     draft.all(each, Bind::Unroll, vec![store])
-}
-
-/// What stands in the nest for axes, from the number of a point of theirs.
-fn digits(draft: &mut Draft, axes: &[AxisId], number: ExprId) -> Vec<(ExprId, ExprId)> {
-    let extents: Vec<usize> = axes.iter().map(|&axis| draft.extent(axis)).collect();
-    let digits = draft.digits(number, &extents);
-    let keys: Vec<ExprId> = axes.iter().map(|&axis| draft.source.axis(axis)).collect();
-    keys.into_iter().zip(digits).collect()
 }

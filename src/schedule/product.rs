@@ -11,7 +11,7 @@ use netloom_ir::DType;
 use netloom_ir::Target;
 use netloom_ir::kernel::index::{Affine, affine, is_within};
 use netloom_ir::kernel::nest::FOUR;
-use netloom_ir::kernel::{Along, AxisId, BufferId, Combine, Expr, ExprId, Limit, Matrix, Prim, Product, Strides};
+use netloom_ir::kernel::{Along, AxisId, BufferId, Expr, ExprId, Limit, Matrix, Prim, Product, Strides};
 use netloom_ir::target::Matrices;
 
 use super::draft::{Draft, Task};
@@ -115,17 +115,7 @@ fn of(
     stagings: f64,
     target: &Target,
 ) -> Option<Product> {
-    let Expr::Fold {
-        with: Combine::Sum,
-        over,
-        value,
-    } = draft.source.get(fold).clone()
-    else {
-        return None;
-    };
-    let Expr::Prim(Prim::Mul, DType::F32, args) = draft.source.get(value).clone() else {
-        return None;
-    };
+    let (over, args) = draft.factors(fold).filter(|_| draft.source.dtype(fold) == DType::F32)?;
     let (x, y) = (Factor::of(draft, args[0])?, Factor::of(draft, args[1])?);
     let of_halves = match [x.buffer, y.buffer].map(|buffer| draft.buffers[buffer.at()].ty.dtype) {
         [DType::F16, DType::F16] => Some(target.matrices?),

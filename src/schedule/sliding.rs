@@ -126,7 +126,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let tile_value = draft.exprs.axis(tile);
     let first_row = draft.mul_add(tile_value, rows, zero);
     let mut at: HashMap<ExprId, ExprId> = known.clone();
-    at.extend(values(draft, &form.taps, tap_value));
+    at.extend(draft.known_at(&form.taps, tap_value));
     for (place, &axis) in k.iter().enumerate() {
         let value = match place.cmp(&within) {
             std::cmp::Ordering::Less => draft.exprs.axis(axis),
@@ -176,7 +176,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let places = ["tap", "row"].into_iter().zip([taps, m]);
     let places: Vec<AxisId> = places.map(|(name, extent)| draft.axis(name, extent)).collect();
     let [tap_value, row_value, column_value] = [places[0], places[1], column].map(|axis| draft.exprs.axis(axis));
-    known.extend(values(draft, &form.taps, tap_value));
+    known.extend(draft.known_at(&form.taps, tap_value));
     known.insert(draft.source.axis(row), row_value);
     let load = draft
         .exprs
@@ -186,12 +186,4 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
     let lanes = draft.all(column, Bind::Lanes, stores);
     let write = draft.nested(&places, vec![lanes]);
     draft.all(task, Bind::Workers, [clear, sum, write].concat())
-}
-
-/// The values of several axes, from the number of their combination.
-fn values(draft: &mut Draft, axes: &[AxisId], number: ExprId) -> Vec<(ExprId, ExprId)> {
-    let extents: Vec<usize> = axes.iter().map(|&axis| draft.extent(axis)).collect();
-    let digits = draft.digits(number, &extents);
-    let axes = axes.iter().map(|&axis| draft.source.axis(axis));
-    axes.zip(digits).collect()
 }

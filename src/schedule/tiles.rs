@@ -1,7 +1,7 @@
 //! Reads against the grain on a GPU: tensors whose neighbours lie along another axis than those of the result, as in transposed matrices. A workgroup
 //! reads a square of such a tensor along its lines into memory that it shares, and writes a square of the result along the other ones.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use netloom_ir::kernel::{AxisId, Bind, ExprId, Prim, Role, Stmt};
 use netloom_ir::{DType, Target};
@@ -86,9 +86,8 @@ impl Edge {
         if self.extent.is_multiple_of(SIDE) {
             return (wanted, None);
         }
-        let last = draft.int(self.extent - 1);
-        let is_inside = draft.exprs.prim(Prim::Le, DType::Bool, &[wanted, last]);
-        (draft.clamp(wanted, self.extent), Some(is_inside))
+        let (at, is_inside) = draft.edge(wanted, self.extent);
+        (at, Some(is_inside))
     }
 }
 
@@ -98,8 +97,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], tiles: &Tiles) -> Stmt {
     let blocks = sides.map(|axis| draft.axis("square", draft.extent(axis).div_ceil(SIDE)));
     let shared: Vec<AxisId> = tiles.outer.iter().copied().chain(blocks).collect();
     let (group, numbers) = draft.share(&shared);
-    let keys: Vec<ExprId> = tiles.outer.iter().map(|&axis| draft.source.axis(axis)).collect();
-    let known: HashMap<ExprId, ExprId> = keys.into_iter().zip(numbers.iter().copied()).collect();
+    let known: HashMap<ExprId, ExprId> = draft.known(&tiles.outer, &numbers).into_iter().collect();
     let zero = draft.int(0);
     let [row, lane] = [0, 1].map(|side| Edge {
         axis: sides[side],
@@ -117,7 +115,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], tiles: &Tiles) -> Stmt {
         inside.insert(draft.source.axis(edge.axis), at);
     }
     let mut outside = known;
-    let mut conditions = BTreeSet::new();
+    let mut conditions = Vec::new();
     for (edge, offset) in [(&row, second), (&lane, first)] {
         let (at, condition) = edge.at(draft, offset);
         outside.insert(draft.source.axis(edge.axis), at);
@@ -136,16 +134,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], tiles: &Tiles) -> Stmt {
         outside.insert(load, draft.exprs.load(tile, dtype, vec![first, second], false));
     }
     let stores = draft.stores(tasks, &mut outside);
-    let conditions = conditions.into_iter();
-    let condition = conditions.reduce(|one, other| draft.exprs.prim(Prim::And, DType::Bool, &[one, other]));
-    let write = match condition {
-        None => stores,
-        Some(condition) => vec![Stmt::If {
-            condition,
-            then: stores,
-            otherwise: Vec::new(),
-        }],
-    };
+    let write = draft.under(conditions, stores);
     let mut square = |body| {
         let steps = draft.all(step, Bind::Unroll, body);
         let downwards = draft.all(down, Bind::Item(1), vec![steps]);

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use netloom_ir::Target;
 use netloom_ir::kernel::{AxisId, Bind, Expr, ExprId, Prim, Stmt};
-use netloom_ir::{DType, Target};
 
 use super::draft::{Draft, Task};
 
@@ -139,7 +139,7 @@ fn lines_of(draft: &mut Draft, tasks: &[Task], together: &Together) -> Stmt {
         .max();
     let items = longest.unwrap_or(1).next_power_of_two().min(ITEMS);
     let (group, numbers) = draft.share(&together.results);
-    let mut known = axes(draft, &together.results, &numbers);
+    let mut known = draft.known(&together.results, &numbers).into_iter().collect();
     let item = draft.axis("item", items);
     let mut body = fold_all(draft, &mut known, &together.folds, (item, 0));
     if together.rest.is_empty() {
@@ -147,7 +147,7 @@ fn lines_of(draft: &mut Draft, tasks: &[Task], together: &Together) -> Stmt {
     } else {
         let extents: Vec<usize> = together.rest.iter().map(|&axis| draft.extent(axis)).collect();
         let strided = Strided::over(draft, &extents, item);
-        known.extend(axes(draft, &together.rest, &strided.digits));
+        known.extend(draft.known(&together.rest, &strided.digits));
         let stores = draft.stores(tasks, &mut known);
         let steps = strided.all(stores);
         body.push(draft.all(item, Bind::Item(0), vec![steps]));
@@ -164,33 +164,23 @@ fn columns_of(draft: &mut Draft, tasks: &[Task], together: &Together, column: Ax
     let others = shared.clone();
     shared.push(block);
     let (group, numbers) = draft.share(&shared);
-    let mut known = axes(draft, &others, &numbers);
+    let mut known: HashMap<ExprId, ExprId> = draft.known(&others, &numbers).into_iter().collect();
     let [item, line] = [("column", COLUMNS), ("line", ITEMS / COLUMNS)].map(|(name, count)| draft.axis(name, count));
     let own = draft.exprs.axis(item);
     let wanted = draft.mul_add(numbers[others.len()], COLUMNS, own);
-    let is_whole = extent.is_multiple_of(COLUMNS);
-    let at = if is_whole { wanted } else { draft.clamp(wanted, extent) };
+    let (at, is_inside) = match extent.is_multiple_of(COLUMNS) {
+        true => (wanted, None),
+        false => {
+            let (at, is_inside) = draft.edge(wanted, extent);
+            (at, Some(is_inside))
+        }
+    };
     known.insert(draft.source.axis(column), at);
     let mut body = fold_all(draft, &mut known, &together.folds, (line, 1));
     let stores = draft.stores(tasks, &mut known);
-    if is_whole {
-        body.extend(stores);
-    } else {
-        let last = draft.int(extent - 1);
-        body.push(Stmt::If {
-            condition: draft.exprs.prim(Prim::Le, DType::Bool, &[wanted, last]),
-            then: stores,
-            otherwise: Vec::new(),
-        });
-    }
+    body.extend(draft.under(is_inside, stores));
     let columns = draft.all(item, Bind::Item(0), body);
     draft.all(group, Bind::Group, vec![columns])
-}
-
-/// What stands in the nest for axes.
-fn axes(draft: &mut Draft, axes: &[AxisId], values: &[ExprId]) -> HashMap<ExprId, ExprId> {
-    let keys = axes.iter().map(|&axis| draft.source.axis(axis));
-    keys.zip(values.iter().copied()).collect()
 }
 
 /// Folds, one after the other, those at once that run over as much and do not need each other.
@@ -242,7 +232,7 @@ fn fold_some(
             value: identity,
         });
         let mut inside = known.clone();
-        inside.extend(axes(draft, &over, &strided.digits));
+        inside.extend(draft.known(&over, &strided.digits));
         let value = draft.import(&mut inside, value);
         steps.push(Stmt::Accumulate {
             local: part,

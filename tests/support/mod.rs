@@ -336,3 +336,32 @@ fn check_on(device: &Arc<gpu::Device>, program: &Program, cases: &[Case], expect
 fn check_vulkan(_program: &Program, _cases: &[Case], _expected: &[Vec<Tensor>]) -> Vec<String> {
     Vec::new()
 }
+
+/// Fails unless `spirv-val` finds a module valid. False where there is none, which outside CI is said and let pass.
+#[cfg(feature = "vulkan")]
+#[must_use]
+pub fn validates(what: &str, module: &rspirv::dr::Module) -> bool {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("module.spv");
+    let bytes: Vec<u8> = (netloom::gpu::spirv::words(module).iter())
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    std::fs::write(&path, bytes).expect("a file");
+    let output = std::process::Command::new("spirv-val")
+        .args(["--target-env", "vulkan1.2"])
+        .arg(&path)
+        .output();
+    match output {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{what}: {said}");
+            true
+        }
+        Err(error) => {
+            let in_ci = std::env::var_os("CI").is_some();
+            assert!(!in_ci, "spirv-val must be there in CI: {error}");
+            eprintln!("skipped: spirv-val: {error}");
+            false
+        }
+    }
+}
