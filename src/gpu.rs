@@ -3,7 +3,7 @@
 //! [`device`] finds a device and says what it can do, [`matrices`] which it multiplies at once. [`emit`] spells a nest in SPIR-V, through [`spirv`]; of [`modules`], which are data, [`code`]
 //! makes pipelines, with a [`cache`] on disk; [`commands`] turns a plan into lists of commands, data too, and [`record`] these into command
 //! buffers, once; [`player`] holds memory, [`runner`] a session's, [`submit`] hands commands to the device. [`dispatch`] runs operation by operation
-//! instead; [`script`] writes modules and commands down for other programs, and reads them.
+//! instead; [`script`] writes modules and commands down for other programs, with what these [`needs`], and reads them.
 //! libvulkan is opened at run time: without it everything else works.
 
 pub mod cache;
@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod emit;
 pub mod matrices;
 pub mod modules;
+pub mod needs;
 pub mod player;
 pub mod probe;
 pub mod record;

@@ -6,6 +6,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+#[cfg(feature = "vulkan")]
+use std::sync::Arc;
 
 use netloom::ahead::manifest::Manifest;
 use netloom::ahead::run::Running;
@@ -799,7 +801,7 @@ fn for_vulkan(name: &str, program: &Program, session: &Session, device: &gpu::de
     let (entries, cpu) = (exports(program), Cpu::native());
     let artefact = artefact(name, program, &entries, &cpu, session);
     let files = ahead::vulkan::write(&artefact, device, folder.path());
-    assert!(files.expect("it is written").len() > 3);
+    assert!(files.expect("it is written").len() >= 3);
     let warn = ["-O1", "-Wall", "-Wextra", "-Werror"];
     run(
         folder.path(),
@@ -809,13 +811,27 @@ fn for_vulkan(name: &str, program: &Program, session: &Session, device: &gpu::de
     folder
 }
 
-/// The C host and `netloom run` give what a session on the same device gives, to the bit, and the states after it.
+/// The C host and `netloom run` give what a session on the same device gives, to the bit, and the states after it: as the device is, and as one whose
+/// workgroups work together.
 #[cfg(feature = "vulkan")]
 fn plays(name: &str, program: &Program, session: &Session, inputs: &[(String, Tensor)]) {
-    let Some(device) = support::vulkan() else { return };
+    for device in [support::vulkan(), support::vulkan_with_workgroups()] {
+        let Some(device) = device else { return };
+        plays_on(&device, name, program, session, inputs);
+    }
+}
+
+#[cfg(feature = "vulkan")]
+fn plays_on(
+    device: &Arc<gpu::device::Device>,
+    name: &str,
+    program: &Program,
+    session: &Session,
+    inputs: &[(String, Tensor)],
+) {
     let entry = &program.entries[0].name;
-    let folder = for_vulkan(name, program, session, &device);
-    let executable = netloom::compile(program, device.clone()).expect("it compiles");
+    let folder = for_vulkan(name, program, session, device);
+    let executable = netloom::compile(program, Arc::clone(device)).expect("it compiles");
     let mut here = Session::new(executable.into(), 1, 0).expect("memory");
     for (name, value) in session.states() {
         here.set_state(&name, &value).expect("the same states");
@@ -830,7 +846,7 @@ fn plays(name: &str, program: &Program, session: &Session, inputs: &[(String, Te
         let found = std::fs::read(folder.path().join(format!("{name}.out"))).expect("the host wrote it");
         assert_eq!(found, output.bytes(), "{entry}: {name}");
     }
-    let mut playing = ahead::vulkan::Playing::open(folder.path(), &device).expect("it opens");
+    let mut playing = ahead::vulkan::Playing::open(folder.path(), device).expect("it opens");
     assert_eq!(playing.call(entry, inputs).expect("it runs"), expected);
     let after = playing.states().expect("the device is there");
     if !after.is_empty() {
@@ -910,6 +926,111 @@ fn artefacts_for_vulkan_decide_as_sessions_do() {
     }
 }
 
+/// A softmax along rows by workgroups: memory that they share and, where the device has them, shuffles.
+#[cfg(feature = "vulkan")]
+fn rows() -> (Program, Session) {
+    let b = Builder::new();
+    let x = b.input("x", DType::F32, [6, 1000]);
+    let program = Program::pure("rows", b.finish([("y", x.softmax(1))]).expect("a graph"));
+    let session = session(&program, &Cpu::native(), 1);
+    (program, session)
+}
+
+#[test]
+#[cfg(feature = "vulkan")]
+fn artefacts_for_vulkan_whose_workgroups_share_memory_give_the_same_bits() {
+    let (program, session) = rows();
+    let x = sample::tensor(&Type::new(DType::F32, [6, 1000]), &mut 1);
+    plays("rows", &program, &session, &[("x".to_owned(), x)]);
+}
+
+/// What a device must have is in the plan, under Vulkan's names; a device that lacks it is refused, and what it lacks is said.
+#[test]
+#[cfg(feature = "vulkan")]
+fn what_an_artefact_for_vulkan_needs_is_listed_and_asked_for() {
+    let Some(device) = support::vulkan_with_workgroups() else {
+        return;
+    };
+    let (program, session) = rows();
+    let folder = for_vulkan("rows", &program, &session, &device);
+    let path = folder.path().join(ahead::vulkan::PLAN);
+    let plan = std::fs::read_to_string(&path).expect("the plan was written");
+    let needs = |name: &str| {
+        let mut lines = plan.lines();
+        lines.find_map(|line| {
+            line.strip_prefix("need ")?
+                .strip_prefix(name)?
+                .strip_prefix(' ')?
+                .parse()
+                .ok()
+        })
+    };
+    // Two folds by 128 invocations a row, each through an array of `f32`.
+    let listed = [
+        ("VK_SUBGROUP_FEATURE_SHUFFLE_BIT", Some(1)),
+        ("subgroupSize", Some(8)),
+        ("maxComputeWorkGroupInvocations", Some(128)),
+        ("maxComputeWorkGroupSize[0]", Some(128)),
+        ("maxComputeSharedMemorySize", Some(1024)),
+        ("maxComputeWorkGroupCount[0]", Some(6)),
+        ("maxPerStageDescriptorStorageBuffers", Some(2)),
+        ("maxPushConstantsSize", Some(8)),
+        ("maxStorageBufferRange", Some(24000)),
+        ("shaderFloat16", None),
+    ];
+    assert_eq!(listed.map(|(name, _)| (name, needs(name))), listed, "{plan}");
+
+    let x = sample::tensor(&Type::new(DType::F32, [6, 1000]), &mut 1);
+    std::fs::write(folder.path().join("x.in"), x.bytes()).expect("a file");
+    let host = || {
+        let mut host = Command::new("./host");
+        let output = host.args([".", "rows", "."]).current_dir(folder.path()).output();
+        let output = output.expect("the host runs");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    assert_eq!(host().0, Some(0));
+    let less: gpu::device::Pretend = |traits| (traits.shared_bytes, traits.shuffles) = (512, false);
+    let options = gpu::device::Options {
+        pretend: Some(less),
+        ..gpu::device::Options::default()
+    };
+    let lesser = gpu::device::Device::open(&options).expect("it was opened before");
+    let open = |device| ahead::vulkan::Playing::open(folder.path(), device).err();
+    let refused = open(&lesser).expect("the device lacks something").to_string();
+    let lacks = "this device lacks VK_SUBGROUP_FEATURE_SHUFFLE_BIT; maxComputeSharedMemorySize of 1024, it has 512";
+    assert!(refused.contains(lacks), "{refused}");
+    assert!(open(&device).is_none());
+
+    let (shared, unknown) = ("need maxComputeSharedMemorySize 1024", "need nothing 1");
+    std::fs::write(
+        &path,
+        plan.replace(shared, "need maxComputeSharedMemorySize 4000000000"),
+    )
+    .expect("a file");
+    let (code, said) = host();
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("lacks maxComputeSharedMemorySize: the plan needs 4000000000, it has ")
+            && said.contains("error: no device has what the plan needs"),
+        "{said}"
+    );
+    std::fs::write(&path, plan.replace(shared, unknown)).expect("a file");
+    let (code, said) = host();
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("error: the plan needs what this host does not know: nothing"),
+        "{said}"
+    );
+    let refused = open(&device).expect("there is no such need").to_string();
+    assert!(
+        refused.contains("this netloom knows no feature or limit `nothing`"),
+        "{refused}"
+    );
+}
+
 /// What is no plan, or one that was tampered with, is said, with the line; and so is an entry that is not there.
 #[test]
 #[cfg(feature = "vulkan")]
@@ -942,7 +1063,7 @@ fn broken_artefacts_for_vulkan_are_refused() {
     let changed = |from: &str, to: &str| whole.replacen(from, to, 1);
     for (text, why) in [
         (String::new(), "it ends too early"),
-        (changed("netloom-vulkan 2", "netloom-vulkan 1"), "it is of version 1"),
+        (changed("netloom-vulkan 3", "netloom-vulkan 1"), "it is of version 1"),
         (whole[..whole.len() / 2].to_owned(), "line "),
         (changed("area ", "area 9"), "their file"),
         (

@@ -3,12 +3,13 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `plan.txt` | areas of memory, modules, and each entry's commands ([`crate::gpu::script`]) |
+//! | `plan.txt` | what a device must have and allow ([`crate::gpu::needs`]), areas of memory, modules, and each entry's commands ([`crate::gpu::script`]) |
 //! | `kernels/N.spv` | the modules |
 //! | `NAME.states`, `NAME.constants` | what is in these areas at first |
 //! | `vulkan_host.c` | the host, which says how it is built and called |
 //!
-//! The modules are for devices that can do what the one can for which they were made; results are those of `netloom run --device vulkan`.
+//! The modules run on every device that has what the plan says; whoever plays it says what one lacks. That `fma` rounds once where it did on the device for
+//! which they were made is taken for granted: Vulkan does not tell. Results are those of `netloom run --device vulkan`.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -102,6 +103,10 @@ impl Playing {
         let path = folder.join(PLAN);
         let text = std::fs::read_to_string(&path).map_err(|reason| Error::file(&path, reason))?;
         let (script, files) = read::script(&text, |file| words(folder, file)).map_err(|why| Error::file(&path, why))?;
+        if let Some(missing) = script.needs.missing(device) {
+            let why = format!("{missing}; use another device, or compile the model again on this one");
+            return Err(Error::file(&path, why));
+        }
         let contents = |at: usize| {
             let (said, area) = (script.area_bytes[at], AREAS[at]);
             let bytes = files[at].as_ref().map_or(Ok(Vec::new()), |file| bytes(folder, file));

@@ -4,9 +4,10 @@
      ./vulkan_host FOLDER ENTRY ARRAYS
 
    reads the arguments from ARRAYS/NAME.in, as raw elements in row-major order, runs the entry once, writes the results to ARRAYS/NAME.out and, if
-   there are states, what they are now to ARRAYS/states.out.
+   there are states, what they are now to ARRAYS/states.out. It runs on the first device that has what the plan needs, and says of others what they lack.
 
-   plan.txt has one item a line: `area BYTES FILE` for the blocks of states, constants, arena, scratch, ports and the flag (`-` where nothing is in
+   plan.txt has one item a line: `need NAME LEAST`, a feature (1) or limit of Vulkan 1.2 and the least of it that a device must have; nothing else is
+   asked of devices, but that `fma` rounds once if it does on the device for which the plan was made; `area BYTES FILE` for the blocks of states, constants, arena, scratch, ports and the flag (`-` where nothing is in
    them yet); `module FILE COLUMNS ROWS WORDS BINDINGS`, where each binding is a letter: b a storage buffer, 1 and 4 views as texels of one f32 or
    four; and for each entry its ports, `input|output NAME OFFSET BYTES`, then type and own name, and its commands, in which AREA OFFSET BYTES names
    memory: `dispatch MODULE (AREA OFFSET BYTES)... WORD...`, `copy FROM TO`, `write TO VALUE`, `barrier`. `branch ... else ... end` runs the first
@@ -18,7 +19,7 @@
 #include <string.h>
 #include <vulkan/vulkan.h>
 
-enum { AREAS = 6, STATES = 0, PORTS = 4, FLAG = 5, MOST_PORTS = 256, MOST_BINDINGS = 256, MOST_WORDS = 64, MOST_NESTED = 64, SETS_OF_A_POOL = 1024, NAME = 256 };
+enum { AREAS = 6, MOST_NEEDS = 64, MOST_DEVICES = 16, STATES = 0, PORTS = 4, FLAG = 5, MOST_PORTS = 256, MOST_BINDINGS = 256, MOST_WORDS = 64, MOST_NESTED = 64, SETS_OF_A_POOL = 1024, NAME = 256 };
 
 static void fail(const char *what, const char *which) {
     fprintf(stderr, "error: %s%s%s\n", what, *which ? ": " : "", which);
@@ -56,21 +57,122 @@ static void write_exactly(const char *folder, const char *name, const void *from
     if (fwrite(from, 1, bytes, file) != bytes || fclose(file)) fail("cannot write", name);
 }
 
+static FILE *plan;
+
+static char *next_word(char word[NAME]) {
+    if (fscanf(plan, "%255s", word) != 1) fail("the plan is broken", "it ends too early");
+    return word;
+}
+
+static uint64_t number(void) {
+    uint64_t value;
+    if (fscanf(plan, "%llu", (unsigned long long *)&value) != 1) fail("the plan is broken", "a number is missing");
+    return value;
+}
+
+static struct need { char name[NAME]; uint64_t least; } needs[MOST_NEEDS];
+static uint32_t need_count;
+
+static void read_needs(void) {
+    if (fscanf(plan, " needs %u", &need_count) != 1 || need_count > MOST_NEEDS) fail("the plan is broken", "no number of needs");
+    for (uint32_t at = 0; at < need_count; at++) {
+        if (fscanf(plan, " need %255s", needs[at].name) != 1) fail("the plan is broken", "a need is missing");
+        needs[at].least = number();
+    }
+}
+
+/* What a device has, in Vulkan's own structures, each with the ones that follow it in a chain. */
+struct device_info {
+    VkPhysicalDeviceFeatures2 features;
+    VkPhysicalDeviceVulkan11Features features11;
+    VkPhysicalDeviceVulkan12Features features12;
+    VkPhysicalDeviceProperties2 properties;
+    VkPhysicalDeviceVulkan11Properties properties11;
+    VkPhysicalDeviceVulkan12Properties properties12;
+};
+
+static void ask(VkPhysicalDevice of, struct device_info *info) {
+    *info = (struct device_info){
+        .features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &info->features11},
+        .features11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &info->features12},
+        .features12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES},
+        .properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &info->properties11},
+        .properties11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES, .pNext = &info->properties12},
+        .properties12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES},
+    };
+    vkGetPhysicalDeviceFeatures2(of, &info->features);
+    vkGetPhysicalDeviceProperties2(of, &info->properties);
+}
+
+/* How much of something that a plan may need there is. */
+static uint64_t amount(const struct device_info *info, const char *name) {
+    const VkPhysicalDeviceFeatures *base = &info->features.features;
+    const VkPhysicalDeviceVulkan11Features *features11 = &info->features11;
+    const VkPhysicalDeviceVulkan12Features *features12 = &info->features12;
+    const VkPhysicalDeviceLimits *limits = &info->properties.properties.limits;
+    const VkPhysicalDeviceVulkan11Properties *properties11 = &info->properties11;
+    const VkPhysicalDeviceVulkan12Properties *properties12 = &info->properties12;
+#define KNOWN(from, member) if (!strcmp(name, #member)) return from->member;
+    KNOWN(base, shaderFloat64)
+    KNOWN(base, shaderInt64)
+    KNOWN(features11, storageBuffer16BitAccess)
+    KNOWN(features12, storageBuffer8BitAccess)
+    KNOWN(features12, shaderFloat16)
+    KNOWN(properties12, shaderRoundingModeRTEFloat16)
+    KNOWN(properties12, shaderRoundingModeRTEFloat32)
+    KNOWN(properties12, shaderRoundingModeRTEFloat64)
+    KNOWN(properties12, shaderDenormPreserveFloat16)
+    KNOWN(properties12, shaderDenormPreserveFloat32)
+    KNOWN(properties12, shaderDenormPreserveFloat64)
+    KNOWN(properties12, shaderSignedZeroInfNanPreserveFloat16)
+    KNOWN(properties12, shaderSignedZeroInfNanPreserveFloat32)
+    KNOWN(properties12, shaderSignedZeroInfNanPreserveFloat64)
+    KNOWN(properties11, subgroupSize)
+    KNOWN(limits, maxComputeWorkGroupInvocations)
+    KNOWN(limits, maxComputeWorkGroupSize[0])
+    KNOWN(limits, maxComputeSharedMemorySize)
+    KNOWN(limits, maxComputeWorkGroupCount[0])
+    KNOWN(limits, maxComputeWorkGroupCount[1])
+    KNOWN(limits, maxPerStageDescriptorStorageBuffers)
+    KNOWN(limits, maxPerStageDescriptorSampledImages)
+    KNOWN(limits, maxPushConstantsSize)
+    KNOWN(limits, maxStorageBufferRange)
+    KNOWN(limits, maxTexelBufferElements)
+#undef KNOWN
+    if (!strcmp(name, "VK_SUBGROUP_FEATURE_SHUFFLE_BIT"))
+        return properties11->subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT && properties11->subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+    fail("the plan needs what this host does not know", name);
+    return 0;
+}
+
+/* Whether a device has what the plan needs; what it lacks is said. */
+static int has_all(const struct device_info *info) {
+    int lacks = 0;
+    for (const struct need *need = needs; need < needs + need_count; need++) {
+        uint64_t there = amount(info, need->name);
+        if (there >= need->least) continue;
+        fprintf(stderr, "%s lacks %s: the plan needs %llu, it has %llu\n", info->properties.properties.deviceName, need->name, (unsigned long long)need->least, (unsigned long long)there);
+        lacks = 1;
+    }
+    return !lacks;
+}
+
 static VkPhysicalDevice physical;
 static VkDevice device;
 static VkQueue queue;
 static uint32_t family;
 
-/* The first device that computes, and on it everything that kernels may need, as far as it is there. */
+/* The first device that computes and has what the plan needs, and on it everything that kernels may need, as far as it is there. */
 static void open_device(void) {
     VkApplicationInfo app = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .apiVersion = VK_API_VERSION_1_2};
-    VkInstanceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &app};
+    VkInstanceCreateInfo instance_info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &app};
     VkInstance instance;
-    check(vkCreateInstance(&info, 0, &instance), "starting Vulkan");
-    VkPhysicalDevice found[16];
-    uint32_t count = 16;
+    check(vkCreateInstance(&instance_info, 0, &instance), "starting Vulkan");
+    VkPhysicalDevice found[MOST_DEVICES];
+    uint32_t count = MOST_DEVICES, computing = 0;
     VkResult result = vkEnumeratePhysicalDevices(instance, &count, found);
     if (result != VK_INCOMPLETE) check(result, "looking for devices");
+    struct device_info info;
     for (uint32_t at = 0; at < count && !physical; at++) {
         VkPhysicalDeviceProperties properties;
         vkGetPhysicalDeviceProperties(found[at], &properties);
@@ -79,19 +181,20 @@ static void open_device(void) {
         vkGetPhysicalDeviceQueueFamilyProperties(found[at], &several, families);
         for (family = 0; family < several; family++)
             if (families[family].queueFlags & VK_QUEUE_COMPUTE_BIT) break;
-        if (family < several && properties.apiVersion >= VK_API_VERSION_1_2) physical = found[at];
-        if (physical) fprintf(stderr, "running on %s\n", properties.deviceName);
+        if (family == several || properties.apiVersion < VK_API_VERSION_1_2) continue;
+        computing++;
+        ask(found[at], &info);
+        if (!has_all(&info)) continue;
+        physical = found[at];
+        fprintf(stderr, "running on %s\n", properties.deviceName);
     }
-    if (!physical) fail("there is no device with Vulkan 1.2 that computes", "");
-    VkPhysicalDeviceVulkan12Features new = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
-    VkPhysicalDeviceVulkan11Features old = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &new};
-    VkPhysicalDeviceFeatures2 all = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &old};
-    vkGetPhysicalDeviceFeatures2(physical, &all);
+    if (!computing) fail("there is no device with Vulkan 1.2 that computes", "");
+    if (!physical) fail("no device has what the plan needs; compile the model for one that is here", "");
     float priority = 1;
     VkDeviceQueueCreateInfo one = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = family, .queueCount = 1, .pQueuePriorities = &priority};
     /* Bounds are proved when the plan is made, so that the device need not look. */
-    all.features.robustBufferAccess = VK_FALSE;
-    VkDeviceCreateInfo made = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &all, .queueCreateInfoCount = 1, .pQueueCreateInfos = &one};
+    info.features.features.robustBufferAccess = VK_FALSE;
+    VkDeviceCreateInfo made = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &info.features, .queueCreateInfoCount = 1, .pQueueCreateInfos = &one};
     check(vkCreateDevice(physical, &made, 0, &device), "opening the device");
     vkGetDeviceQueue(device, family, 0, &queue);
 }
@@ -187,19 +290,7 @@ static void barrier(VkCommandBuffer commands, VkPipelineStageFlags to, VkAccessF
     vkCmdPipelineBarrier(commands, KERNELS_AND_COPIES, to, 0, 1, &all, 0, 0, 0, 0);
 }
 
-static FILE *plan;
 static struct area areas[AREAS];
-
-static char *next_word(char word[NAME]) {
-    if (fscanf(plan, "%255s", word) != 1) fail("the plan is broken", "it ends too early");
-    return word;
-}
-
-static uint64_t number(void) {
-    uint64_t value;
-    if (fscanf(plan, "%llu", (unsigned long long *)&value) != 1) fail("the plan is broken", "a number is missing");
-    return value;
-}
 
 struct range { uint32_t area; uint64_t start, bytes; };
 
@@ -340,7 +431,8 @@ int main(int count, char **arguments) {
     const char *folder = arguments[1], *wanted = arguments[2], *arrays = arguments[3];
     plan = open_file(folder, "plan.txt", "r");
     int version;
-    if (fscanf(plan, "netloom-vulkan %d", &version) != 1 || version != 2) fail("plan.txt is no plan of version 2", "");
+    if (fscanf(plan, "netloom-vulkan %d", &version) != 1 || version != 3) fail("plan.txt is no plan of version 3", "");
+    read_needs();
     open_device();
     for (int at = 0; at < AREAS; at++) {
         unsigned long long bytes;

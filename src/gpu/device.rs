@@ -64,7 +64,7 @@ pub struct Traits {
     pub subgroup: u32,
     /// Whether the invocations of a subgroup can hand each other values.
     pub shuffles: bool,
-    /// The most invocations of a workgroup.
+    /// The most invocations of a workgroup, in one dimension.
     pub group: u32,
     /// The most bytes that a workgroup shares.
     pub shared_bytes: u32,
@@ -230,7 +230,7 @@ fn describe(number: usize, device: &PhysicalDevice) -> Description {
         tensors: properties.max_per_stage_descriptor_storage_buffers,
         shared_bytes: properties.max_compute_shared_memory_size,
         subgroup: properties.subgroup_size.unwrap_or(1),
-        group: properties.max_compute_work_group_invocations,
+        group: group(device),
         allocation_bytes: properties.max_memory_allocation_size.unwrap_or(u64::MAX),
         features: features(device),
         on_request: on_request(device),
@@ -530,7 +530,7 @@ impl Device {
                 product_bytes: product_bytes(chosen),
                 subgroup: limits.subgroup_size.unwrap_or(1),
                 shuffles: shuffles(chosen),
-                group: limits.max_compute_work_group_invocations,
+                group: group(chosen),
                 shared_bytes: limits.max_compute_shared_memory_size,
                 workgroups: limits.device_type != PhysicalDeviceType::Cpu,
                 matrices,
@@ -642,6 +642,14 @@ fn found(devices: &[Arc<PhysicalDevice>]) -> String {
             names.join(", ")
         ),
     }
+}
+
+/// The most invocations of a workgroup that has one dimension.
+fn group(device: &PhysicalDevice) -> u32 {
+    let limits = device.properties();
+    limits
+        .max_compute_work_group_invocations
+        .min(limits.max_compute_work_group_size[0])
 }
 
 /// What [`Traits::texels`] is on a device.

@@ -10,6 +10,7 @@ use super::Error;
 use super::commands::{Apart, Area, Command, Lister, Ports, Segment, Span};
 use super::device::Traits;
 use super::modules::{self, Binding, Kernel, Module};
+use super::needs::Needs;
 use super::player::Sizes;
 use crate::ahead::{identifier, identifiers};
 use crate::compile::Lowered;
@@ -31,6 +32,8 @@ const BINDINGS: [(Binding, char); 3] = [(Binding::Buffer, 'b'), (Binding::One, '
 /// The modules and commands of a program.
 #[derive(Clone, Debug)]
 pub struct Script {
+    /// What a device must have and allow.
+    pub needs: Needs,
     /// Each part of each kernel.
     pub modules: Vec<Module>,
     /// The entries' commands.
@@ -77,6 +80,7 @@ pub fn script(lowered: &Lowered, traits: &Traits) -> Result<Script, Error> {
     let sizes = Sizes::of(&lowered.plans, &kernels, lowered.memory.state_bytes);
     let port_bytes = entries.iter().map(|entry| entry.ports.bytes).max();
     Ok(Script {
+        needs: Needs::of(&modules, entries.iter().flat_map(|entry| &entry.segments)),
         modules,
         area_bytes: [
             sizes.states,
@@ -101,6 +105,10 @@ impl Script {
 
     fn write(&self, text: &mut String, areas: &[&str; 6], module: impl Fn(usize) -> String) -> fmt::Result {
         writeln!(text, "netloom-vulkan {}", read::VERSION)?;
+        writeln!(text, "needs {}", self.needs.iter().len())?;
+        for need in self.needs.iter() {
+            writeln!(text, "need {} {}", need.name, need.least)?;
+        }
         for (bytes, file) in self.area_bytes.iter().zip(areas) {
             writeln!(text, "area {bytes} {file}")?;
         }

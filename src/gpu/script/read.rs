@@ -9,10 +9,11 @@ use netloom_ir::{DType, Type};
 use super::{AREAS, BINDINGS, Entry, Script};
 use crate::gpu::commands::{Area, Command, Ports, Segment, Span};
 use crate::gpu::modules::{ALIGN, Binding, Module};
+use crate::gpu::needs::Needs;
 use crate::plan::Port;
 
 /// The version of the text.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// More than any machine has, and little enough to reckon with.
 const MOST_AREA_BYTES: u64 = 1 << 47;
@@ -31,6 +32,7 @@ pub fn script(
     let mut reader = Reader {
         lines: text.lines().enumerate(),
         script: Script {
+            needs: Needs::default(),
             modules: Vec::new(),
             entries: Vec::new(),
             area_bytes: [0; 6],
@@ -41,6 +43,14 @@ pub fn script(
         return Err(format!(
             "it is of version {version}, this netloom knows {VERSION}: compile the model again"
         ));
+    }
+    let count: usize = reader.line("needs")?.last()?;
+    for _ in 0..count {
+        let mut line = reader.line("need")?;
+        let (name, number) = (line.word()?, line.number);
+        let least = line.last()?;
+        let added = reader.script.needs.add(name, least);
+        added.map_err(|why| format!("line {number}: {why}"))?;
     }
     let mut files = [const { None }; 6];
     for (at, file) in files.iter_mut().enumerate() {
