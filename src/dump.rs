@@ -120,9 +120,10 @@ pub fn planned(program: &Program, lowered: &Lowered) -> Program {
 /// The steps of every entry, and where everything lies.
 pub fn plans(lowered: &Lowered) -> String {
     let plans = lowered.plans.iter();
-    plans
-        .map(|plan| plan::given(plan, &lowered.memory, &lowered.kernels).text(&plan.name))
-        .collect()
+    let texts = plans.map(|plan| plan::given(plan, &lowered.memory, &lowered.kernels).text(&plan.name));
+    let why_dense = lowered.layouts.why_all_dense();
+    let why_dense = why_dense.map(|why| format!("; every tensor is dense: {why}\n"));
+    why_dense.into_iter().chain(texts).collect()
 }
 
 /// The functions of the distinct kernels in Cranelift's language.

@@ -23,6 +23,10 @@ use petgraph::unionfind::UnionFind;
 const BLOCK: usize = 16;
 /// Columns of a panel: those of the widest tile.
 const PANEL: usize = 32;
+/// What keeps blocks and panels from GPUs: measured in blocks of 4 and 16 channels, and panels of 4 and 32 columns (BENCHMARKS.md, Vulkan). A kernel there
+/// reads by gathers or as many neighbours as it has invocations, which are as long along a line of the image as along channels.
+const DENSE_ON_GPU: &str =
+    "blocks of channels and panels of columns made no net faster on Vulkan, where it was measured, and some slower";
 
 /// The layouts of a program's values; what is missing is dense.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +35,8 @@ pub struct Layouts {
     entries: HashMap<String, HashMap<NodeId, Layout>>,
     /// Why values that a convolution, a pooling or a product reads or writes are dense all the same.
     dense: HashMap<String, HashMap<NodeId, &'static str>>,
+    /// Why no value at all lies otherwise.
+    all_dense: Option<&'static str>,
 }
 
 impl Layouts {
@@ -42,7 +48,10 @@ impl Layouts {
     /// The layouts for a program with these states, of which these are all entries, improved. On a GPU everything is dense.
     pub fn choose(entries: &[(String, Graph)], states: &[State], target: &Target) -> Layouts {
         if target.kind != TargetKind::Cpu {
-            return Layouts::dense();
+            return Layouts {
+                all_dense: Some(DENSE_ON_GPU),
+                ..Layouts::default()
+            };
         }
         let classes = Classes::of(entries, states);
         let mut layouts = Layouts::default();
@@ -91,6 +100,11 @@ impl Layouts {
     /// Why a value that a convolution, a pooling or a product reads or writes is dense all the same.
     pub fn why_dense(&self, entry: &str, id: NodeId) -> Option<&'static str> {
         self.dense.get(entry)?.get(&id).copied()
+    }
+
+    /// Why every value is dense, if that was chosen.
+    pub fn why_all_dense(&self) -> Option<&'static str> {
+        self.all_dense
     }
 
     /// Gives the values of an entry other layouts.
@@ -347,10 +361,11 @@ fn keeps_channels(from: &[usize], to: &[usize]) -> bool {
 #[cfg(test)]
 mod tests {
     use netloom_ir::ops::Conv;
-    use netloom_ir::{Builder, DType, Init, Tensor, Val};
+    use netloom_ir::{Builder, DType, Init, Program, Tensor, Val};
 
     use super::*;
-    use crate::Cpu;
+    use crate::compile::lower;
+    use crate::{Cpu, dump};
 
     /// `conv → relu → conv → flatten`, the first filter a state, the second passed in.
     #[test]
@@ -409,6 +424,25 @@ mod tests {
         assert_eq!(layouts.state("u"), Layout::Dense);
         let why = layouts.why_dense("run", u_id);
         assert_eq!(why, Some("its columns do not fill panels"));
+    }
+
+    #[test]
+    fn plans_for_a_gpu_say_why_everything_is_dense() {
+        let b = Builder::new();
+        let (x, w) = (
+            b.input("x", DType::F32, [2, 16, 8, 8]),
+            b.input("w", DType::F32, [32, 16, 3, 3]),
+        );
+        let program = Program::pure("run", b.finish([("y", x.conv(w, Conv::unit(2)))]).unwrap());
+        let gpu = Target {
+            kind: TargetKind::Vulkan,
+            ..Cpu::native().target()
+        };
+        let plans = dump::plans(&lower(&program, &gpu).unwrap());
+        assert!(
+            plans.starts_with(&format!("; every tensor is dense: {DENSE_ON_GPU}\n")),
+            "{plans}"
+        );
     }
 
     /// A filter that is scaled once lies in blocks, although what it is made of is passed in.
