@@ -251,6 +251,16 @@ fn what_a_device_lacks_and_what_is_beyond_its_limits_is_said() {
             DType::F32,
             &["number of tensors", "is 2", "allows 1"],
         ),
+        refused(
+            |traits| (traits.tensor_bytes, traits.bindings) = (1024, 4),
+            DType::F32,
+            &[
+                "number of bindings",
+                "each 1024 bytes",
+                "maxStorageBufferRange",
+                "allows 4",
+            ],
+        ),
         refused(|traits| traits.push_bytes = 4, DType::F32, &["maxPushConstantsSize"]),
         refused(
             |traits| traits.groups = [2, 3, 1],
@@ -353,6 +363,21 @@ fn damaged_pipelines_are_said_once() {
     let path = files.next().expect("a file").expect("a file").path();
     std::fs::write(path, "something else").expect("a file");
     assert_eq!([said(), said()], [true, false]);
+}
+
+/// That pipelines cannot be kept is said once, although they are kept after each program.
+#[test]
+fn a_folder_that_cannot_be_written_is_named_once() {
+    if support::vulkan().is_none() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let below = file.path().join("below");
+    let environment = [("NETLOOM_CACHE", below.to_str().expect("a path in UTF-8"))];
+    let (succeeded, message, _) = bench("vulkan", &[], &environment);
+    assert!(succeeded, "{message}");
+    let said = message.matches("compiled pipelines were not kept").count();
+    assert_eq!(said, 1, "{message}");
 }
 
 #[test]

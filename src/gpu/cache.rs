@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vulkano::device::Device;
 use vulkano::pipeline::cache::{PipelineCache, PipelineCacheCreateInfo};
@@ -19,6 +20,8 @@ pub struct Cache {
     pub pipelines: Arc<PipelineCache>,
     path: PathBuf,
     loaded_bytes: usize,
+    /// Whether it has been said that it cannot be written.
+    has_complained: AtomicBool,
 }
 
 impl Cache {
@@ -56,6 +59,7 @@ impl Cache {
             pipelines,
             path,
             loaded_bytes,
+            has_complained: AtomicBool::new(false),
         })
     }
 
@@ -72,10 +76,12 @@ impl Cache {
             .and_then(|()| fs::rename(&beside, &self.path));
         if let Err(error) = written {
             let _ = fs::remove_file(&beside);
-            eprintln!(
-                "note: compiled pipelines were not kept: {}: {error}",
-                self.path.display()
-            );
+            if !self.has_complained.swap(true, Ordering::Relaxed) {
+                eprintln!(
+                    "note: compiled pipelines were not kept: {}: {error}",
+                    self.path.display()
+                );
+            }
         }
     }
 }

@@ -77,10 +77,22 @@ pub fn of(nest: &Nest, traits: &Traits) -> Result<(Vec<Module>, Kernel), Error> 
     let count = nest.buffers.len() as u32;
     let bindings = emit::bindings(nest, traits);
     let bound = bindings.last().map_or(0, |last| last.end);
-    if bound > most_bound || count > most {
+    if bound > most_bound && count <= most {
+        let each = traits.window_bytes();
+        return Err(Error::OverLimit {
+            what: format!(
+                "the number of bindings of kernel `{}`, one for each {each} bytes of a tensor that is larger than maxStorageBufferRange,",
+                nest.name
+            ),
+            size: bound.into(),
+            limit: most_bound.into(),
+            name: "maxPerStageDescriptorStorageBuffers",
+        });
+    }
+    if count > most {
         return Err(Error::OverLimit {
             what: format!("the number of tensors of kernel `{}`", nest.name),
-            size: bound.into(),
+            size: count.into(),
             limit: most.into(),
             name: "maxPerStageDescriptorStorageBuffers, maxPushConstantsSize / 4",
         });
