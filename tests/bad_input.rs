@@ -505,3 +505,14 @@ fn an_interrupted_training_saves_and_says_where() {
         "the curves do not begin where the training did"
     );
 }
+
+/// A folder that is called as a network, such as what `compile -o` wrote, hides it from no command.
+#[test]
+fn a_folder_hides_no_network() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("tiny")).expect("a folder");
+    let output = netloom(folder.path(), &["dump", "tiny"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::create_dir(folder.path().join("other")).expect("a folder");
+    refuses(folder.path(), &["dump", "other"], 1, &["other: Is a directory"]);
+}

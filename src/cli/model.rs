@@ -74,7 +74,9 @@ pub fn read(open: &Open, batch: Option<usize>, entry: &str, inputs: &[(String, T
             bound,
         });
     }
-    if path.extension().is_some() || path.exists() {
+    // A folder that is called as a network, such as its artefact, is no model.
+    let is_file = path.exists() && !(path.is_dir() && zoo::find(model).is_ok());
+    if path.extension().is_some() || is_file {
         let source = std::fs::read_to_string(path).map_err(|reason| Error::file(path, reason))?;
         if let Some(reason) = dump::why_no_model(&source) {
             return Err(Error::Usage(format!(
