@@ -69,6 +69,63 @@ impl Transforms {
     }
 }
 
+/// Multiplications and additions by a CPU's vectors in a nanosecond of one core of the machine of `BENCHMARKS.md`; what counts are ratios.
+pub const RATE: f64 = 55.0;
+
+/// How a CPU computes a convolution by squares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The results along a side of a square.
+    pub size: usize,
+    /// Whether all filters are transformed first, and groups of squares go through them one after the other; or all squares are, and filters go through
+    /// these, some at a time.
+    pub filters_first: bool,
+    /// What that takes, in nanoseconds of one core.
+    pub time: f64,
+}
+
+impl Choice {
+    /// All there are, their times by a model fitted to 17 layers of ResNet-18, GoogLeNet and VGG-16. Of the result the number of images, height and width; channels
+    /// of image and result are in blocks of 16.
+    pub fn all([images, down, along]: [usize; 3], channels: usize, filters: usize) -> impl Iterator<Item = Choice> {
+        /// Channels of a block.
+        const LANES: f64 = 16.0;
+        /// Squares and filters of a tile.
+        const TILE: [usize; 2] = [14, 32];
+        /// Bytes that stay in a second cache until they are read again.
+        const NEAR: f64 = 1.8e6;
+        // Nanoseconds to transform a square of the image or of the result, and a filter, each of a block of channels; and the bytes of all filters, or of
+        // all squares, that come from far away in a nanosecond: as many streams as a square has places.
+        let models = [
+            (2, [30.0, 60.0], [42.0, 46.0]),
+            (4, [70.0, 58.0], [42.0, 46.0]),
+            (6, [225.0, 75.0], [12.0, 22.0]),
+        ];
+        models.into_iter().flat_map(move |(size, [square, filter], rates)| {
+            let squares = images * down.div_ceil(size) * along.div_ceil(size);
+            let places = ((size + TAPS - 1) * (size + TAPS - 1)) as f64;
+            let products = places * (squares * channels * filters) as f64 / RATE;
+            let sides = squares as f64 * (channels + filters) as f64 / LANES * square;
+            let transforms = sides + channels as f64 * filters as f64 / LANES * filter;
+            let far = |count: usize, of: usize, reads: usize, rate: f64| {
+                let bytes = places * (count * of * size_of::<f32>()) as f64;
+                // Written, for which a line is read first, and read for each of the other side.
+                (bytes - NEAR).max(0.0) * (2 + reads) as f64 / rate
+            };
+            [true, false].map(|filters_first| Choice {
+                size,
+                filters_first,
+                time: products
+                    + transforms
+                    + match filters_first {
+                        true => far(filters, channels, squares.div_ceil(TILE[0]), rates[0]),
+                        false => far(squares, channels, filters.div_ceil(TILE[1]), rates[1]),
+                    },
+            })
+        })
+    }
+}
+
 /// Results along a side of a square, and the elements of the image that they are computed from.
 const SIZE: usize = 4;
 const REACH: usize = SIZE + TAPS - 1;
@@ -200,6 +257,25 @@ mod tests {
                     "F({m}, 3) result {at}: {found}, not {expected}"
                 );
             }
+        }
+    }
+
+    /// Layers of VGG-16, GoogLeNet and ResNet-18: what was measured to be fastest, or within an eighth of that.
+    #[test]
+    fn what_is_small_enough_to_stay_near_is_first() {
+        for (channels, filters, side, expected) in [
+            (64, 64, 224, (6, true)),
+            (64, 128, 112, (4, true)),
+            (64, 192, 56, (4, true)),
+            (128, 192, 28, (6, false)),
+            (256, 512, 28, (6, false)),
+            (256, 256, 14, (4, false)),
+            (512, 512, 7, (4, false)),
+        ] {
+            let choices = Choice::all([1, side, side], channels, filters).filter(|choice| choice.size > 2);
+            let best = choices.min_by(|a, b| a.time.total_cmp(&b.time)).expect("a choice");
+            let found = (best.size, best.filters_first);
+            assert_eq!(found, expected, "{channels} channels, {filters} filters, {side}×{side}");
         }
     }
 

@@ -14,7 +14,7 @@ use netloom_ir::decisions::Decision;
 use netloom_ir::kernel::index::affine;
 use netloom_ir::kernel::nest::LANES;
 use netloom_ir::kernel::{AxisId, Bind, BufferId, Contract, Expr, ExprId, Operand, Prim, Role, Stmt};
-use netloom_ir::winograd::{TAPS, Transforms};
+use netloom_ir::winograd::{Choice, RATE, TAPS, Transforms};
 use netloom_ir::{DType, Scalar, Target};
 
 use super::contract::{self, most_rows};
@@ -25,9 +25,6 @@ use transform::product;
 const APART: usize = 48;
 /// Bytes of transformed filters that a worker keeps in its second cache.
 const FILTER_BYTES: usize = 512 << 10;
-/// With fewer squares than filters by this factor, filters are transformed where they are used: all together are much larger than the
-/// image's squares, and workers find no more to share there.
-const FEW_SQUARES: usize = 8;
 
 /// A fold that Winograd's algorithm computes faster than a contraction.
 #[derive(Clone, Debug)]
@@ -48,8 +45,7 @@ pub struct Form {
     /// The axes of channels around the innermost one, which runs along the lanes of the image.
     channels: Vec<AxisId>,
     lane: AxisId,
-    /// The results along a side of a square.
-    size: usize,
+    choice: Choice,
 }
 
 /// A direction in which a filter moves over the image.
@@ -129,40 +125,35 @@ impl Form {
             column: form.column,
             channels,
             lane,
-            size: 0,
+            choice: Choice {
+                size: 0,
+                filters_first: false,
+                time: 0.0,
+            },
         };
-        found.size = found.best_size(draft)?;
+        found.choice = found.best(draft)?;
         Some(found)
     }
 
-    /// The size of squares decided, or the one that takes the least time, if that is clearly less than a contraction takes. In nanoseconds of one core of the
-    /// machine of `BENCHMARKS.md`; what counts are the ratios.
-    fn best_size(&self, draft: &Draft) -> Option<usize> {
-        if let Some(size) = draft.decisions.get(Decision::Winograd) {
-            return (size > 0).then_some(size);
-        }
-        /// Multiplications and additions a nanosecond.
-        const RATE: f64 = 55.0;
-        /// The transforms of a square of the image, of the result, and of a filter, each of [`LANES`] channels.
-        const TRANSFORMS: [(usize, [f64; 3]); 2] = [(4, [70.0, 60.0, 35.0]), (6, [150.0, 140.0, 60.0])];
-        let results = draft.count(&self.images)
-            * self
-                .directions
-                .map(|it| draft.extent(it.along))
-                .iter()
-                .product::<usize>();
-        let (channels, filters) = (self.channel_count(draft), self.filter_count(draft));
-        let direct = (results * channels * filters * TAPS * TAPS) as f64 / RATE;
-        let time = |&(size, [input, output, filter]): &(usize, [f64; 3])| {
-            let squares = self.squares(draft, size) as f64;
-            let places = ((size + TAPS - 1) * (size + TAPS - 1)) as f64;
-            let (blocks_in, blocks_out) = ((channels / LANES) as f64, (filters / LANES) as f64);
-            places * squares * (channels * filters) as f64 / RATE
-                + squares * (blocks_in * input + blocks_out * output)
-                + blocks_in * LANES as f64 * blocks_out * filter
+    /// What takes the least time of what is not decided, if that is decided or clearly less than a contraction takes.
+    fn best(&self, draft: &Draft) -> Option<Choice> {
+        let [down, along] = self.directions.map(|direction| draft.extent(direction.along));
+        let (images, channels, filters) = (
+            draft.count(&self.images),
+            self.channel_count(draft),
+            self.filter_count(draft),
+        );
+        let direct = (images * down * along * channels * filters * TAPS * TAPS) as f64 / RATE;
+        let size = draft.decisions.get(Decision::Winograd);
+        let filters_first = draft.decisions.get(Decision::FiltersFirst);
+        // The smallest squares save too little to be tried unasked.
+        let is_open = |choice: &Choice| {
+            size.map_or(choice.size > 2, |decided| decided == choice.size)
+                && filters_first.is_none_or(|decided| (decided == 1) == choice.filters_first)
         };
-        let best = TRANSFORMS.iter().min_by(|a, b| time(a).total_cmp(&time(b)))?;
-        (time(best) < 0.8 * direct).then_some(best.0)
+        let choices = Choice::all([images, down, along], channels, filters).filter(is_open);
+        let best = choices.min_by(|a, b| a.time.total_cmp(&b.time))?;
+        (size.is_some() || best.time < 0.8 * direct).then_some(best)
     }
 
     fn channel_count(&self, draft: &Draft) -> usize {
@@ -231,7 +222,7 @@ struct Plan<'f> {
 
 impl<'f> Plan<'f> {
     fn of(draft: &mut Draft, form: &'f Form, target: &Target) -> Plan<'f> {
-        let size = form.size;
+        let size = form.choice.size;
         let reach = size + TAPS - 1;
         let places = reach * reach;
         let wide = draft.count(&form.filters).is_multiple_of(2) && target.vector_registers >= 32;
@@ -244,10 +235,7 @@ impl<'f> Plan<'f> {
         let channels = form.channel_count(draft);
         let blocks = channels / LANES;
         let bytes = |elements: usize| places * elements * size_of::<f32>();
-        let filters_at_once = match draft.decisions.get(Decision::FiltersFirst) {
-            Some(decided) => decided == 1,
-            None => FEW_SQUARES * squares > panels * columns,
-        };
+        let filters_at_once = form.choice.filters_first;
         let fits = |each: &usize| blocks.is_multiple_of(*each) && bytes(each * LANES * columns) <= FILTER_BYTES;
         let each = match filters_at_once {
             true => blocks,
