@@ -85,9 +85,24 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// The quickest of those that have this size and put that first, where that is given. The smallest squares save too little to be tried unasked.
+    pub fn best(
+        shape: [usize; 3],
+        channels: usize,
+        filters: usize,
+        (size, filters_first): (Option<usize>, Option<bool>),
+    ) -> Option<Choice> {
+        let is_open = |choice: &Choice| {
+            size.map_or(choice.size > 2, |given| given == choice.size)
+                && filters_first.is_none_or(|given| given == choice.filters_first)
+        };
+        let choices = Choice::all(shape, channels, filters).filter(is_open);
+        choices.min_by(|a, b| a.time.total_cmp(&b.time))
+    }
+
     /// All there are, their times by a model fitted to 17 layers of ResNet-18, GoogLeNet and VGG-16. Of the result the number of images, height and width; channels
     /// of image and result are in blocks of 16.
-    pub fn all([images, down, along]: [usize; 3], channels: usize, filters: usize) -> impl Iterator<Item = Choice> {
+    fn all([images, down, along]: [usize; 3], channels: usize, filters: usize) -> impl Iterator<Item = Choice> {
         /// Channels of a block.
         const LANES: f64 = 16.0;
         /// Squares and filters of a tile.
@@ -272,8 +287,7 @@ mod tests {
             (256, 256, 14, (4, false)),
             (512, 512, 7, (4, false)),
         ] {
-            let choices = Choice::all([1, side, side], channels, filters).filter(|choice| choice.size > 2);
-            let best = choices.min_by(|a, b| a.time.total_cmp(&b.time)).expect("a choice");
+            let best = Choice::best([1, side, side], channels, filters, (None, None)).expect("a choice");
             let found = (best.size, best.filters_first);
             assert_eq!(found, expected, "{channels} channels, {filters} filters, {side}×{side}");
         }

@@ -145,14 +145,8 @@ impl Form {
         );
         let direct = (images * down * along * channels * filters * TAPS * TAPS) as f64 / RATE;
         let size = draft.decisions.get(Decision::Winograd);
-        let filters_first = draft.decisions.get(Decision::FiltersFirst);
-        // The smallest squares save too little to be tried unasked.
-        let is_open = |choice: &Choice| {
-            size.map_or(choice.size > 2, |decided| decided == choice.size)
-                && filters_first.is_none_or(|decided| (decided == 1) == choice.filters_first)
-        };
-        let choices = Choice::all([images, down, along], channels, filters).filter(is_open);
-        let best = choices.min_by(|a, b| a.time.total_cmp(&b.time))?;
+        let filters_first = draft.decisions.get(Decision::FiltersFirst).map(|decided| decided == 1);
+        let best = Choice::best([images, down, along], channels, filters, (size, filters_first))?;
         (size.is_some() || best.time < 0.8 * direct).then_some(best)
     }
 
