@@ -200,7 +200,7 @@ pub fn write(artefact: &Artefact<'_>, folder: &Path) -> Result<Vec<PathBuf>, Err
 /// The CPUs in the order in which they are tried.
 fn best_first(cpus: &[Cpu]) -> Result<Vec<Cpu>, Error> {
     let mut levels = cpus.to_vec();
-    levels.sort_by_key(|cpu| std::cmp::Reverse((cpu.level, cpu.has_fma)));
+    levels.sort_by_key(|cpu| std::cmp::Reverse((cpu.level, cpu.has_fma, cpu.has_amx)));
     levels.dedup();
     match &levels[..] {
         [] => Err(Error::Usage("code is for some CPU; name one".to_owned())),

@@ -86,8 +86,8 @@ struct Machine {
     /// Worker threads; by default one for each core
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// The CPU to compile for: native, x86-64, x86-64-v3 or x86-64-v4; for `compile` also several, between commas, of which the code takes
-    /// the best that it finds
+    /// The CPU to compile for: native, x86-64, x86-64-v3, x86-64-v4 or, with a matrix unit on Linux, x86-64-v4-amx; for `compile` also several,
+    /// between commas, of which the code takes the best that it finds
     #[arg(long, default_value = "native")]
     cpu: String,
     /// Compute all convolutions directly: those of 3x3 filters that Winograd's algorithm makes faster round a little more

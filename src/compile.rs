@@ -104,7 +104,7 @@ pub(crate) fn improved(program: &Program, target: &Target) -> Vec<(String, Graph
 /// The same from improved graphs on, whose values have these layouts.
 ///
 /// # Errors
-/// If a text gave a graph its nests or its plan, what is wrong with them, or that they are for another kind of machine; if a schedule leaves its buffers: of a
+/// If a text gave a graph its nests or its plan, what is wrong with them, or that they are for another machine; if a schedule leaves its buffers: of a
 /// kernel that a text gives it may.
 pub(crate) fn plan_graphs(
     states: &[State],
@@ -114,7 +114,7 @@ pub(crate) fn plan_graphs(
     target: &Target,
     makers: Makers,
 ) -> Result<Lowered, Error> {
-    let foreign = graphs.iter().flat_map(|(_, graph)| fuse::foreign(graph, target.kind));
+    let foreign = graphs.iter().flat_map(|(_, graph)| fuse::foreign(graph, target));
     let foreign: Vec<Problem> = foreign.collect();
     if !foreign.is_empty() {
         return Err(Error::Foreign(Problems(foreign)));

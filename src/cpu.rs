@@ -1,7 +1,7 @@
 //! The CPU backend: nests to machine code.
 //!
 //! [`emit`] spells a nest in Cranelift's CLIF, on every target. On x86-64 the bodies of `Lanes` loops ([`lanes`] takes them apart,
-//! [`wide`] assembles AVX2+FMA or AVX-512) and contraction tiles ([`tile`]) are machine code of our own, defined in the
+//! [`wide`] assembles AVX2+FMA or AVX-512) and contraction tiles ([`tile`], in pieces [`matrix`]) are machine code of our own, defined in the
 //! same module: Cranelift has no vector wider than 128 bits. [`jit`] and [`object`] hold the module. All code is free of
 //! absolute addresses.
 //!
@@ -24,9 +24,11 @@ pub mod isa;
 pub mod jit;
 pub mod lanes;
 pub mod library;
+mod loops;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod machine;
 pub mod mapped;
+pub mod matrix;
 pub mod memory;
 pub mod object;
 pub mod peak;
@@ -64,12 +66,12 @@ pub enum Error {
         /// What is missing.
         lacks: String,
     },
-    /// Cranelift has no code for it.
+    /// There is no code for it.
     #[error("no code for {triple}: {reason}")]
     Unsupported {
         /// The target.
         triple: String,
-        /// Cranelift's words.
+        /// Why, where it is Cranelift's in its words.
         reason: String,
     },
     /// No room for states or intermediate values.

@@ -8,7 +8,7 @@ pub enum Error {
     /// The graph or program is wrong.
     #[error("{0}")]
     Graph(#[from] Problems),
-    /// Schedules that a text gives are for another kind of machine.
+    /// Schedules that a text gives are for another machine.
     #[error("{0}")]
     Foreign(Problems),
     /// The CPU backend could not make or run code.

@@ -14,7 +14,7 @@ use netloom::ahead::run::Running;
 use netloom::ahead::{self, Artefact, Emit, States};
 use netloom::compile::Export;
 use netloom::ir::ops::compound::Steps;
-use netloom::ir::{Builder, DType, Entry, Program, Tensor, Type, sample};
+use netloom::ir::{Builder, DType, Entry, Program, Tensor, Type, sample, text};
 use netloom::nn::training::{PREDICT, TRAIN_STEP, predictor, program};
 use netloom::nn::zoo;
 use netloom::{Cpu, Session, gpu};
@@ -336,6 +336,12 @@ fn every_target_has_objects() {
         (
             "x86_64-unknown-linux-gnu",
             Some("x86-64-v4"),
+            Architecture::X86_64,
+            BinaryFormat::Elf,
+        ),
+        (
+            "x86_64-unknown-linux-gnu",
+            Some("x86-64-v4-amx"),
             Architecture::X86_64,
             BinaryFormat::Elf,
         ),
@@ -720,6 +726,7 @@ fn a_cpu_that_lacks_instructions_gets_a_status() {
         ("x86-64-v2", "Nehalem", Some(0)),
         ("x86-64-v3", "Nehalem", Some(1)),
         ("x86-64-v4", "Haswell", Some(1)),
+        ("x86-64-v4-amx", "Haswell", Some(1)),
     ] {
         let cpu = Cpu::named(name).expect("a known name");
         let folder = tempfile::tempdir().expect("a folder");
@@ -757,7 +764,8 @@ fn one_object_serves_all_levels() {
     }
     let (net, program, session) = lenet(PREDICT, 1);
     let entries = exports(&program);
-    let levels = ["x86-64-v2", "x86-64-v4", "x86-64-v3"].map(|name| Cpu::named(name).expect("a known name"));
+    let levels = ["x86-64-v2", "x86-64-v4", "x86-64-v3", "x86-64-v4-amx"];
+    let levels = levels.map(|name| Cpu::named(name).expect("a known name"));
     // What the example prints with the code for some levels, and the number of the level that it has chosen.
     let run_on = |cpus: &[Cpu], emulated: Option<&str>| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -786,12 +794,42 @@ fn one_object_serves_all_levels() {
         scores.to_owned()
     };
     let own = |cpu: &Cpu, emulated| level(1, run_on(std::slice::from_ref(cpu), emulated));
-    let [least, most, middle] = &levels;
-    assert_eq!(level(3, run_on(&levels, Some("Nehalem"))), own(least, Some("Nehalem")));
-    assert_eq!(level(2, run_on(&levels, Some("Haswell"))), own(middle, Some("Haswell")));
-    if most.check_host().is_ok() {
-        assert_eq!(level(1, run_on(&levels, None)), own(most, None));
+    let [least, wide, middle, most] = &levels;
+    assert_eq!(level(4, run_on(&levels, Some("Nehalem"))), own(least, Some("Nehalem")));
+    assert_eq!(level(3, run_on(&levels, Some("Haswell"))), own(middle, Some("Haswell")));
+    match [most, wide].map(|cpu| cpu.check_host().is_ok()) {
+        [true, _] => assert_eq!(level(1, run_on(&levels, None)), own(most, None)),
+        [_, true] => assert_eq!(level(2, run_on(&levels, None)), own(wide, None)),
+        _ => {}
     }
+}
+
+/// A nest by hand for a matrix unit: the object itself asks Linux for it.
+#[test]
+fn objects_ask_for_the_matrix_unit() {
+    let cpu = Cpu::named("x86-64-v4-amx").ok();
+    let Some(cpu) = cpu.filter(|cpu| cpu.check_host().is_ok()) else {
+        eprintln!("skipped: no matrix unit is asked for, as this machine has no AMX");
+        return;
+    };
+    let source = include_str!("../ir/tests/golden/text/pieces.txt");
+    let (source, _) = source.split_once("----").expect("a part");
+    let program = text::parse_program("pieces", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut session = session(&program, &cpu, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    write(&program, &session, &cpu, "pieces", folder);
+    needs_no_more_than_libc(folder, "pieces.o");
+    // In a process that nobody else has asked for.
+    run_example(folder);
+    let a = sample::tensor(&Type::new(DType::BF16, [3, 16, 64]), &mut 1);
+    let a = Tensor::from_bytes(DType::U16, [3, 16, 64], a.bytes().to_vec());
+    let b = sample::tensor(&Type::new(DType::BF16, [3, 2, 16, 16, 2]), &mut 2);
+    let b = Tensor::from_bytes(DType::U32, [3, 2, 16, 16], b.bytes().to_vec());
+    let expected = session.call("main", &[("a", &a), ("b", &b)]).expect("it runs");
+    let mut running = Running::open(folder, 1, 0).expect("it opens");
+    let arguments = [("a", a), ("b", b)].map(|(name, tensor)| (name.to_owned(), tensor));
+    assert_eq!(running.call("main", &arguments).expect("it runs"), expected);
 }
 
 /// A folder with an artefact for Vulkan of a program of one entry, and the host built.

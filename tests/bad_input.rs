@@ -122,7 +122,7 @@ fn machines_that_are_not_this_one() {
         .expect("another architecture")
         .to_string();
     assert!(message.contains("architecture"), "{message}");
-    for name in ["x86-64", "x86-64-v3", "x86-64-v4"] {
+    for name in ["x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-amx"] {
         let Ok(cpu) = Cpu::named(name) else { continue };
         assert_eq!(compile(&program, &cpu).is_ok(), cpu.check_host().is_ok(), "{name}");
     }

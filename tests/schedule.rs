@@ -47,6 +47,7 @@ const GPU: Target = Target {
     workgroups: false,
     winograd: true,
     f16: false,
+    pieces: false,
     matrices: None,
     tuned: Tuned::NOTHING,
 };
@@ -125,6 +126,7 @@ fn check_region(
                 product_bytes,
                 workgroups,
                 winograd: true,
+                pieces: false,
                 f16: kind == TargetKind::Vulkan,
                 matrices: (product_bytes > 0).then_some(Matrices {
                     rows: 16,
@@ -614,6 +616,7 @@ fn products_of_halves_are_left_to_matrices_that_fit() {
             workgroups: false,
             winograd: true,
             f16: true,
+            pieces: false,
             matrices,
             tuned: Tuned::NOTHING,
         };

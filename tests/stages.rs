@@ -331,6 +331,30 @@ fn nests_by_hand_are_compiled() {
     assert_eq!(two_runs(&large, "main"), expected);
 }
 
+/// What only a matrix unit computes is refused where there is none, and runs where there is.
+#[test]
+fn nests_in_pieces_are_for_a_matrix_unit() {
+    let source = include_str!("../ir/tests/golden/text/pieces.txt");
+    let (source, _) = source.split_once("----").expect("a part");
+    let program = text::parse_program("pieces", source).unwrap_or_else(|problems| panic!("{problems}"));
+    let native = Cpu::native();
+    if native.has_amx {
+        two_runs(&program, "main");
+    } else {
+        eprintln!("skipped: nests in pieces are not run, as this machine has no AMX");
+    }
+    let without = Cpu {
+        has_amx: false,
+        ..native
+    };
+    let error = compile(&program, without).err().expect("it is refused");
+    insta::assert_snapshot!(error, @r"
+    the nest `by_hand` has contractions in pieces, and the program is compiled for a CPU without a matrix unit
+      --> pieces:4
+       = leave the nest out, and one is chosen; or take `--cpu x86-64-v4-amx`, where the machine has it
+    ");
+}
+
 /// One change to a text: of its pieces, words, numbers and marks, or of its lines.
 #[derive(Clone, Debug)]
 enum Change {

@@ -55,7 +55,7 @@ impl DType {
     }
 
     /// Bytes that one element takes in memory; a `bool` takes one, 0 or 1.
-    pub fn size_bytes(self) -> usize {
+    pub const fn size_bytes(self) -> usize {
         match self {
             DType::Bool | DType::U8 | DType::I8 => 1,
             DType::U16 | DType::I16 | DType::F16 | DType::BF16 => 2,

@@ -4,7 +4,7 @@
 //! from a region. A [`Nest`] is the same with every decision made: loops in order, split and bound to lanes or workers,
 //! staging buffers, contraction tiles. Schedules make it, emitters spell it, [`interp`] runs it.
 //!
-//! Reading order: [`prim`], [`expr`], this file, [`index`], [`build`], [`nest`], [`verify`], [`text`], [`eval`], [`interp`].
+//! Reading order: [`prim`], [`expr`], this file, [`index`], [`build`], [`nest`], [`pieces`], [`verify`], [`text`], [`eval`], [`interp`].
 
 pub mod build;
 pub mod eval;
@@ -12,6 +12,7 @@ pub mod expr;
 pub mod index;
 pub mod interp;
 pub mod nest;
+pub mod pieces;
 pub mod prim;
 pub mod text;
 pub mod verify;

@@ -243,6 +243,7 @@ mod tests {
         workgroups: false,
         winograd: false,
         f16: false,
+        pieces: false,
         matrices: None,
         tuned: crate::decisions::Tuned::NOTHING,
     };

@@ -28,6 +28,8 @@ pub struct Target {
     pub workgroups: bool,
     /// Whether convolutions may be computed by Winograd's algorithm, which rounds differently: results depend on it.
     pub winograd: bool,
+    /// Whether a CPU has a matrix unit for products in pieces, see [`crate::kernel::pieces`]: results depend on it.
+    pub pieces: bool,
     /// Whether `f16` are added, subtracted and multiplied as such, not in `f32`: the same values but for subnormal ones, which some GPUs drop.
     pub f16: bool,
     /// Matrices of halves that a subgroup of a GPU multiplies at once, where it may: sums are then taken in the device's order.

@@ -51,6 +51,7 @@ fn target() -> Target {
         workgroups: false,
         winograd: false,
         f16: false,
+        pieces: false,
         matrices: None,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }

@@ -192,6 +192,7 @@ fn target() -> netloom_ir::Target {
         workgroups: false,
         winograd: false,
         f16: false,
+        pieces: false,
         matrices: None,
         tuned: netloom_ir::decisions::Tuned::NOTHING,
     }

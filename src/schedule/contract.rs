@@ -487,6 +487,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
                     start,
                     across: 1,
                     lines: None,
+                    pieces: None,
                     along: strides(&extents, columns),
                 },
                 zero,
@@ -510,6 +511,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         start: draft.mul_add(tile_row, length * width, panel_shift),
         across: width,
         lines: None,
+        pieces: None,
         along: vec![],
     };
     let contract = Contract {
@@ -699,6 +701,7 @@ fn side_a(
             start: begin(draft, &address, k, known),
             across,
             lines,
+            pieces: None,
             along: k.iter().map(|&axis| address.factor(axis) as usize).collect(),
         };
         return (operand, None);
@@ -732,6 +735,7 @@ fn side_a(
         start: draft.mul_add(tile_row, length, zero),
         across: length,
         lines: None,
+        pieces: None,
         along: strides(&extents, 1),
     };
     (operand, Some(stmt))
@@ -944,6 +948,7 @@ fn direct_b(
             start,
             across: 1,
             lines: None,
+            pieces: None,
             along,
         },
         shift,

@@ -144,6 +144,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
             start: begin(draft, &address, &[], &at),
             across: across.map_or(1, |axis| address.factor(axis) as usize),
             lines: None,
+            pieces: None,
             along: k[within..].iter().map(|&axis| address.factor(axis) as usize).collect(),
         }
     };
@@ -155,6 +156,7 @@ pub fn schedule(draft: &mut Draft, tasks: &[Task], form: &Form, target: &Target)
         start: draft.mul_add(start, LANES, zero),
         across: LANES,
         lines: None,
+        pieces: None,
         along: Vec::new(),
     };
     let inside = k[within + 1..].iter().map(|&axis| draft.extent(axis));

@@ -630,6 +630,7 @@ impl<'f> Plan<'f> {
             start,
             across,
             lines: None,
+            pieces: None,
             along: along.to_vec(),
         };
         let contract = Stmt::Contract(Contract {

@@ -27,14 +27,23 @@ pub fn cpus() -> Vec<Cpu> {
     let cpus: Vec<Cpu> = [Level::Portable, Level::Avx2, Level::Avx512]
         .map(|level| Cpu {
             level,
+            has_amx: false,
             ..native.clone()
         })
         .into_iter()
-        .chain([Cpu {
-            level: Level::Portable,
-            has_fma: false,
-            ..native.clone()
-        }])
+        .chain([
+            Cpu {
+                level: Level::Portable,
+                has_fma: false,
+                has_amx: false,
+                ..native.clone()
+            },
+            Cpu {
+                level: Level::Avx512,
+                has_amx: true,
+                ..native.clone()
+            },
+        ])
         .filter(|cpu| cpu.check_host().is_ok())
         .collect();
     let names: Vec<String> = cpus

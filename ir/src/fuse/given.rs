@@ -15,7 +15,7 @@ use crate::graph::{Graph, NodeId};
 use crate::kernel::verify::{Broken, verify, verify_kernel};
 use crate::kernel::{Buffer, Kernel, Nest, Role};
 use crate::ops::Op;
-use crate::target::TargetKind;
+use crate::target::Target;
 use crate::verify::{bodies, has_bodies};
 
 /// The most values at different indices that one kernel computes: what bounds a kernel, whatever regions a text asks for.
@@ -39,10 +39,10 @@ pub enum Given {
 }
 
 impl Given {
-    /// The nest, if it is one for another kind of machine than this.
-    fn foreign_nest(&self, kind: TargetKind) -> Option<&Nest> {
+    /// The nest, if it is one for another machine than this.
+    fn foreign_nest(&self, target: &Target) -> Option<&Nest> {
         match self {
-            Given::Nest(nest) if nest.kind != kind => Some(nest),
+            Given::Nest(nest) if nest.kind != target.kind || nest.has_pieces() && !target.pieces => Some(nest),
             Given::Nest(_) | Given::Kernel(_) => None,
         }
     }
@@ -228,27 +228,38 @@ fn check_given(graph: &Graph, region: &Region, given: &Given, parts: &HashSet<No
     }
 }
 
-/// A problem for each region of a graph, and of the bodies in it, that comes with a nest for another kind of machine than this.
-pub fn foreign(graph: &Graph, kind: TargetKind) -> Vec<Problem> {
+/// A problem for each region of a graph, and of the bodies in it, that comes with a nest for another machine than this.
+pub fn foreign(graph: &Graph, target: &Target) -> Vec<Problem> {
+    let kind = target.kind;
     let own = graph.regions().iter().filter_map(|region| {
-        let Nest { name, kind: other, .. } = region.given.as_ref()?.foreign_nest(kind)?;
-        let message = format!("the nest `{name}` is for {other}, and the program is compiled for {kind}");
+        let Nest { name, kind: other, .. } = region.given.as_ref()?.foreign_nest(target)?;
+        let (message, note) = if *other == kind {
+            (
+                format!("the nest `{name}` has contractions in pieces, and the program is compiled for a CPU without a matrix unit"),
+                String::from("leave the nest out, and one is chosen; or take `--cpu x86-64-v4-amx`, where the machine has it"),
+            )
+        } else {
+            (
+                format!("the nest `{name}` is for {other}, and the program is compiled for {kind}"),
+                format!(
+                    "leave the nest out, and one is chosen; or take `--device {other}`, or dump the model with `--device {kind}`"
+                ),
+            )
+        };
         let mut problem = Problem::new(message, graph.node(region.outputs[0]).loc.clone());
-        problem.notes.push(format!(
-            "leave the nest out, and one is chosen; or take `--device {other}`, or dump the model with `--device {kind}`"
-        ));
+        problem.notes.push(note);
         Some(problem)
     });
     let bodies = graph.nodes().flat_map(|(_, node)| bodies(&node.op));
-    own.chain(bodies.flat_map(|(_, body)| foreign(&body, kind))).collect()
+    own.chain(bodies.flat_map(|(_, body)| foreign(&body, target))).collect()
 }
 
 /// The graph without these nests.
 #[must_use]
-pub fn without_foreign(graph: &Graph, kind: TargetKind) -> Graph {
-    let changed = graph.with_bodies(|body| without_foreign(body, kind));
+pub fn without_foreign(graph: &Graph, target: &Target) -> Graph {
+    let changed = graph.with_bodies(|body| without_foreign(body, target));
     let regions = graph.regions().iter().map(|region| Region {
-        given: (region.given.clone()).filter(|given| given.foreign_nest(kind).is_none()),
+        given: (region.given.clone()).filter(|given| given.foreign_nest(target).is_none()),
         ..region.clone()
     });
     changed.with_regions(regions.collect())

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::{
     AxisId, Bind, BufferId, Combine, Contract, Expr, ExprId, Exprs, LocalId, Nest, Operand, Prim, Product, Role, Stmt,
-    nest::LANES,
+    nest::LANES, pieces,
 };
 use crate::dtype::{DType, Scalar};
 use crate::tensor::{Tensor, Type, unravel};
@@ -542,6 +542,9 @@ impl Run<'_, '_> {
             accumulate,
             ahead: _,
         } = *contract;
+        if contract.is_in_pieces() {
+            return self.contract_pieces(contract);
+        }
         assert_eq!(columns % LANES, 0, "columns of a tile");
         assert_eq!(b.across, 1, "columns of B are contiguous");
         let [a_start, b_start, c_start] = [a, b, c].map(|side| self.index(side.start) as usize);
@@ -571,6 +574,47 @@ impl Run<'_, '_> {
             }
         }
         self.worker.clock += 1;
+    }
+
+    fn contract_pieces(&mut self, contract: &Contract) {
+        let Contract { a, b, c, .. } = contract;
+        let [a_start, b_start, c_start] = [a, b, c].map(|side| self.index(side.start) as usize);
+        let blocks: usize = contract.k.iter().product();
+        let piece = |side: &Operand, number: usize| side.pieces.map_or(0, |stride| number * stride);
+        for (row, column) in (0..contract.rows).flat_map(|row| (0..contract.columns).map(move |column| (row, column))) {
+            let at = c_start + c.row(row) + column;
+            let mut sum = match contract.accumulate {
+                true => self.memory(c.buffer).get(at).as_f64() as f32,
+                false => 0.0,
+            };
+            for block in 0..blocks {
+                let block = unravel(&contract.k, block);
+                let along =
+                    |side: &Operand| -> usize { side.along.iter().zip(&block).map(|(stride, at)| stride * at).sum() };
+                let a_block = a_start + a.row(row) + along(a);
+                let b_block = b_start + column / pieces::SIDE * b.across + along(b);
+                for (left, right) in pieces::PAIRS {
+                    let [left, right] = [a_block + piece(a, left), b_block + piece(b, right)];
+                    let terms: Vec<(f32, f32)> = (0..pieces::DEPTH)
+                        .map(|k| {
+                            let number = (k / 2 * pieces::SIDE + column % pieces::SIDE) * 2 + k % 2;
+                            (self.term(a.buffer, left, k), self.term(b.buffer, right, number))
+                        })
+                        .collect();
+                    sum = pieces::multiply(sum, terms);
+                }
+            }
+            self.memory(c.buffer).set(at, Scalar::from_f64(sum.into(), DType::F32));
+        }
+        self.worker.clock += 1;
+    }
+
+    /// The term of that number of a block that begins with this element.
+    fn term(&mut self, buffer: BufferId, start: usize, number: usize) -> f32 {
+        let dtype = self.nest.buffers[buffer.at()].ty.dtype;
+        let each = pieces::terms_in(dtype).expect("a buffer of pieces");
+        let element = self.memory(buffer).get(start + number / each);
+        pieces::term(element.to_bits(dtype), number % each)
     }
 
     /// The first worker computes it.

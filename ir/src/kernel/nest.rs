@@ -24,7 +24,8 @@
 //! `+ 4`, `+ 2`, `+ 1`) and the result combines once with the local: `local = local ∘ lanes`. So results have the same bits
 //! with vectors of any width. An `Accumulate` whose innermost enclosing loop is bound to `Item` does the same with its `n` iterations, a power of
 //! two: when the loop ends, `i` combines with `i + n/2`, then `+ n/4`, and so on to `+ 1`, and the result with the local of what is around.
-//! So results have the same bits with subgroups of any size, and without. A `Contract` sums over `k` in order, one FMA each, per element.
+//! So results have the same bits with subgroups of any size, and without. A `Contract` sums over `k` in order, one FMA each, per element; in pieces,
+//! as [`super::pieces`] says.
 
 use super::{Axis, AxisId, Buffer, BufferId, Combine, ExprId, Exprs, LocalId};
 use crate::dtype::DType;
@@ -60,6 +61,19 @@ impl Nest {
     /// Whether a part of it is run by a shader written by hand.
     pub fn has_products(&self) -> bool {
         self.body.iter().any(|stmt| matches!(stmt, Stmt::Product(_)))
+    }
+
+    /// Whether a contraction in it is in pieces.
+    pub fn has_pieces(&self) -> bool {
+        fn has_pieces(body: &[Stmt]) -> bool {
+            body.iter().any(|stmt| match stmt {
+                Stmt::Loop { body, .. } => has_pieces(body),
+                Stmt::If { then, otherwise, .. } => has_pieces(then) || has_pieces(otherwise),
+                Stmt::Contract(contract) => contract.is_in_pieces(),
+                _ => false,
+            })
+        }
+        has_pieces(&self.body)
     }
 }
 
@@ -157,6 +171,8 @@ pub enum Stmt {
 ///
 /// `k` runs over the loops of `k` in row-major order. All offsets and strides are in elements of *memory*, so operands must be
 /// buffers whose layout the schedule knows.
+///
+/// **In pieces** ([`Operand::pieces`]) a matrix unit computes it: see [`super::pieces`] for what an operand is then, and what is summed in which order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Contract {
     /// The element type of all three: `F32` or `F64`.
@@ -165,11 +181,11 @@ pub struct Contract {
     pub rows: usize,
     /// Columns of the tile, a multiple of [`LANES`].
     pub columns: usize,
-    /// The nested loops whose product is the length of the sum, outermost first.
+    /// The nested loops whose product is the length of the sum, outermost first; in pieces, the number of [`DEPTH`](super::pieces::DEPTH)s that it has.
     pub k: Vec<usize>,
     /// `A`: `across` is the stride from row to row; elements are broadcast.
     pub a: Operand,
-    /// `B`: `across` is 1; a row of the tile is `columns` contiguous elements.
+    /// `B`: `across` is 1; a row of the tile is `columns` contiguous elements. In pieces, `across` is the stride between blocks of columns.
     pub b: Operand,
     /// `C`: scratch, row-major, `across` the stride from row to row; `along` is empty.
     pub c: Operand,
@@ -187,6 +203,13 @@ pub struct Lines {
     pub length: usize,
     /// The stride in elements from line to line.
     pub pitch: usize,
+}
+
+impl Contract {
+    /// Whether its operands are in pieces.
+    pub fn is_in_pieces(&self) -> bool {
+        self.a.pieces.is_some()
+    }
 }
 
 impl Operand {
@@ -210,6 +233,8 @@ pub struct Operand {
     pub across: usize,
     /// Of `A`: where the rows are several lines, how these follow each other.
     pub lines: Option<Lines>,
+    /// Of `A` and `B`, where each element is given as three `bf16`: the stride in elements of the buffer from one piece to the next.
+    pub pieces: Option<usize>,
     /// The stride in elements along each loop of `k`.
     pub along: Vec<usize>,
 }

@@ -302,7 +302,10 @@ impl<'a> Text<'a> {
         let lines = operand.lines.map_or_else(String::new, |Lines { length, pitch }| {
             format!(" in lines of {length} every {pitch}")
         });
-        format!("{name} at {start} across {across}{lines} along {along}")
+        let pieces = operand
+            .pieces
+            .map_or_else(String::new, |stride| format!(" in pieces every {stride}"));
+        format!("{name} at {start} across {across}{lines}{pieces} along {along}")
     }
 
     fn element(&self, buffer: usize, index: &[ExprId]) -> String {

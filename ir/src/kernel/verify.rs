@@ -12,7 +12,7 @@ pub use kernel::verify_kernel;
 use super::index::Linear;
 use super::nest::LANES;
 use super::{
-    AxisId, Bind, Buffer, BufferId, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Product, Role, Stmt,
+    AxisId, Bind, Buffer, BufferId, Contract, Expr, ExprId, LocalId, Nest, Operand, Prim, Product, Role, Stmt, pieces,
 };
 use crate::dtype::DType;
 use crate::layout::Layout;
@@ -658,6 +658,26 @@ impl Check<'_> {
         }
     }
 
+    /// The terms in an element of an operand in pieces.
+    fn terms_in(&self, side: &Operand) -> usize {
+        pieces::terms_in(self.nest.buffers[side.buffer.at()].ty.dtype).unwrap_or(1)
+    }
+
+    /// What a tile in pieces keeps to besides.
+    fn pieces(&mut self, contract: &Contract) {
+        let Contract { rows, columns, .. } = *contract;
+        let is_whole = |count: usize| count.is_multiple_of(pieces::SIDE) && count <= 2 * pieces::SIDE;
+        let both = contract.b.pieces.is_some() && contract.c.pieces.is_none();
+        self.require(both, || "a tile has one side in pieces".into());
+        self.require(contract.dtype == DType::F32, || "a tile in pieces is not of f32".into());
+        self.require(is_whole(rows) && is_whole(columns), || {
+            format!("a tile in pieces of {rows} by {columns}")
+        });
+        self.require(contract.a.lines.is_none(), || {
+            "rows of a tile in pieces are in lines".into()
+        });
+    }
+
     fn contract(&mut self, contract: &Contract) {
         let Contract {
             dtype,
@@ -681,7 +701,12 @@ impl Check<'_> {
         self.require(columns > 0 && columns % LANES == 0, || {
             format!("a tile of {columns} columns")
         });
-        self.require(b.across == 1, || "columns of a tile's B are not contiguous".into());
+        let in_pieces = contract.is_in_pieces();
+        if in_pieces {
+            self.pieces(contract);
+        } else {
+            self.require(b.across == 1, || "columns of a tile's B are not contiguous".into());
+        }
         self.require(c.across >= columns, || "rows of a tile's C overlap".into());
         self.written(c.buffer);
         let scratch = matches!(
@@ -689,10 +714,16 @@ impl Check<'_> {
             Role::WorkerScratch | Role::SharedScratch
         );
         self.require(scratch, || "a tile's C is not scratch".into());
-        for (name, side, count, along) in [
-            ("A", a, rows, &k[..]),
-            ("B", b, columns, &k[..]),
-            ("C", c, rows, &[][..]),
+        // How many steps across a side has, and what it reads from each place besides the first element.
+        let [rows_end, columns_end] = match in_pieces {
+            true => [(a, pieces::DEPTH), (b, pieces::BLOCK)].map(|(side, terms)| terms / self.terms_in(side) - 1),
+            false => [0, 0],
+        };
+        let steps = if in_pieces { columns / pieces::SIDE } else { columns };
+        for (name, side, count, along, end) in [
+            ("A", a, rows, &k[..], rows_end),
+            ("B", b, steps, &k[..], columns_end),
+            ("C", c, rows, &[][..], columns.saturating_sub(1)),
         ] {
             let Operand {
                 buffer,
@@ -708,18 +739,25 @@ impl Check<'_> {
             self.expr(start, DType::I64);
             let ty = &self.nest.buffers[buffer.at()].ty;
             let (found, len) = (ty.dtype, ty.layout.len(&ty.shape));
-            self.require(found == dtype, || format!("a tile of {dtype} has {name} of {found}"));
+            let is_right = match in_pieces && name != "C" {
+                true => pieces::terms_in(found).is_some(),
+                false => found == dtype,
+            };
+            self.require(is_right, || format!("a tile of {dtype} has {name} of {found}"));
             self.require(strides.len() == along.len(), || {
                 format!("{name} of a tile has {} strides", strides.len())
             });
-            let row = if name == "C" { columns.saturating_sub(1) } else { 0 };
+            let end = end
+                + side
+                    .pieces
+                    .map_or(0, |stride| stride.saturating_mul(pieces::PIECES - 1));
             let reach = strides
                 .iter()
                 .zip(along)
                 .map(|(stride, extent)| stride * extent.saturating_sub(1))
                 .sum::<usize>()
                 + (0..count).map(|row| side.row(row)).max().unwrap_or(0)
-                + row;
+                + end;
             let start = Linear::of(&self.nest.exprs, start);
             let inside = along.contains(&0) || self.is_inside(&start, len as i64 - reach as i64);
             self.require(inside, || format!("{name} of a tile may lie outside its buffer"));

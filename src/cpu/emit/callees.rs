@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use cranelift::codegen::CodegenError;
 use cranelift::codegen::isa::{CallConv, TargetIsa};
 use cranelift::prelude::types::I64;
 use cranelift::prelude::{AbiParam, Signature};
@@ -12,6 +13,7 @@ use hashbrown::HashMap;
 use super::compile::Compiled;
 use super::tile;
 use crate::cpu::isa::{Cpu, Place};
+use crate::cpu::matrix::{self, Tiles};
 use crate::cpu::tile::{self as assembled, Tile};
 use crate::cpu::wide::{self, Body, Finish};
 
@@ -22,6 +24,12 @@ pub enum Callee {
     Barrier,
     /// `fn(a, b, c)`
     Tile(Tile),
+    /// `fn(a, b, c)`, assembled: a contraction in pieces.
+    Tiles(Tiles),
+    /// `fn()`, assembled: before the first contraction in pieces.
+    Configure,
+    /// `fn()`, assembled: after the last.
+    Release,
     /// `fn(slots, count, rows)`, assembled.
     Lanes(Body),
     /// `fn(a, b, slots)`, assembled: a tile and what is done with its sums.
@@ -34,6 +42,9 @@ impl Callee {
         match self {
             Callee::Barrier => super::BARRIER,
             Callee::Tile(_) => "tile",
+            Callee::Tiles(_) => "tiles",
+            Callee::Configure => "configure",
+            Callee::Release => "release",
             Callee::Lanes(_) => "lanes",
             Callee::Finished(_) => "finished",
         }
@@ -44,13 +55,18 @@ impl Callee {
         let is_assembled = match self {
             Callee::Barrier => false,
             Callee::Tile(tile) => assembled::is_assembled(tile, cpu.level),
+            Callee::Tiles(_) | Callee::Configure | Callee::Release => true,
             Callee::Lanes(_) | Callee::Finished(_) => true,
+        };
+        let parameters = match self {
+            Callee::Configure | Callee::Release => 0,
+            _ => 3,
         };
         let mut signature = Signature::new(match is_assembled {
             true => CallConv::SystemV,
             false => isa.default_call_conv(),
         });
-        signature.params.extend([I64; 3].map(AbiParam::new));
+        signature.params.extend(vec![AbiParam::new(I64); parameters]);
         signature
     }
 }
@@ -136,6 +152,9 @@ impl<'a> Callees<'a> {
                 let signature = callee.signature(self.isa, self.cpu);
                 Some(tile::compile(tile, signature, self.cpu, self.home))
             }
+            Callee::Tiles(tiles) => Some(self.tiles(tiles)),
+            Callee::Configure => Some(Ok(Compiled::assembled(matrix::configure()))),
+            Callee::Release => Some(Ok(Compiled::assembled(matrix::release()))),
             Callee::Lanes(body) => {
                 let lowered = wide::lower(body, level).ok()?;
                 Some(Ok(Compiled::assembled(lowered.assemble(level))))
@@ -145,5 +164,16 @@ impl<'a> Callees<'a> {
                 Some(Ok(Compiled::assembled(lowered.assemble(level))))
             }
         }
+    }
+
+    /// A contraction in pieces. A text may ask for what there is no code for.
+    fn tiles(&self, tiles: &Tiles) -> Result<Compiled, ModuleError> {
+        let refused = |reason: &str| ModuleError::Compilation(CodegenError::Unsupported(reason.to_owned()));
+        if !self.cpu.has_amx {
+            return Err(refused("a contraction in pieces, without a matrix unit"));
+        }
+        let code = tiles.assemble();
+        code.map(Compiled::assembled)
+            .ok_or_else(|| refused("a contraction in pieces with so many loops, or so far apart"))
     }
 }

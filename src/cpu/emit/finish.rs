@@ -40,7 +40,9 @@ impl Cx<'_> {
                 }
                 _ => {}
             }
-            if let (Stmt::Contract(contract), Some(next)) = (stmt, body.get(at + 1)) {
+            if let (Stmt::Contract(contract), Some(next)) = (stmt, body.get(at + 1))
+                && !contract.is_in_pieces()
+            {
                 self.join_tile(contract, next, whole);
             }
         }

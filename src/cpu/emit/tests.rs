@@ -1,6 +1,8 @@
 //! Nests by hand, run as native code.
 
 use cranelift_module::FuncId;
+use netloom_ir::kernel::pieces::{BLOCK, DEPTH, PIECES, SIDE, terms_in};
+use netloom_ir::kernel::verify::verify;
 use netloom_ir::kernel::{
     Axis, AxisId, Bind, Buffer, BufferId, Combine, Contract, ExprId, Exprs, Local, LocalId, Nest, Operand, Prim, Role,
     Stmt, interp,
@@ -26,14 +28,23 @@ fn cpus() -> Vec<Cpu> {
     [Level::Portable, Level::Avx2, Level::Avx512]
         .map(|level| Cpu {
             level,
+            has_amx: false,
             ..native.clone()
         })
         .into_iter()
-        .chain([Cpu {
-            level: Level::Portable,
-            has_fma: false,
-            ..native.clone()
-        }])
+        .chain([
+            Cpu {
+                level: Level::Portable,
+                has_fma: false,
+                has_amx: false,
+                ..native.clone()
+            },
+            Cpu {
+                level: Level::Avx512,
+                has_amx: true,
+                ..native.clone()
+            },
+        ])
         .filter(|cpu| cpu.check_host().is_ok())
         .collect()
 }
@@ -451,7 +462,7 @@ fn check(nest: &Nest, inputs: &[Tensor]) {
             _ => vec![0xff; buffer.ty.len_bytes()],
         })
         .collect();
-    for cpu in cpus() {
+    for cpu in cpus().into_iter().filter(|cpu| cpu.has_amx || !nest.has_pieces()) {
         let code = compile(&cpu, nest);
         for workers in [1, 3] {
             let memory = run(&code, &contents, workers);
@@ -518,6 +529,7 @@ fn contractions_sum_in_the_same_order_everywhere() {
                 start,
                 across,
                 lines: None,
+                pieces: None,
                 along,
             };
             for (accumulate, start) in [(false, two), (true, zero)] {
@@ -545,6 +557,143 @@ fn contractions_sum_in_the_same_order_everywhere() {
             nest.body.push(body);
             check(&nest, &shapes.map(|shape| noise(dtype, &shape)));
         }
+    }
+}
+
+/// Two contractions in pieces of which the second goes on from the first, with room between all that they read and write: lengths of the operands and
+/// the nest.
+fn in_pieces([rows, columns]: [usize; 2], k: &[usize], dtypes: [DType; 2]) -> ([usize; 2], Nest) {
+    // Where each block of terms begins, with room before every other loop, so that some run on evenly; and the end.
+    let along = |block: usize| {
+        let mut end = block;
+        let mut strides = vec![0; k.len()];
+        for at in (0..k.len()).rev() {
+            strides[at] = end;
+            end = end * k[at].max(1) + at % 2 * block;
+        }
+        (strides, end)
+    };
+    let [a_block, b_block] =
+        [(DEPTH, dtypes[0]), (BLOCK, dtypes[1])].map(|(terms, dtype)| terms / terms_in(dtype).expect("pieces"));
+    let ((a_along, a_row), (b_along, b_side)) = (along(a_block), along(b_block));
+    let (a_across, b_across) = (a_row + 5, b_side + 2);
+    let [a_piece, b_piece] = [rows * a_across + 3, columns / SIDE * b_across + 7];
+    let lengths = [PIECES * a_piece + 2, PIECES * b_piece + 2];
+    let c_across = columns + 3;
+    let scratch = Type::new(DType::F32, [rows, c_across]);
+    let buffers = [
+        (Type::new(dtypes[0], [lengths[0]]), Role::Input),
+        (Type::new(dtypes[1], [lengths[1]]), Role::Input),
+        (scratch, Role::WorkerScratch),
+        (Type::new(DType::F32, [rows, columns]), Role::Output),
+    ];
+    let mut nest = nest(&[rows, columns], &buffers, &[]);
+    let (zero, two) = (nest.exprs.int(0), nest.exprs.int(2));
+    let operand = |buffer, start, across, pieces, along: &[usize]| Operand {
+        buffer: BufferId(buffer),
+        start,
+        across,
+        lines: None,
+        pieces,
+        along: along.to_vec(),
+    };
+    for (accumulate, start) in [(false, two), (true, zero)] {
+        nest.body.push(Stmt::Contract(Contract {
+            dtype: DType::F32,
+            rows,
+            columns,
+            k: k.to_vec(),
+            a: operand(0, start, a_across, Some(a_piece), &a_along),
+            b: operand(1, start, b_across, Some(b_piece), &b_along),
+            c: operand(2, zero, c_across, None, &[]),
+            accumulate,
+            ahead: 0,
+        }));
+    }
+    let index = vec![nest.exprs.axis(AxisId(0)), nest.exprs.axis(AxisId(1))];
+    let value = nest.exprs.load(BufferId(2), DType::F32, index.clone(), false);
+    let store = Stmt::Store {
+        buffer: BufferId(3),
+        index,
+        value,
+    };
+    let body = looped(&mut nest, 1, Bind::Serial, vec![store]);
+    let body = looped(&mut nest, 0, Bind::Workers, vec![body]);
+    nest.body.push(body);
+    (lengths, nest)
+}
+
+#[test]
+fn contractions_in_pieces_have_the_bits_of_their_definition() {
+    if !cpus().iter().any(|cpu| cpu.has_amx) {
+        eprintln!("skipped: contractions in pieces are not run, as this machine has no AMX");
+        return;
+    }
+    // Of the small ones products and sums are subnormal; an infinity or a NaN spoils a row or a column alone.
+    let small = [
+        0.0,
+        -0.0,
+        2.6e-20,
+        -1.3e-19,
+        1e-40,
+        1.2e-38,
+        0.5f64.powi(63),
+        -0.5f64.powi(75),
+    ];
+    let special = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 3.3e38];
+    let pairs = [DType::U32; 2];
+    for (side, dtypes) in [
+        ([16, 16], pairs),
+        ([16, 32], [DType::U16, DType::BF16]),
+        ([32, 16], [DType::BF16, DType::U32]),
+        ([32, 32], pairs),
+    ] {
+        for k in [&[][..], &[3], &[2, 1, 3], &[2, 2, 2], &[4, 0]] {
+            let (lengths, nest) = in_pieces(side, k, dtypes);
+            verify(&nest).expect("a valid nest");
+            let operands = |numbers: &dyn Fn(usize) -> Tensor| {
+                [0, 1].map(|side: usize| {
+                    let (dtype, length) = (dtypes[side], lengths[side]);
+                    let bits = numbers(terms_in(dtype).expect("pieces") * length).bytes().to_vec();
+                    Tensor::from_bytes(dtype, [length], bits)
+                })
+            };
+            check(&nest, &operands(&|length| noise(DType::BF16, &[length])));
+            for specials in [0, 4] {
+                let edges = |length: usize| {
+                    let values = (0..length).map(|at| match at * at % 1009 {
+                        which if which < specials => special[which],
+                        which => small[which % small.len()],
+                    });
+                    let values = values.map(|value| Scalar::from_f64(value, DType::BF16));
+                    Tensor::from_scalars(DType::BF16, [length], values.collect::<Vec<_>>())
+                };
+                check(&nest, &operands(&edges));
+            }
+        }
+    }
+}
+
+/// Schedules make no such nests, but a text may.
+#[test]
+fn contractions_in_pieces_without_code_are_refused() {
+    let native = Cpu::native();
+    let lacks = Cpu {
+        has_amx: false,
+        ..native.clone()
+    };
+    let [many, few] = [&[2; 14][..], &[2]].map(|k| in_pieces([16; 2], k, [DType::U32; 2]).1);
+    let mut far = few.clone();
+    if let Stmt::Contract(contract) = &mut far.body[0] {
+        contract.a.pieces = Some(1 << 30);
+    }
+    let reason = "with so many loops, or so far apart";
+    let with_unit: Vec<Cpu> = cpus().into_iter().filter(|cpu| cpu.has_amx).collect();
+    let here = (with_unit.into_iter()).flat_map(|cpu| [&many, &far].map(|nest| (cpu.clone(), nest.clone(), reason)));
+    for (cpu, nest, reason) in [(lacks, few, "without a matrix unit")].into_iter().chain(here) {
+        let mut jit = Jit::new(&cpu).expect("a host CPU");
+        let error = jit.emit(&[nest]).expect_err("no code").to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 
@@ -587,6 +736,7 @@ fn finished_in_tiles(m: usize, n: usize) -> Nest {
         start,
         across,
         lines: None,
+        pieces: None,
         along,
     };
     let tile = Stmt::Contract(Contract {

@@ -270,26 +270,31 @@ impl<'s> Parser<'s> {
         let start = self.expr(draft)?;
         self.expect("across")?;
         let across = self.size()?;
-        let lines = match self.peek().text {
-            "in" => {
+        let (mut lines, mut pieces) = (None, None);
+        while self.peek().text == "in" {
+            self.at += 1;
+            if self.peek().text == "pieces" {
                 self.at += 1;
-                self.expect("lines")?;
-                self.expect("of")?;
-                let length = self.size()?;
                 self.expect("every")?;
-                Some(Lines {
-                    length,
-                    pitch: self.size()?,
-                })
+                pieces = Some(self.size()?);
+                continue;
             }
-            _ => None,
-        };
+            self.expect("lines")?;
+            self.expect("of")?;
+            let length = self.size()?;
+            self.expect("every")?;
+            lines = Some(Lines {
+                length,
+                pitch: self.size()?,
+            });
+        }
         self.expect("along")?;
         Ok(Operand {
             buffer,
             start,
             across,
             lines,
+            pieces,
             along: self.sizes()?,
         })
     }
