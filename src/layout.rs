@@ -12,8 +12,10 @@
 use std::collections::{HashMap, HashSet};
 
 use netloom_ir::graph::{Graph, Node, NodeId};
+use netloom_ir::kernel::pieces::{DEPTH, PIECES, SIDE};
 use netloom_ir::layout::{Digit, Layout};
 use netloom_ir::ops::{Op, View};
+use netloom_ir::pieces;
 use netloom_ir::prepare::PREPARE;
 use netloom_ir::target::TargetKind;
 use netloom_ir::{State, Target, Type};
@@ -156,6 +158,24 @@ fn filter(shape: &[usize]) -> Option<Layout> {
     })
 }
 
+/// The layout of a filter in pieces `[3, O, C, …]`, as a matrix unit reads it, see [`netloom_ir::kernel::pieces`]: a block of the sum is one tap of 32 channels,
+/// its terms `2 · i` and `2 · i + 1` channels `i` and `16 + i`.
+fn in_pieces(shape: &[usize]) -> Layout {
+    let taps = shape
+        .iter()
+        .enumerate()
+        .skip(3)
+        .map(|(axis, &extent)| digit(axis, 1, extent));
+    let blocks = [digit(1, SIDE, shape[1] / SIDE), digit(2, DEPTH, shape[2] / DEPTH)];
+    let within = [
+        digit(0, 1, PIECES),
+        digit(2, 1, SIDE),
+        digit(1, 1, SIDE),
+        digit(2, SIDE, DEPTH / SIDE),
+    ];
+    Layout::Digits(blocks.into_iter().chain(taps).chain(within).collect())
+}
+
 /// The layout of a matrix in panels of columns, which are along this axis.
 fn panels(shape: &[usize], columns: usize) -> Option<Layout> {
     let &[rows_extent, columns_extent] = match columns {
@@ -197,6 +217,8 @@ struct Marks {
     dense: Option<&'static str>,
     /// It is a state.
     is_state: bool,
+    /// It is a filter in pieces.
+    is_in_pieces: bool,
 }
 
 impl Marks {
@@ -205,6 +227,7 @@ impl Marks {
         self.columns = other.columns.or(self.columns);
         self.dense = self.dense.or(other.dense);
         self.is_state |= other.is_state;
+        self.is_in_pieces |= other.is_in_pieces;
     }
 }
 
@@ -285,7 +308,12 @@ impl Classes {
                     }
                 }
             }
-            Op::Conv(_) | Op::Pool(_) => mark(self, convolved, true),
+            Op::Conv(_) | Op::Pool(_) => {
+                mark(self, convolved, true);
+                if let Some(pieces) = node.args.get(1).and_then(|&filter| pieces::joined(graph, filter)) {
+                    self.marks[first + pieces.at()].is_in_pieces = true;
+                }
+            }
             Op::Einsum(einsum) if node.args.iter().all(|&arg| graph.ty(arg).rank() <= 2) => {
                 for (&arg, letters) in node.args.iter().zip([&einsum.left, &einsum.right]) {
                     let columns = letters.iter().position(|letter| einsum.out.last() == Some(letter));
@@ -301,6 +329,7 @@ impl Classes {
             Op::View(view) => {
                 let marks = Marks {
                     is_state: false,
+                    is_in_pieces: false,
                     columns: None,
                     ..self.marks[own]
                 };
@@ -333,6 +362,7 @@ impl Classes {
     fn layout(&self, entry: usize, id: NodeId, ty: &Type) -> Result<Layout, Option<&'static str>> {
         let marks = self.marks[self.sets.find(self.first[entry] + id.at())];
         let (laid_out, dense) = match marks {
+            Marks { is_in_pieces: true, .. } => return Ok(in_pieces(&ty.shape)),
             Marks {
                 is_convolved: true,
                 is_state: true,

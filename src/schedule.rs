@@ -13,6 +13,7 @@ mod collapse;
 mod contract;
 mod draft;
 mod fold;
+mod matrix;
 mod narrow;
 mod panels;
 mod prefix;
@@ -144,6 +145,10 @@ fn stores_phases(draft: &mut Draft, tasks: Vec<Task>, target: &Target, alone: bo
                     phases.extend(winograd::schedule(draft, &group, &form, target));
                     break;
                 }
+                Step::Matrix(form) => {
+                    phases.extend(matrix::schedule(draft, &group, &form));
+                    break;
+                }
                 Step::Slide(form) => {
                     phases.push(sliding::schedule(draft, &group, &form, target));
                     break;
@@ -202,7 +207,9 @@ enum Step {
     Cut(ExprId, usize),
     /// Write the loops: of a convolution by Winograd's algorithm.
     Winograd(winograd::Form),
-    /// Write the loops: of a contraction in pieces.
+    /// Write the loops: of a contraction by a matrix unit.
+    Matrix(matrix::Form),
+    /// Write the loops: of a contraction whose sum is cut.
     Slide(sliding::Form),
     /// Write the loops: of a contraction.
     Contract(Form),
@@ -286,6 +293,12 @@ fn next(draft: &mut Draft, group: &[Task], target: &Target, alone: bool) -> Step
     };
     if let Some(&nested) = draft.folds(&[form.a, form.b]).first() {
         return Step::Stage(nested);
+    }
+    if let Some(form) = matrix::Form::of(draft, &form, target) {
+        return match folds.len() == 1 && form.spans(&group[0]) {
+            true => Step::Matrix(form),
+            false => Step::Stage(form.fold),
+        };
     }
     if let Some(form) = winograd::Form::of(draft, &form, target) {
         return match folds.len() == 1 && form.spans(&group[0]) {

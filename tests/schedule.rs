@@ -3,7 +3,7 @@
 
 use netloom::compile::lower;
 use netloom::ir::builder::{Builder, Val};
-use netloom::ir::decisions::Tuned;
+use netloom::ir::decisions::{Decision, Decisions, Tuned};
 use netloom::ir::kernel::{
     self, Buffer, BufferId, Expr, Exprs, Kernel, Limit, Matrix, Nest, Product, Role, Stmt, Strides, interp, verify,
 };
@@ -17,7 +17,9 @@ use netloom::schedule;
 /// Machines: kind, lanes, registers, invocations, bytes of operands of hand-written products, whether workgroups work together. Those of a list
 /// give the same bits.
 type Machine = (TargetKind, usize, usize, usize, usize, bool);
-const MACHINES: [&[Machine]; 4] = [
+/// The list whose CPU has a matrix unit, which computes whatever it can.
+const WITH_UNIT: usize = 4;
+const MACHINES: [&[Machine]; 5] = [
     &[
         (TargetKind::Cpu, 4, 16, 1, 0, false),
         (TargetKind::Cpu, 8, 16, 1, 0, false),
@@ -33,6 +35,7 @@ const MACHINES: [&[Machine]; 4] = [
     &[(TargetKind::Vulkan, 4, 64, 1 << 20, 0, false)],
     // Workgroups that fold together.
     &[(TargetKind::Vulkan, 4, 64, 16384, 0, true)],
+    &[(TargetKind::Cpu, 16, 32, 1, 0, false)],
 ];
 const WORKERS: [usize; 4] = [1, 3, 2, 7];
 
@@ -111,9 +114,13 @@ fn check_region(
         .map(|id| Tensor::clone(&values[id.at()][0]))
         .collect();
     let wanted: Vec<&Tensor> = region.outputs.iter().map(|id| &*values[id.at()][0]).collect();
-    for machines in MACHINES {
+    for (list, machines) in MACHINES.iter().enumerate() {
+        let mut tuned = Tuned::NOTHING;
+        if list == WITH_UNIT {
+            tuned.set(kernel.key(), Decisions::default().with(Decision::Matrix, 1));
+        }
         let mut first: Option<Vec<Tensor>> = None;
-        for &(kind, vector_lanes, vector_registers, invocations, product_bytes, workgroups) in machines {
+        for &(kind, vector_lanes, vector_registers, invocations, product_bytes, workgroups) in *machines {
             let target = Target {
                 kind,
                 vector_lanes,
@@ -126,7 +133,7 @@ fn check_region(
                 product_bytes,
                 workgroups,
                 winograd: true,
-                pieces: false,
+                pieces: list == WITH_UNIT,
                 f16: kind == TargetKind::Vulkan,
                 matrices: (product_bytes > 0).then_some(Matrices {
                     rows: 16,
@@ -134,7 +141,7 @@ fn check_region(
                     depth: 8,
                     bytes: product_bytes,
                 }),
-                tuned: Tuned::NOTHING,
+                tuned: tuned.clone(),
             };
             check_nest(name, tolerance, &kernel, &target, &given, &wanted, &mut first);
         }

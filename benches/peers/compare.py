@@ -88,10 +88,14 @@ ENGINES = {
 }[kind.removesuffix("16")]
 if batch > 1:
     del ENGINES["ncnn"]
+# A matrix unit computes convolutions only.
+cpus = pathlib.Path("/proc/cpuinfo")
+if kind.startswith("infer") and cpus.exists() and "amx_bf16" in cpus.read_text():
+    ENGINES = {"netloom": ENGINES.pop("netloom"), "netloom, AMX": predicted(["--cpu", "x86-64-v4-amx"]), **ENGINES}
 
 print("| net | threads | " + " | ".join(ENGINES) + " | best peer / netloom |")
 print("|---" * (len(ENGINES) + 3) + "|")
-ratios = []
+ratios, middles = [], []
 for net in nets:
     for threads in (1, 2):
         times = {engine: [] for engine in ENGINES}
@@ -101,8 +105,14 @@ for net in nets:
                 if took is not None:
                     times[engine].append(took)
         middle = {engine: statistics.median(values) if values else None for engine, values in times.items()}
+        middles.append(middle)
         best = min(value for engine, value in middle.items() if value and not engine.startswith("netloom"))
         ratios.append(best / middle["netloom"])
         cells = [f"{value:.4g} ms" if value else "–" for value in middle.values()]
         print(f"| {net} | {threads} | " + " | ".join(cells) + f" | {ratios[-1]:.2f} |", flush=True)
 print(f"\nGeometric mean of the ratios: {math.exp(statistics.fmean(map(math.log, ratios))):.2f}")
+for own in (engine for engine in ENGINES if engine.startswith("netloom")):
+    for other in (engine for engine in ENGINES if not engine.startswith("netloom")):
+        both = [math.log(middle[other] / middle[own]) for middle in middles if middle[own] and middle[other]]
+        if both:
+            print(f"{other} / {own}: {math.exp(statistics.fmean(both)):.2f}")

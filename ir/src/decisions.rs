@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 /// A decision with real alternatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Decision {
-    /// The results along a side of Winograd's squares; 0 computes convolutions directly. The one decision that results depend on.
+    /// The results along a side of Winograd's squares; 0 computes convolutions directly. Results depend on it.
     Winograd,
     /// Whether Winograd's filters are transformed before the image is, or where they are used.
     FiltersFirst,
@@ -24,11 +24,14 @@ pub enum Decision {
     Ahead,
     /// Whether one worker runs the kernel alone.
     Alone,
+    /// Whether a matrix unit, where there is one, computes a contraction whose filter is in no pieces, see [`crate::pieces`]; results depend on it.
+    Matrix,
 }
 
 impl Decision {
     /// Every decision, its name in files, and the values it may take: the order in which they are tried, those that change most first.
-    pub const ALL: [(Decision, &str, &[usize]); 7] = [
+    pub const ALL: [(Decision, &str, &[usize]); 8] = [
+        (Decision::Matrix, "matrix", &[0, 1]),
         (Decision::Winograd, "winograd", &[0, 2, 4, 6]),
         (Decision::FiltersFirst, "filters_first", &[0, 1]),
         (Decision::Columns, "columns", &[16, 32]),

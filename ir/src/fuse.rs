@@ -26,6 +26,7 @@ use crate::graph::{Graph, Node, NodeId};
 use crate::kernel::build::{X, known};
 use crate::kernel::{Expr, Exprs, Prim};
 use crate::ops::{MapDef, Op, View};
+use crate::pieces;
 
 /// The most primitives of one kernel.
 const MOST_PRIMS: u32 = 256;
@@ -470,6 +471,8 @@ impl<'a> Cut<'a> {
                 let follows = through(self.graph, node, place, &demand.follows);
                 let packed = match &node.op {
                     Op::Einsum(_) => Some(MOST_PACKED),
+                    // Pieces are what a matrix unit reads.
+                    Op::Conv(_) if pieces::joined(self.graph, arg).is_some() => Some(MOST_PACKED),
                     // Each element is read for many results, and zeros around are copied in from memory.
                     Op::Conv(_) => Some(0),
                     _ => demand.packed.map(|left| left.saturating_sub(cost.weight)),

@@ -38,6 +38,7 @@ pub mod layout;
 pub mod ops;
 pub mod oracle;
 pub mod passes;
+pub mod pieces;
 pub mod plan;
 pub mod prepare;
 pub mod program;

@@ -12,6 +12,7 @@ use crate::graph::{Graph, NodeId, Rebuild};
 use crate::ops::map::arith;
 use crate::ops::source::Input;
 use crate::ops::{Map, Op, View};
+use crate::pieces;
 use crate::program::{Entry, Init, Program, State};
 use crate::target::{Target, TargetKind};
 use crate::winograd;
@@ -27,19 +28,20 @@ impl Program {
         self.prepared_by(Graph::clone)
     }
 
-    /// The same for a machine. On a GPU convolutions are computed by Winograd's algorithm, if they may be, and `prepare` transforms their filters.
+    /// The same for a machine, with filters made ready for how it computes convolutions: on a GPU by Winograd's algorithm, if they may be; on a CPU with a
+    /// matrix unit in pieces, where that is faster.
     #[must_use]
     pub fn prepared_for(&self, target: &Target) -> Program {
-        match target.kind {
-            TargetKind::Vulkan if target.winograd => {
-                let frozen = self.constant_states();
-                self.prepared_by(|graph| {
-                    let depends = dependences(graph, &frozen);
-                    winograd::spelled(graph, |id| depends[id.at()] == Depends::Run)
-                })
+        let frozen = self.constant_states();
+        self.prepared_by(|graph| {
+            let depends = dependences(graph, &frozen);
+            let changes = |id: NodeId| depends[id.at()] == Depends::Run;
+            match target.kind {
+                TargetKind::Vulkan if target.winograd => winograd::spelled(graph, changes),
+                TargetKind::Cpu if target.pieces => pieces::spelled(graph, target, changes),
+                TargetKind::Vulkan | TargetKind::Cpu => graph.clone(),
             }
-            TargetKind::Vulkan | TargetKind::Cpu => self.prepared(),
-        }
+        })
     }
 
     /// The same, where graphs are rewritten after scales have moved into kernels.
@@ -346,10 +348,11 @@ impl Prepare {
     }
 }
 
-/// The last nodes that depend on constant states alone, views taken off: those make nothing, and a repeated value is larger.
+/// The last nodes that depend on constant states alone, views taken off, and the sums of pieces: those make nothing, and a repeated value is larger.
 fn roots(graph: &Graph, depends: &[Depends], live: &[bool]) -> Vec<NodeId> {
     let mut found = Vec::new();
-    let mut consider = |mut id: NodeId| {
+    let mut consider = |id: NodeId| {
+        let mut id = pieces::joined(graph, id).unwrap_or(id);
         while let Op::View(View::Reshape(_) | View::Permute(_) | View::Broadcast(_)) = &graph.node(id).op {
             id = graph.node(id).args[0];
         }

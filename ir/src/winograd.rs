@@ -141,6 +141,17 @@ impl Choice {
     }
 }
 
+/// Whether a convolution is of stride 1, with filters of 3×3.
+pub fn applies(conv: &Conv, kernel: &Type) -> bool {
+    let unit = Conv {
+        pad_low: conv.pad_low.clone(),
+        pad_high: conv.pad_high.clone(),
+        ..Conv::unit(2)
+    };
+    let crops = conv.pad_low.iter().chain(&conv.pad_high).any(|&pad| pad < 0);
+    *conv == unit && !crops && matches!(kernel.shape[..], [_, _, TAPS, TAPS])
+}
+
 /// Results along a side of a square, and the elements of the image that they are computed from.
 const SIZE: usize = 4;
 const REACH: usize = SIZE + TAPS - 1;
@@ -168,16 +179,10 @@ fn pays(conv: &Conv, result: &Type, kernel: &Type) -> bool {
     const PRODUCTS: f64 = 216.0;
     const IMAGE: f64 = 5700.0;
     const RESULT: f64 = 3500.0;
-    let unit = Conv {
-        pad_low: conv.pad_low.clone(),
-        pad_high: conv.pad_high.clone(),
-        ..Conv::unit(2)
-    };
-    let crops = conv.pad_low.iter().chain(&conv.pad_high).any(|&pad| pad < 0);
-    let &[filters, channels, TAPS, TAPS] = &kernel.shape[..] else {
+    let &[filters, channels, ..] = &kernel.shape[..] else {
         return false;
     };
-    if *conv != unit || crops || result.dtype != DType::F32 || result.count() == 0 {
+    if !applies(conv, kernel) || result.dtype != DType::F32 || result.count() == 0 {
         return false;
     }
     let [down, along] = squares(result);
@@ -232,7 +237,7 @@ fn matrix<'b>(b: &'b Builder, rows: &Matrix) -> Val<'b> {
 }
 
 /// Adds the nodes of a graph, with these for its inputs, and gives its only result.
-fn inline(to: &mut Rebuild, body: &Graph, args: &[NodeId]) -> NodeId {
+pub(crate) fn inline(to: &mut Rebuild, body: &Graph, args: &[NodeId]) -> NodeId {
     let live = body.live();
     let mut new_ids = vec![NodeId(u32::MAX); body.len()];
     for (&input, &arg) in body.inputs().iter().zip(args) {

@@ -2,7 +2,7 @@
 //!
 //! Whatever follows sees dense tensors of more axes, whose addresses are sums of multiples of loop variables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use netloom_ir::kernel::index::Linear;
 use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Prim};
@@ -29,7 +29,7 @@ pub fn spell(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
     for task in &tasks {
         split.along(draft, task.buffer, &task.index);
     }
-    let Split { parts, mut known } = split;
+    let (parts, mut known) = split.parts(draft);
     draft.rewrite(&roots, &mut known, |over| axes(&parts, over), digits);
     let tasks: Vec<Task> = (tasks.into_iter())
         .map(|task| {
@@ -55,14 +55,13 @@ pub fn spell(draft: &mut Draft, tasks: Vec<Task>) -> Vec<Task> {
     in_order(draft, tasks)
 }
 
-/// For each axis that is split, the one over blocks and the one within.
-type Parts = BTreeMap<AxisId, [AxisId; 2]>;
+/// For each axis that is split, the ones over blocks, outermost first, and the one within.
+type Parts = BTreeMap<AxisId, Vec<AxisId>>;
 
-/// Axes that are split, and what stands for each.
+/// Axes that are split, and the sizes of their blocks.
 #[derive(Default)]
 struct Split {
-    parts: Parts,
-    known: HashMap<ExprId, ExprId>,
+    steps: BTreeMap<AxisId, BTreeSet<usize>>,
 }
 
 impl Split {
@@ -78,26 +77,50 @@ impl Split {
                     && factor == 1
                     && draft.extent(walked).is_multiple_of(step)
                     && draft.extent(walked) > step
-                    && !self.parts.contains_key(&walked)
                 {
-                    let outer = draft.axis("outer", draft.extent(walked) / step);
-                    let inner = draft.axis("inner", step);
-                    let [outer_value, inner_value] = [outer, inner].map(|axis| draft.source.axis(axis));
-                    let size = draft.source.int(step as i64);
-                    let start = draft.source.prim(Prim::Mul, DType::I64, &[outer_value, size]);
-                    let value = draft.source.prim(Prim::Add, DType::I64, &[start, inner_value]);
-                    self.known.insert(draft.source.axis(walked), value);
-                    self.parts.insert(walked, [outer, inner]);
+                    self.steps.entry(walked).or_default().insert(step);
                 }
             }
         }
+    }
+
+    /// The axes, and what stands for each that is split.
+    fn parts(self, draft: &mut Draft) -> (Parts, HashMap<ExprId, ExprId>) {
+        let (mut parts, mut known) = (Parts::new(), HashMap::new());
+        for (walked, steps) in self.steps {
+            let (mut left, mut value) = (draft.extent(walked), draft.source.int(0));
+            let mut part = |draft: &mut Draft, name: &str, step: usize| {
+                let axis = draft.axis(name, left / step);
+                let [at, size] = [draft.source.axis(axis), draft.source.int(step as i64)];
+                let start = draft.source.prim(Prim::Mul, DType::I64, &[at, size]);
+                value = draft.source.prim(Prim::Add, DType::I64, &[value, start]);
+                left = step;
+                axis
+            };
+            let mut own: Vec<AxisId> = Vec::new();
+            // Blocks of blocks, where they are whole ones.
+            let mut around = 0;
+            for step in steps.into_iter().rev() {
+                if usize::is_multiple_of(around, step) {
+                    own.push(part(draft, "outer", step));
+                    around = step;
+                }
+            }
+            own.push(part(draft, "inner", 1));
+            parts.insert(walked, own);
+            known.insert(draft.source.axis(walked), value);
+        }
+        (parts, known)
     }
 }
 
 /// The axes in place of some: what is within blocks last, as it lies in memory.
 fn axes(parts: &Parts, axes: &[AxisId]) -> Vec<AxisId> {
-    let outer = axes.iter().map(|axis| parts.get(axis).map_or(*axis, |parts| parts[0]));
-    let inner = axes.iter().filter_map(|axis| Some(parts.get(axis)?[1]));
+    let outer = axes.iter().flat_map(|axis| match parts.get(axis) {
+        Some(parts) => parts[..parts.len() - 1].to_vec(),
+        None => vec![*axis],
+    });
+    let inner = axes.iter().filter_map(|axis| parts.get(axis)?.last().copied());
     outer.chain(inner).collect()
 }
 
