@@ -109,6 +109,8 @@ impl Choice {
         const TILE: [usize; 2] = [14, 32];
         /// Bytes that stay in a second cache until they are read again.
         const NEAR: f64 = 1.8e6;
+        /// Of these, bytes in a nanosecond: half are in the cache of the other of two workers.
+        const NEAR_RATE: f64 = 25.0;
         // Nanoseconds to transform a square of the image or of the result, and a filter, each of a block of channels; and the bytes of all filters, or of
         // all squares, that come from far away in a nanosecond: as many streams as a square has places.
         let models = [
@@ -122,10 +124,10 @@ impl Choice {
             let products = places * (squares * channels * filters) as f64 / RATE;
             let sides = squares as f64 * (channels + filters) as f64 / LANES * square;
             let transforms = sides + channels as f64 * filters as f64 / LANES * filter;
-            let far = |count: usize, of: usize, reads: usize, rate: f64| {
+            let moves = |count: usize, of: usize, reads: usize, rate: f64| {
                 let bytes = places * (count * of * size_of::<f32>()) as f64;
                 // Written, for which a line is read first, and read for each of the other side.
-                (bytes - NEAR).max(0.0) * (2 + reads) as f64 / rate
+                bytes.min(NEAR) / NEAR_RATE + (bytes - NEAR).max(0.0) * (2 + reads) as f64 / rate
             };
             [true, false].map(|filters_first| Choice {
                 size,
@@ -133,8 +135,8 @@ impl Choice {
                 time: products
                     + transforms
                     + match filters_first {
-                        true => far(filters, channels, squares.div_ceil(TILE[0]), rates[0]),
-                        false => far(squares, channels, filters.div_ceil(TILE[1]), rates[1]),
+                        true => moves(filters, channels, squares.div_ceil(TILE[0]), rates[0]),
+                        false => moves(squares, channels, filters.div_ceil(TILE[1]), rates[1]),
                     },
             })
         })
