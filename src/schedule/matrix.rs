@@ -1,6 +1,6 @@
 //! Contractions by a matrix unit: `f32` in three pieces of `bf16`, see [`netloom_ir::kernel::pieces`].
 //!
-//! First both sides are put in pieces, which any number of tiles then reads. Of `A`, whose rows are places of an image, its channels, in blocks, lie
+//! Both sides are put in pieces, which any number of tiles then reads. Of `A`, whose rows are places of an image, its channels, in blocks, lie
 //! side by side at each place, with the zeros around the image; where windows overlap, each place is stored once, and a tap is a distance. Rows run
 //! on from line to line of such a copy, over what lies between lines and is not part of the result. Of `B` each block of columns is one line of memory
 //! from its beginning to its end; a filter that is in pieces already, see [`netloom_ir::pieces`], lies so.
