@@ -9,11 +9,11 @@ use netloom_ir::kernel::{AxisId, BufferId, Expr, ExprId, Prim};
 use netloom_ir::{DType, Target};
 
 use super::{TILE, VECTOR};
+use crate::schedule::contract;
+use crate::schedule::draft::{Draft, Task};
 
 /// Of lines of so many rows each begins with a tile of its own.
 const LONG: usize = 2 * TILE;
-use crate::schedule::contract;
-use crate::schedule::draft::{Draft, Task};
 
 /// A contraction that a matrix unit computes faster.
 #[derive(Clone, Debug)]
