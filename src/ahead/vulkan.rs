@@ -45,7 +45,6 @@ pub fn write(artefact: &Artefact<'_>, device: &Device, folder: &Path) -> Result<
     let name = identifier(artefact.name);
     // Matrices are an extension, for which the host in C would have to ask.
     let target = Target {
-        pieces: false,
         matrices: None,
         ..device.target()
     };

@@ -49,8 +49,6 @@ struct Plan<'f> {
     places: Vec<usize>,
     /// Places of a copy from one to the next along each way.
     pitches: Vec<usize>,
-    /// Whether the channels of a row of `A` lie closer together than its rows do.
-    is_by_rows: bool,
     /// Lines of the copy along the outermost way, which tiles read beyond those that there are, and the places of all.
     lines: usize,
     height: usize,
@@ -116,7 +114,6 @@ impl<'f> Plan<'f> {
             phases,
             places,
             pitches,
-            is_by_rows: form.is_by_rows,
             lines,
             height: lines * pitch,
             groups,
@@ -218,13 +215,14 @@ struct Rows {
     before: ExprId,
 }
 
-fn phases_of(plan: &Plan) -> usize {
-    plan.phases.iter().product()
-}
-
 impl Plan<'_> {
     /// Elements of a place of the copy of `A`: pairs of terms.
     const PLACE: usize = PIECES * SIDE;
+
+    /// Parts of the copy that strides make.
+    fn phases_count(&self) -> usize {
+        self.phases.iter().product()
+    }
 
     fn taps_count(&self, draft: &Draft) -> usize {
         draft.count(self.taps.iter().map(|window| &window.tap))
@@ -301,7 +299,7 @@ impl Plan<'_> {
     ) -> Vec<Stmt> {
         let form = self.form;
         let zero = draft.int(0);
-        let phases = phases_of(self);
+        let phases = self.phases_count();
         let plane = self.height * Self::PLACE;
         // A pair is one element where this schedule has packed it.
         let per_pair = if form.ready.is_some() { 2 } else { 1 };

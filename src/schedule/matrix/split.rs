@@ -6,7 +6,7 @@ use netloom_ir::kernel::pieces::{PIECES, SIDE};
 use netloom_ir::kernel::{AxisId, Bind, BufferId, ExprId, Prim, Role, Stmt};
 use netloom_ir::{DType, Scalar};
 
-use super::{Plan, VECTOR, phases_of};
+use super::{Plan, VECTOR};
 use crate::schedule::draft::Draft;
 
 impl Plan<'_> {
@@ -16,7 +16,7 @@ impl Plan<'_> {
             true => (1, Role::WorkerScratch),
             false => (draft.count(&self.form.outer), Role::SharedScratch),
         };
-        let shape = vec![copies, self.blocks, phases_of(self), self.height, PIECES, SIDE];
+        let shape = vec![copies, self.blocks, self.phases_count(), self.height, PIECES, SIDE];
         draft.scratch("image", DType::U32, shape, role)
     }
 
@@ -120,7 +120,7 @@ impl Plan<'_> {
         let stores: Vec<Stmt> = stores.collect();
         let lanes = draft.all(lane, Bind::Lanes, stores);
         // What lies closest in the tensor runs innermost.
-        let (around, inside) = match self.is_by_rows {
+        let (around, inside) = match form.is_by_rows {
             true => (vec![], [within, &[block]].concat()),
             false => (vec![block], within.to_vec()),
         };
